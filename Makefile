@@ -1,0 +1,63 @@
+# Fleetdiff. `make help` lists the targets; `make demo` and `make test` need nothing but
+# Python 3.11 with venv and pip: each makes the virtual environment itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PACKAGES := neural_diff trust service device_agent release_manager
+T ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format format-check lint types imports test demo run openapi diagram lock size clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the virtual environment (every other target does so by itself)
+
+$(READY): requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Fleetdiff needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+check: format-check lint types imports test  ## everything CI asks, fastest first
+
+format: $(READY)  ## rewrite the code in the one style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+
+types: $(READY)  ## mypy --strict on every package
+	$(BIN)/mypy
+
+imports: $(READY)  ## the import contracts of docs/architecture.md
+	$(BIN)/lint-imports --no-cache
+
+test: $(READY)  ## the tests; one of them: make test T=tests/unit/test_patch.py
+	$(BIN)/python -m pytest $(T)
+
+demo: $(READY)  ## the whole story: server, agents, three updates, one of them bad
+	$(BIN)/python -m demo
+
+run: $(READY)  ## a server of your own on http://127.0.0.1:8080, data in build/server
+	$(BIN)/fleetdiff-server serve --data build/server
+
+openapi: $(READY)  ## rewrite openapi/*.json from the code
+	$(BIN)/fleetdiff-server openapi openapi
+
+size: $(READY)  ## lines of code per room, against its cap
+	$(BIN)/python -m tests.contract.rooms
+
+lock:  ## pin every dependency with its hashes again (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header \
+		--generate-hashes --extra dev pyproject.toml -o requirements/dev.txt
+
+clean:  ## forget everything that was built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,127 @@
+"""Device agents: enroll, poll, fetch, report. The credential says which device calls."""
+
+import hashlib
+import json
+import random
+from datetime import UTC, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from service.api.deps import Caller, Config, Now, Store, Tx
+from service.api.problems import document
+from service.api.releases import send_artifact
+from service.api.schemas import Counts, DeviceEvents, Enrollment, NewCanaryReport, Sha256
+from service.core import access, offers, reports
+from service.core.bundle import bundle_of, fleet_version, root_digest
+from service.core.offers import Answer, Hold
+
+router = APIRouter(prefix="/device/v1", tags=["device"])
+JITTER = 0.2
+SOON = (Hold.ORDER_PENDING, Hold.STAGE_FULL)
+
+
+@router.post("/enroll", status_code=201, responses=document(401, 409, 413, 422))
+def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
+    """Admit a device; its credential is shown once."""
+    device, credential = access.enroll(
+        session,
+        body.enrollment_token,
+        model=body.model,
+        serial=body.serial,
+        hardware=body.hardware,
+        attributes=body.attributes,
+        agent_version=body.agent_version,
+        now=now,
+    )
+    root = root_digest(session)
+    return {"device_id": device.id, "credential": credential, "root_sha256": root}
+
+
+@router.get("/poll", responses={**document(401, 422), 304: {"description": "Nothing changed"}})
+def poll(
+    session: Tx,
+    device: Caller,
+    config: Config,
+    now: Now,
+    request: Request,
+    s: Annotated[Sha256 | None, Query(description="digest of the active model file")] = None,
+    root: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Answer what the device should run: an order and how to get there, or why to hold."""
+    timeout = timedelta(seconds=config.deployment_timeout_s)
+    answer = offers.check_in(session, device, s or "", timeout, now)
+    session.flush()
+    if answer.hold is Hold.ORDER_PENDING:
+        request.app.state.wake.set()
+    etag = _etag(answer, fleet_version(session), root)
+    soon = answer.deployment is not None or answer.hold in SOON
+    after = config.poll_soon_s if soon else config.poll_after_s
+    # In the header, never in the body: a random number there would defeat every ETag.
+    headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
+    if if_none_match == etag:
+        return Response(status_code=304, headers=headers)
+    body = bundle_of(session, answer, root, config.canary_timeout_s)
+    return Response(json.dumps(body), headers=headers, media_type="application/json")
+
+
+@router.get(
+    "/artifacts/{sha256}",
+    responses={
+        **document(401, 404, 422),
+        206: {"description": "A range"},
+        307: {"description": "Elsewhere"},
+    },
+)
+@router.head("/artifacts/{sha256}", include_in_schema=False)
+def get_artifact(
+    sha256: Sha256, request: Request, store: Store, config: Config, _device: Caller
+) -> Response:
+    """Return a blob, with ranges, or redirect to a short-lived URL."""
+    return send_artifact(sha256, request, store, config)
+
+
+@router.post("/events", responses=document(401, 413, 422))
+def post_events(body: DeviceEvents, session: Tx, device: Caller, now: Now) -> dict[str, int]:
+    """Store a batch of events; repeats are no-ops."""
+    events = [
+        {
+            "seq": event.seq,
+            "kind": event.kind,
+            "deployment_id": event.deployment,
+            "reason": event.reason,
+            "detail": event.detail,
+            "bytes": event.bytes,
+            "at": event.at if event.at.tzinfo else event.at.replace(tzinfo=UTC),
+        }
+        for event in body.events
+    ]
+    return {"acknowledged": reports.record_events(session, device, events, now)}
+
+
+@router.post("/canary-reports", status_code=202, responses=document(401, 409, 413, 422))
+def post_canary_report(
+    body: NewCanaryReport, session: Tx, device: Caller, now: Now, request: Request
+) -> dict[str, str]:
+    """Store a canary report; the first valid pair of a device counts."""
+    fields = body.model_dump(exclude={"scorer", "order", "old", "new"})
+    pair = reports.Pair(**fields, old=_errors(body.old), new=_errors(body.new))
+    result = reports.record_pair(session, device, pair, now)
+    request.app.state.wake.set()
+    return {"result": result}
+
+
+def _errors(counts: Counts) -> tuple[int, int, int]:
+    return counts.sub, counts.delete, counts.ins
+
+
+def _etag(answer: Answer, version: str, root: int) -> str:
+    row = answer.row
+    deployment = answer.deployment.id if answer.deployment else ""
+    state: list[Any] = [version, root, row.running_sha256, row.order_seq, deployment, answer.hold]
+    return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]}"'
+
+
+def _jittered(seconds: int) -> int:
+    return max(1, round(seconds * random.uniform(1 - JITTER, 1 + JITTER)))

@@ -1,0 +1,108 @@
+"""Operators: who am I, the devices, enrollment, the health of the fleet."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from service.api.deps import Now, Operator, Reader, Store, Tx, operator
+from service.api.problems import document
+from service.api.schemas import DeviceChange, Label, Name, NewEnrollmentToken
+from service.core import access
+from service.core.errors import NotFound
+from service.core.health import device_view, fleet_view
+from service.db import queries, rollout_queries
+
+router = APIRouter(prefix="/v1", tags=["operations"], responses=document(401, 403))
+public = APIRouter(tags=["operations"])
+Anyone = Annotated[Operator, Depends(operator(None))]
+CanReadDevices = Annotated[Operator, Depends(operator("devices:read"))]
+CanWriteDevices = Annotated[Operator, Depends(operator("devices:write"))]
+CanEnroll = Annotated[Operator, Depends(operator("enroll:write"))]
+CanReadHealth = Annotated[Operator, Depends(operator("telemetry:read"))]
+EVENTS_SHOWN_MAX = 50
+
+
+@public.get("/healthz")
+def healthz(session: Reader, store: Store) -> dict[str, str]:
+    """Answer if the database and the artifact store do; needs no credential, tells nothing."""
+    queries.newest_versions(session)
+    store.ready()
+    return {"status": "ok"}
+
+
+@router.get("/whoami")
+def whoami(caller: Anyone) -> dict[str, Any]:
+    """Show the token that was sent: its name, its scopes, its end."""
+    return {"name": caller.name, "scopes": caller.scopes, "expires_at": caller.expires_at}
+
+
+@router.get("/health")
+def get_health(session: Reader, now: Now, _caller: CanReadHealth) -> dict[str, Any]:
+    """Show the fleet by release, the latest rollouts, and when signed metadata runs out."""
+    return fleet_view(session, now)
+
+
+@router.post("/enrollment-tokens", status_code=201, responses=document(404, 422))
+def create_enrollment_token(
+    body: NewEnrollmentToken, session: Tx, now: Now, _caller: CanEnroll
+) -> dict[str, Any]:
+    """Make a token with which devices enroll; it is shown once."""
+    lifetime = timedelta(seconds=body.ttl_s)
+    row, token = access.create_enrollment_token(
+        session, body.model, body.uses, lifetime, body.cohort, now
+    )
+    return {"token": token, "id": row.id, "uses": row.uses_left, "expires_at": row.expires_at}
+
+
+@router.get("/devices", responses=document(404, 422))
+def list_devices(
+    session: Reader,
+    _caller: CanReadDevices,
+    model: Name | None = None,
+    cohort: Name | None = None,
+    cursor: Label | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> dict[str, Any]:
+    """List devices by id; pass `next` as `cursor` for the next page."""
+    chosen = rollout_queries.cohort_named(session, cohort) if cohort else None
+    if cohort and chosen is None:
+        raise NotFound(f"there is no cohort {cohort}")
+    rows = rollout_queries.devices_page(session, model, chosen, cursor, limit)
+    items = [device_view(session, device, row) for device, row in rows]
+    return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
+
+
+@router.get("/devices/{device_id}", responses=document(404, 422))
+def get_device(device_id: Label, session: Reader, _caller: CanReadDevices) -> dict[str, Any]:
+    """Show a device with its deployments and its last events."""
+    device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)
+    fields = ("id", "rollout_id", "direction", "state", "reason", "bytes_sent", "updated_at")
+    event_fields = ("seq", "kind", "deployment_id", "reason", "detail", "at", "received_at")
+    return device_view(session, device, row) | {
+        "deployments": [
+            {name: getattr(d, name) for name in fields}
+            for d in rollout_queries.deployments_of(session, device_id)
+        ],
+        "events": [
+            {name: getattr(event, name) for name in event_fields}
+            for event in queries.last_events(session, device_id, EVENTS_SHOWN_MAX)
+        ],
+    }
+
+
+@router.patch("/devices/{device_id}", responses=document(404, 409, 422))
+def change_device(
+    device_id: Label, body: DeviceChange, session: Tx, now: Now, _caller: CanWriteDevices
+) -> dict[str, Any]:
+    """Tag a device, quarantine, revoke or readmit it."""
+    device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)
+    if body.tags is not None:
+        device.tags = dict(body.tags)
+    if body.status is not None:
+        access.set_device_status(session, device_id, body.status, now)
+    return device_view(session, device, row)
+
+
+def _missing(device_id: str) -> Any:
+    raise NotFound(f"there is no device {device_id}")

@@ -1,0 +1,104 @@
+"""Every error is an RFC 9457 problem: what was wrong, where, what to do.
+
+The title is the docstring of the refusal, the type its name; a 422 carries a JSON pointer for
+each field. A bug answers 500 without a stack trace; the trace goes to the log.
+"""
+
+import logging
+import re
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from service.core.errors import Refusal
+
+logger = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+STATUS_OF = {
+    "INVALID": 422,
+    "NOT_FOUND": 404,
+    "CONFLICT": 409,
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "TOO_LARGE": 413,
+    "LENGTH_REQUIRED": 411,
+}
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses=` of a route that may refuse with these statuses."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {s: {"description": "Problem", "model": Problem, "content": content} for s in statuses}
+
+
+def problem(
+    status: int,
+    name: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    """Return a problem response."""
+    body = {"type": f"/problems/{name}", "title": title, "status": status, "detail": detail}
+    return JSONResponse({**more, **body}, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of an app a problem."""
+    app.add_exception_handler(Refusal, _refusal)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+
+
+def of_refusal(error: Refusal) -> JSONResponse:
+    """Return the problem that a refusal is."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
+    title = (type(error).__doc__ or "").strip().rstrip(".")
+    status = STATUS_OF[error.kind]
+    headers = {"WWW-Authenticate": 'Bearer realm="fleetdiff"'} if status == 401 else None
+    return problem(status, name, title, error.detail, headers, **error.members)
+
+
+async def _refusal(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)
+    return of_refusal(error)
+
+
+async def _validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        {"pointer": "/" + "/".join(str(part) for part in found["loc"]), "detail": found["msg"]}
+        for found in error.errors()
+    ]
+    detail = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields)
+    return problem(422, "invalid-request", "The request makes no sense", detail, errors=fields)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    names = {404: "not-found", 405: "method-not-allowed"}
+    name = names.get(error.status_code, "http")
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, name, str(error.detail), str(error.detail), headers)
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    logger.error("bug", exc_info=error, extra={"method": request.method, "path": request.url.path})
+    return problem(500, "bug", "The server made a mistake", "It was logged; try again later.")

@@ -1,0 +1,204 @@
+"""Release managers: models, artifacts, signed metadata, and what follows from it."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from service.api.deps import Config, Now, Operator, Reader, Store, Tx, operator
+from service.api.problems import document
+from service.api.schemas import Name, NewModel, Sha256
+from service.blobs import Blobs, WrongDigest, WrongLength
+from service.core import catalog
+from service.core.errors import (
+    DigestMismatch,
+    InvalidRequest,
+    LengthRequired,
+    NotFound,
+    TooLarge,
+)
+from service.core.health import model_view
+from service.db import queries
+from service.settings import Settings
+
+router = APIRouter(prefix="/v1", tags=["releases"], responses=document(401, 403))
+CanRead = Annotated[Operator, Depends(operator("releases:read"))]
+CanWrite = Annotated[Operator, Depends(operator("releases:write"))]
+Filename = Annotated[str, Path(max_length=120)]
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+@router.post("/models", status_code=201, responses=document(409, 422))
+def create_model(body: NewModel, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+    """Add a line of speech models."""
+    return model_view(session, catalog.create_model(session, body.name, now))
+
+
+@router.get("/models")
+def list_models(session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """List the models."""
+    names = queries.model_names(session)
+    return {"items": [model_view(session, catalog.model_named(session, name)) for name in names]}
+
+
+@router.get("/models/{model}", responses=document(404, 422))
+def get_model(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """Show one model."""
+    return model_view(session, catalog.model_named(session, model))
+
+
+@router.get("/models/{model}/releases", responses=document(404, 422))
+def list_releases(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """List a model's releases, the oldest first, with the devices that run each."""
+    catalog.model_named(session, model)
+    running = queries.devices_by_release(session, model)
+    fields = ("name", "seq", "status", "sha256", "bytes", "published_at", "rollback_from")
+    return {
+        "items": [
+            {name: getattr(release, name) for name in fields}
+            | {"devices": running.get(release.id, 0)}
+            for release in queries.releases_of(session, model)
+        ]
+    }
+
+
+@router.get("/models/{model}/patches", responses=document(404, 422))
+def list_patches(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """List a model's patches: edges between releases."""
+    catalog.model_named(session, model)
+    names = {release.id: release.name for release in queries.releases_of(session, model)}
+    return {
+        "items": [
+            {
+                "from": names[patch.from_release],
+                "to": names[patch.to_release],
+                "kind": patch.kind,
+                "sha256": patch.sha256,
+                "bytes": patch.bytes,
+            }
+            for patch in queries.patches_of(session, model)
+        ]
+    }
+
+
+@router.get("/metadata")
+def list_metadata(session: Reader, _caller: CanRead) -> dict[str, int]:
+    """Return the newest accepted version of every signed document."""
+    return queries.newest_versions(session)
+
+
+@router.get("/metadata/{filename}", responses=document(404))
+def get_metadata(filename: Filename, session: Reader, _caller: CanRead) -> Response:
+    """Return a signed document, byte for byte."""
+    return Response(catalog.metadata_file(session, filename), media_type="application/json")
+
+
+async def raw_body(request: Request) -> bytes:
+    """Return the body as it came; its size is limited by the app."""
+    return await request.body()
+
+
+@router.put("/metadata/{role}", status_code=201, responses=document(409, 413, 422))
+def put_metadata(
+    role: Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")],
+    body: Annotated[bytes, Depends(raw_body)],
+    request: Request,
+    session: Tx,
+    store: Store,
+    now: Now,
+    _caller: CanWrite,
+) -> dict[str, Any]:
+    """Accept the next version of a document that was signed offline, and publish what it says."""
+    row = catalog.accept_metadata(session, store, role, body, now)
+    request.app.state.wake.set()
+    return {"role": row.role, "version": row.version}
+
+
+@router.put("/artifacts/{sha256}", status_code=201, responses=document(411, 413, 422))
+async def put_artifact(
+    sha256: Sha256,
+    request: Request,
+    response: Response,
+    store: Store,
+    config: Config,
+    now: Now,
+    _caller: CanWrite,
+) -> dict[str, Any]:
+    """Store a blob under its digest; the raw body is streamed, never held in memory.
+
+    One of two asynchronous routes: a body arrives in its own time and must not hold a thread
+    while it does nothing.
+    """
+    size = _declared_bytes(request, config)
+    try:
+        await run_in_threadpool(_store, store, request.stream(), sha256, size)
+    except WrongDigest as error:
+        raise DigestMismatch(str(error)) from error
+    except WrongLength as error:
+        raise InvalidRequest(str(error)) from error
+    new = await run_in_threadpool(_record, request, sha256, size, now)
+    response.status_code = 201 if new else 200
+    return {"sha256": sha256, "bytes": size}
+
+
+@router.get("/artifacts/{sha256}", responses=document(404, 422))
+@router.head("/artifacts/{sha256}", include_in_schema=False)
+def get_artifact(
+    sha256: Sha256, request: Request, store: Store, config: Config, _caller: CanRead
+) -> Response:
+    """Return a blob, or redirect to where it lies."""
+    return send_artifact(sha256, request, store, config)
+
+
+def send_artifact(sha256: str, request: Request, store: Blobs, config: Settings) -> Response:
+    """Answer with a blob: from the local folder with ranges, else by a short-lived URL."""
+    size = store.size(sha256)
+    if size is None:
+        raise NotFound(f"there is no artifact {sha256}")
+    headers = IMMUTABLE | {"ETag": f'"{sha256}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    path = store.path(sha256)
+    if path is not None:
+        return _ArtifactFile(path, headers=headers, media_type="application/octet-stream")
+    if request.method == "HEAD":
+        return Response(headers=headers | {"Content-Length": str(size)})
+    url = store.url(sha256, config.url_lifetime_s)
+    assert url is not None
+    return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
+
+
+class _ArtifactFile(FileResponse):
+    chunk_size = 1 << 20  # 64 KiB chunks cost four times the processor
+
+
+def _declared_bytes(request: Request, config: Settings) -> int:
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal():
+        raise LengthRequired("declare Content-Length; chunked uploads are not taken")
+    size = int(declared)
+    if size > config.artifact_bytes_max:
+        raise TooLarge(f"{size} bytes; an artifact may have {config.artifact_bytes_max}")
+    if size == 0:
+        raise InvalidRequest("an artifact has at least one byte")
+    return size
+
+
+def _store(store: Blobs, stream: AsyncIterator[bytes], sha256: str, size: int) -> None:
+    async def next_chunk() -> bytes:
+        return await anext(stream, b"")
+
+    def chunks() -> Iterator[bytes]:
+        while chunk := anyio.from_thread.run(next_chunk):
+            yield chunk
+
+    if store.size(sha256) != size:
+        store.put(chunks(), sha256, size)
+
+
+def _record(request: Request, sha256: str, size: int, now: Any) -> bool:
+    with request.app.state.database.writer() as session:
+        return catalog.record_artifact(session, sha256, size, now)

@@ -1,0 +1,171 @@
+"""Release managers and operators: cohorts and rollouts. Routes record intent; `tick` moves."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from service.api.deps import Now, Operator, Reader, Tx, operator
+from service.api.problems import document
+from service.api.schemas import Label, Name, NewCohort, NewRollout, Why
+from service.core import rollouts
+from service.core.errors import NotFound
+from service.core.health import cohort_view, rollout_view
+from service.db import rollout_queries
+from service.db.rollout_tables import Cohort
+
+router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403))
+CanRead = Annotated[Operator, Depends(operator("rollouts:read"))]
+CanWrite = Annotated[Operator, Depends(operator("rollouts:write"))]
+CanHalt = Annotated[Operator, Depends(operator("rollouts:halt"))]
+ENDED = ("completed", "halted", "canceled")
+WAIT_STEP_S = 0.25
+
+
+@router.post("/cohorts", status_code=201, responses=document(404, 409, 422))
+def create_cohort(body: NewCohort, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+    """Add a cohort: a list of devices, or a filter that devices match."""
+    chosen = body.filter.model_dump() if body.filter else None
+    cohort = rollouts.create_cohort(session, body.name, body.model, body.devices, chosen, now)
+    return cohort_view(session, cohort)
+
+
+@router.get("/cohorts")
+def list_cohorts(session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """List the cohorts."""
+    return {"items": [cohort_view(session, c) for c in rollout_queries.all_cohorts(session)]}
+
+
+@router.get("/cohorts/{name}", responses=document(404, 422))
+def get_cohort(name: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """Preview a cohort: how many devices, on which releases, and a sample."""
+    return cohort_view(session, _cohort(session, name))
+
+
+@router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
+def put_member(name: Name, device_id: Label, session: Tx, _caller: CanWrite) -> dict[str, Any]:
+    """Add a device to a static cohort."""
+    cohort = _cohort(session, name)
+    rollouts.add_member(session, cohort, device_id)
+    session.flush()
+    return cohort_view(session, cohort)
+
+
+@router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
+def create_rollout(body: NewRollout, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+    """Add a rollout as a draft; its gate is fixed from here on."""
+    rollout = rollouts.create_rollout(
+        session,
+        model=body.model,
+        release=body.release,
+        cohort=body.cohort,
+        stages=[rollouts.StagePlan(**stage.model_dump()) for stage in body.stages],
+        gate=body.gate,
+        on_halt=body.on_halt,
+        now=now,
+    )
+    session.flush()
+    return rollout_view(session, rollout, now)
+
+
+@router.get("/rollouts", responses=document(422))
+def list_rollouts(
+    session: Reader,
+    now: Now,
+    _caller: CanRead,
+    model: Name | None = None,
+    state: Literal["draft", "running", "paused", "completed", "halted", "canceled"] | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> dict[str, Any]:
+    """List rollouts, the newest first."""
+    rows = rollout_queries.recent_rollouts(session, limit, model=model, state=state)
+    return {"items": [rollout_view(session, row, now) for row in rows]}
+
+
+@router.get("/rollouts/{rollout_id}", responses=document(404, 422))
+def get_rollout(rollout_id: Label, session: Reader, now: Now, _caller: CanRead) -> dict[str, Any]:
+    """Show a rollout: its stages, its word error rates, its evidence, what it waits for."""
+    return rollout_view(session, rollouts.rollout_named(session, rollout_id), now)
+
+
+@router.get("/rollouts/{rollout_id}/decisions", responses=document(404, 422))
+def list_decisions(rollout_id: Label, session: Reader, _caller: CanRead) -> dict[str, Any]:
+    """List why a rollout moved or stopped, with the sums each decision rests on."""
+    rollouts.rollout_named(session, rollout_id)
+    fields = ("seq", "at", "stage", "decision", "reason", "actor", "evidence")
+    rows = rollout_queries.decisions_of(session, rollout_id)
+    return {"items": [{name: getattr(row, name) for name in fields} for row in rows]}
+
+
+@router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
+async def wait_for_rollout(
+    rollout_id: Label,
+    request: Request,
+    _caller: CanRead,
+    until: Literal["running", "paused", "completed", "halted"] = "completed",
+    timeout_s: Annotated[float, Query(ge=0, le=60)] = 30,
+) -> dict[str, Any]:
+    """Return the rollout once it reached a state or ended, or when the time is over.
+
+    The other asynchronous route: it waits for most of its life and must not hold a thread.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        view = await run_in_threadpool(_look, request, rollout_id)
+        if view["state"] in (until, *ENDED) or loop.time() >= deadline:
+            return view
+        await asyncio.sleep(WAIT_STEP_S)
+
+
+@router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 422))
+def start_rollout(
+    rollout_id: Label, session: Tx, now: Now, caller: CanWrite, _body: Why | None = None
+) -> dict[str, Any]:
+    """Start a draft."""
+    return rollout_view(session, rollouts.start(session, rollout_id, caller.name, now), now)
+
+
+@router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 422))
+def pause_rollout(
+    rollout_id: Label, session: Tx, now: Now, caller: CanHalt, body: Why | None = None
+) -> dict[str, Any]:
+    """Stop offering until somebody resumes."""
+    reason = body.reason if body else ""
+    return rollout_view(session, rollouts.pause(session, rollout_id, reason, caller.name, now), now)
+
+
+@router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 422))
+def resume_rollout(
+    rollout_id: Label, session: Tx, now: Now, caller: CanWrite, body: Why | None = None
+) -> dict[str, Any]:
+    """Go on; where the gate was undecided, this passes the stage on the caller's word."""
+    reason = body.reason if body else ""
+    return rollout_view(
+        session, rollouts.resume(session, rollout_id, reason, caller.name, now), now
+    )
+
+
+@router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 422))
+def halt_rollout(
+    rollout_id: Label, session: Tx, now: Now, caller: CanHalt, body: Why | None = None
+) -> dict[str, Any]:
+    """End a rollout for good; with `on_halt = revert` its devices are sent back."""
+    reason = body.reason if body else ""
+    return rollout_view(session, rollouts.halt(session, rollout_id, reason, caller.name, now), now)
+
+
+def _cohort(session: Session, name: str) -> Cohort:
+    cohort = rollout_queries.cohort_named(session, name)
+    if cohort is None:
+        raise NotFound(f"there is no cohort {name}")
+    return cohort
+
+
+def _look(request: Request, rollout_id: str) -> dict[str, Any]:
+    now: datetime = request.app.state.clock()
+    with request.app.state.database.reader() as session:
+        return rollout_view(session, rollouts.rollout_named(session, rollout_id), now)

@@ -1,0 +1,164 @@
+"""Bodies on the wire: strict, bounded, nothing extra. Wire only; `core` takes plain values."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+ERRORS_MAX = 1_000_000
+
+
+def _no_guessing(value: Any) -> Any:
+    """Refuse what JSON does not call an integer: true, "1"."""
+    if isinstance(value, bool | str):
+        raise ValueError("an integer is required")
+    return value
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Labels = Annotated[dict[Label, Annotated[str, Field(max_length=256)]], Field(max_length=32)]
+Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
+Positive = Annotated[int, Field(ge=1, le=1 << 53), BeforeValidator(_no_guessing)]
+Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
+
+
+class Body(BaseModel):
+    """What every request body shares: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewModel(Body):
+    """A line of speech models."""
+
+    name: Name
+
+
+class NewEnrollmentToken(Body):
+    """A token that admits `uses` devices."""
+
+    model: Name
+    uses: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_no_guessing)] = 1
+    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(_no_guessing)] = 86400
+    cohort: Name | None = None
+
+
+class DeviceFilter(Body):
+    """All devices that match every given field."""
+
+    hardware: Annotated[list[Label], Field(max_length=100)] = []
+    attributes: Labels = {}
+    tags: Labels = {}
+    running: Annotated[list[Name], Field(max_length=100)] = []
+
+
+class NewCohort(Body):
+    """A cohort: static (devices) or by filter."""
+
+    name: Name
+    model: Name
+    devices: Annotated[list[Label], Field(max_length=10_000)] | None = None
+    filter: DeviceFilter | None = None
+
+
+class DeviceChange(Body):
+    """What an operator may change about a device."""
+
+    tags: Labels | None = None
+    status: Literal["active", "quarantined", "revoked"] | None = None
+
+
+class NewStage(Body):
+    """One stage of a rollout."""
+
+    share_bp: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_no_guessing)]
+    soak_s: Annotated[int, Field(ge=0, le=30 * 86400), BeforeValidator(_no_guessing)] = 0
+    in_flight_max: Positive | None = None
+
+
+class NewRollout(Body):
+    """One release going to one cohort."""
+
+    model: Name
+    release: Name
+    cohort: Name
+    stages: Annotated[list[NewStage], Field(min_length=1, max_length=20)]
+    gate: dict[str, float | int] = {}
+    on_halt: Literal["keep", "revert"] = "revert"
+
+
+class Why(Body):
+    """Why a person did this."""
+
+    reason: Text = ""
+
+
+class Enrollment(Body):
+    """A device introduces itself."""
+
+    enrollment_token: Label
+    model: Name
+    serial: Label
+    hardware: Label
+    attributes: Labels = {}
+    agent_version: Label
+
+
+class DeviceEvent(Body):
+    """Something a device did."""
+
+    seq: Positive
+    kind: Literal[
+        "downloading",
+        "applied",
+        "refused",
+        "activated",
+        "committed",
+        "rolled_back",
+        "failed",
+        "note",
+    ]
+    deployment: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
+    at: datetime
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[\x20-\x7e]*$")] = ""
+    detail: Text = ""
+    bytes: Size = 0
+
+
+class DeviceEvents(Body):
+    """A batch of events."""
+
+    events: Annotated[list[DeviceEvent], Field(min_length=1, max_length=100)]
+
+
+class Counts(Body):
+    """Word errors of one model on one shard."""
+
+    sub: Count
+    delete: Annotated[Count, Field(alias="del")]
+    ins: Count
+
+
+class NewCanaryReport(Body):
+    """A device's counts of the old and the new model on its shard."""
+
+    report_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    attempt: Positive
+    deployment: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]+$")]
+    old_model: Sha256
+    new_model: Sha256
+    canary_set: Sha256
+    shard: Label
+    scorer: Literal["wer/1"]
+    runtime: Label
+    utterances: Annotated[int, Field(ge=1, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
+    ref_words: Annotated[int, Field(ge=1, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
+    order: Literal["old_first", "new_first"]
+    old: Counts
+    new: Counts
+    old_ms: Size
+    new_ms: Size
+    gate: Literal["activated", "refused"]

@@ -1,0 +1,110 @@
+"""The only place where things are wired: settings in, an application out."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api import device, ops, problems, releases, rollouts
+from service.blobs import open_blobs
+from service.core.errors import TooLarge
+from service.core.publisher import OnlineKeys
+from service.core.tick import tick
+from service.dashboard import pages
+from service.db.session import Database
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True) -> FastAPI:
+    """Return the server's application.
+
+    Args:
+        settings: every choice there is.
+        ticking: run the heartbeat in a thread; tests call `tick` themselves.
+        durable: False lets SQLite skip fsync; for tests only.
+
+    Raises:
+        OSError, ValueError: keys or the artifact store cannot be used.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(app, keys, stop), name="tick")
+        if ticking:
+            beat.start()
+        yield
+        stop.set()
+        app.state.wake.set()
+        if ticking:
+            beat.join()
+        app.state.database.close()
+
+    keys = OnlineKeys.load(settings.online_keys) if settings.online_keys else None
+    app = FastAPI(
+        title="Fleetdiff",
+        version="1",
+        summary="Neural diffs for speech models, delivered to device fleets.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.settings = settings
+    app.state.database = Database(settings.database, durable=durable)
+    app.state.blobs = open_blobs(settings.artifacts)
+    app.state.clock = lambda: datetime.now(UTC)
+    app.state.wake = threading.Event()
+    problems.install(app)
+    for router in (releases.router, rollouts.router, ops.router, ops.public, device.router):
+        app.include_router(router)
+    app.include_router(pages.router)
+    app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
+    return app
+
+
+class BodyLimit:
+    """Refuses a body over the limit by what arrives, whatever its header says."""
+
+    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
+        self._app = app
+        self._bytes_max = bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the body of every request but uploads, which have their own limit."""
+        if scope["type"] != "http" or _is_upload(scope):
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._bytes_max:
+                raise TooLarge(f"the body has more than {self._bytes_max} bytes")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/"))
+
+
+def _beat(app: FastAPI, keys: OnlineKeys | None, stop: threading.Event) -> None:
+    """Tick until told to stop; a failing tick is logged and tried again, nothing is lost."""
+    while not stop.is_set():
+        app.state.wake.clear()
+        try:
+            tick(app.state.database, keys, app.state.clock())
+        except Exception:
+            logger.exception("tick failed")
+        app.state.wake.wait(app.state.settings.tick_s)

@@ -1,0 +1,217 @@
+"""A device checks in: what it runs goes in, an offer or the reason to hold comes out.
+
+Success is never what a device says: a deployment is confirmed when a poll carries the digest of
+the new bytes. Whatever the answer, it is the same until something changed, so that an unchanged
+poll can be answered by its ETag.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.core import chain, deployments, policy
+from service.db import queries, rollout_queries
+from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
+from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
+
+
+class Hold(StrEnum):
+    """Why a device gets no offer; not an error."""
+
+    UP_TO_DATE = "up_to_date"
+    NO_ROLLOUT = "no_rollout"
+    ORDER_PENDING = "order_pending"
+    NOT_IN_COHORT = "not_in_cohort"
+    NOT_IN_STAGE = "not_in_stage"
+    STAGE_FULL = "stage_full"
+    PAUSED = "paused"
+    BACKOFF = "backoff"
+    NO_PIPELINE = "no_pipeline"
+    NOTHING_PUBLISHED = "nothing_published"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a poll is told: either a deployment with its signed order, or a hold."""
+
+    row: DeviceModel
+    deployment: Deployment | None
+    hold: Hold | None
+
+
+def check_in(
+    session: Session, device: Device, running: str, timeout: timedelta, now: datetime
+) -> Answer:
+    """Note what the device runs, settle its deployments, and answer its poll."""
+    row = session.get_one(DeviceModel, device.id, with_for_update=True)
+    _note_running(session, device, row, running, now)
+    _settle(session, row, now)
+    wanted = _wanted(session, device, row, timeout, now)
+    if isinstance(wanted, Hold):
+        row.deployment_id = None
+        return Answer(row, None, wanted)
+    row.deployment_id = wanted.id
+    if row.order_deployment != wanted.id or row.order_body is None:
+        return Answer(row, None, Hold.ORDER_PENDING)
+    return Answer(row, wanted, None)
+
+
+def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
+    """Return the plan of an offer: how to get there, and how to try it."""
+    row, deployment = answer.row, answer.deployment
+    assert deployment is not None
+    release = session.get_one(Release, deployment.release_id)
+    releases = {r.id: r for r in queries.releases_of(session, row.model)}
+    edges = [
+        chain.Edge(
+            releases[p.from_release].sha256, releases[p.to_release].sha256, p.sha256, p.bytes
+        )
+        for p in queries.patches_of(session, row.model)
+    ]
+    files = [chain.File(r.sha256, r.bytes) for r in releases.values()]
+    back = deployment.direction == "back"
+    pipelines = chain.plan(edges, files, row.running_sha256, release.sha256, undo=back)
+    return {
+        "deployment": deployment.id,
+        "rollout": deployment.rollout_id,
+        "direction": deployment.direction,
+        "release": release.name,
+        "sha256": release.sha256,
+        "bytes": release.bytes,
+        "pipelines": [[vars(step) for step in pipeline] for pipeline in pipelines],
+        "canary": None if back else canary_of(session, row.model, row.device_id),
+    }
+
+
+def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | None:
+    """Return the canary shard of a device: chosen by a keyed hash, the same at every update."""
+    found = session.get(CanarySet, model)
+    if found is None:
+        return None
+    salt = session.get_one(Model, model).canary_salt
+    digest = hmac.digest(salt.encode(), device_id.encode(), hashlib.sha256)
+    shards = found.manifest["shards"]
+    shard = shards[int.from_bytes(digest[:8]) % len(shards)]
+    return {
+        "set": found.sha256,
+        "set_bytes": session.get_one(Artifact, found.sha256).bytes,
+        "shard": shard["id"],
+        "shard_sha256": shard["sha256"],
+        "shard_bytes": shard["bytes"],
+        "utterances": shard["utterances"],
+        "ref_words": shard["ref_words"],
+    }
+
+
+def _note_running(
+    session: Session, device: Device, row: DeviceModel, running: str, now: datetime
+) -> None:
+    if row.running_sha256 != running:
+        release = queries.release_with_bytes(session, row.model, running)
+        row.running_sha256 = running
+        row.running_release = release.id if release else None
+    elif row.running_release is None and running:
+        # The bytes were unknown when they were first seen; they may have been published since.
+        release = queries.release_with_bytes(session, row.model, running)
+        row.running_release = release.id if release else None
+    # A buffered write: last seen is for people, and minutes are enough.
+    if device.last_seen_at is None or now - device.last_seen_at > timedelta(seconds=30):
+        device.last_seen_at = now
+
+
+def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
+    """Give deployments the outcome that the running bytes prove."""
+    for deployment in rollout_queries.open_deployments(session, row.device_id):
+        if deployment.to_sha256 == row.running_sha256:
+            outcome = "confirmed" if deployment.direction == "forward" else "rolled_back"
+            deployments.finish(session, deployment, outcome, "", now)
+        elif deployment.direction == "forward" and deployment.state == "activated":
+            deployments.finish(session, deployment, "failed", "went_back", now)
+
+
+def _wanted(
+    session: Session, device: Device, row: DeviceModel, timeout: timedelta, now: datetime
+) -> Deployment | Hold:
+    if device.status == "quarantined":
+        return Hold.QUARANTINED
+    undo = rollout_queries.reverted_deployment(session, device.id, row.running_sha256)
+    if undo is not None:
+        return _way_back(session, undo, timeout, now)
+    holds = []
+    for rollout in rollout_queries.live_rollouts(session, row.model):
+        wanted = _way_forward(session, rollout, row, timeout, now)
+        if isinstance(wanted, Deployment):
+            return wanted
+        holds.append(wanted)
+    if not holds:
+        return Hold.NO_ROLLOUT
+    # A device outside of one rollout's cohort may still wait in another: say the nearest reason.
+    return next((hold for hold in holds if hold is not Hold.NOT_IN_COHORT), holds[0])
+
+
+def _way_back(
+    session: Session, undo: Deployment, timeout: timedelta, now: datetime
+) -> Deployment | Hold:
+    rollout = session.get_one(Rollout, undo.rollout_id)
+    before = queries.release_with_bytes(session, rollout.model, undo.from_sha256)
+    bad = session.get_one(Release, undo.release_id)
+    if before is None or before.status != "active" or bad.name not in before.rollback_from:
+        return Hold.NO_PIPELINE
+    existing = rollout_queries.deployment_of(session, rollout.id, undo.device_id, "back")
+    if existing is not None:
+        return existing if existing.state in rollout_queries.OPEN else Hold.BACKOFF
+    return deployments.create(
+        session,
+        rollout,
+        undo.device_id,
+        direction="back",
+        from_sha256=undo.to_sha256,
+        to_sha256=undo.from_sha256,
+        release_id=before.id,
+        timeout=timeout,
+        now=now,
+    )
+
+
+def _way_forward(
+    session: Session, rollout: Rollout, row: DeviceModel, timeout: timedelta, now: datetime
+) -> Deployment | Hold:
+    if row.running_release == rollout.release_id:
+        return Hold.UP_TO_DATE
+    existing = rollout_queries.deployment_of(session, rollout.id, row.device_id, "forward")
+    if existing is not None and existing.state not in rollout_queries.OPEN:
+        return Hold.BACKOFF
+    if rollout.state == "paused":
+        return Hold.PAUSED
+    if existing is not None:
+        return existing
+    if not rollout_queries.in_cohort(
+        session, session.get_one(Cohort, rollout.cohort_id), row.device_id
+    ):
+        return Hold.NOT_IN_COHORT
+    stage = session.get_one(Stage, (rollout.id, rollout.stage))
+    if policy.bucket(rollout.salt, row.device_id) >= stage.share_bp:
+        return Hold.NOT_IN_STAGE
+    release = session.get_one(Release, rollout.release_id)
+    running = session.get(Release, row.running_release) if row.running_release else None
+    if release.status != "active" or (running is not None and running.seq > release.seq):
+        return Hold.NO_PIPELINE
+    if not deployments.grant(session, rollout):
+        return Hold.STAGE_FULL
+    return deployments.create(
+        session,
+        rollout,
+        row.device_id,
+        direction="forward",
+        from_sha256=row.running_sha256,
+        to_sha256=release.sha256,
+        release_id=release.id,
+        timeout=timeout,
+        now=now,
+    )

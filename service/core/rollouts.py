@@ -1,0 +1,256 @@
+"""A rollout's life: created as a draft, started, paused, resumed, halted.
+
+People record intent here; only `tick` advances a rollout. Every change is a conditional UPDATE
+on the generation, so two changes at once cannot both win, and every change leaves a decision.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from service.core import catalog, deployments, policy
+from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState
+from service.db import queries, rollout_queries
+from service.db.rollout_tables import Cohort, CohortMember, Decision, Rollout, Stage
+from service.db.tables import DeviceModel
+from trust.roles import NAME
+
+STAGES_MAX = 20
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage as its author wishes it."""
+
+    share_bp: int
+    soak_s: int = 0
+    in_flight_max: int | None = None
+
+
+def create_cohort(
+    session: Session,
+    name: str,
+    model: str,
+    devices: Sequence[str] | None,
+    chosen: dict[str, Any] | None,
+    now: datetime,
+) -> Cohort:
+    """Add a cohort: static if devices are listed, else all devices that match the filter."""
+    catalog.model_named(session, model)
+    if not NAME.match(name):
+        raise InvalidRequest(f"{name!r} is not a name")
+    if rollout_queries.cohort_named(session, name) is not None:
+        raise AlreadyExists(f"there is a cohort {name} already", cohort=name)
+    if (devices is None) == (chosen is None):
+        raise InvalidRequest("name either devices or a filter")
+    cohort = Cohort(name=name, model=model, filter=chosen, created_at=now)
+    session.add(cohort)
+    session.flush()
+    for device_id in devices or ():
+        add_member(session, cohort, device_id)
+    return cohort
+
+
+def add_member(session: Session, cohort: Cohort, device_id: str) -> None:
+    """Add a device to a static cohort; adding it again changes nothing."""
+    if cohort.filter is not None:
+        raise InvalidRequest(f"cohort {cohort.name} is a filter; tag the device instead")
+    row = session.get(DeviceModel, device_id)
+    if row is None or row.model != cohort.model:
+        raise NotFound(f"there is no device {device_id} of {cohort.model}")
+    if session.get(CohortMember, (cohort.id, device_id)) is None:
+        session.add(CohortMember(cohort_id=cohort.id, device_id=device_id))
+
+
+def create_rollout(
+    session: Session,
+    *,
+    model: str,
+    release: str,
+    cohort: str,
+    stages: Sequence[StagePlan],
+    gate: dict[str, Any],
+    on_halt: str,
+    now: datetime,
+) -> Rollout:
+    """Add a rollout in state `draft`; its gate is fixed from here on."""
+    target = queries.release_named(session, model, release)
+    if target is None:
+        raise NotFound(f"there is no release {release} of {model}")
+    if target.status != "active":
+        raise WrongState(f"release {release} is {target.status}")
+    chosen = rollout_queries.cohort_named(session, cohort)
+    if chosen is None:
+        raise NotFound(f"there is no cohort {cohort}")
+    if chosen.model != model:
+        raise InvalidRequest(f"cohort {cohort} holds devices of {chosen.model}, not of {model}")
+    shares = [stage.share_bp for stage in stages]
+    if not shares or len(shares) > STAGES_MAX or shares != sorted(set(shares)):
+        raise InvalidRequest(f"stages must be 1 to {STAGES_MAX} shares that rise, not {shares}")
+    if shares[-1] != policy.BUCKETS:
+        raise InvalidRequest("the last stage must reach 10000 basis points (100 %)")
+    try:
+        fixed = vars(policy.gate_of(gate))
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"the gate is not understood: {error}") from error
+    rollout = Rollout(
+        id=secrets.token_hex(6),
+        model=model,
+        release_id=target.id,
+        cohort_id=chosen.id,
+        state="draft",
+        reasons=[],
+        stage=1,
+        generation=0,
+        salt=secrets.token_hex(16),
+        gate=fixed,
+        gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
+        on_halt=on_halt,
+        halt_reason="",
+        waiting_for="a person starts it",
+        created_at=now,
+    )
+    session.add(rollout)
+    session.flush()
+    for number, stage in enumerate(stages, 1):
+        session.add(
+            Stage(rollout_id=rollout.id, number=number, in_flight=0, state="waiting", **vars(stage))
+        )
+    return rollout
+
+
+def rollout_named(session: Session, rollout_id: str) -> Rollout:
+    """Return a rollout, or refuse."""
+    rollout = session.get(Rollout, rollout_id, with_for_update=True)
+    if rollout is None:
+        raise NotFound(f"there is no rollout {rollout_id}")
+    return rollout
+
+
+def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:
+    """Start a draft: one row changes, however many devices the cohort has."""
+    rollout = rollout_named(session, rollout_id)
+    if rollout.state == "running":
+        return rollout
+    _require(rollout, "draft")
+    for other in rollout_queries.live_rollouts(session, rollout.model):
+        if other.cohort_id == rollout.cohort_id:
+            raise WrongState(
+                f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
+                rollout=other.id,
+            )
+    change(session, rollout, {"state": "running", "started_at": now}, "start", "", actor, now)
+    start_stage(session, rollout, 1, now)
+    return rollout
+
+
+def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
+    """Stop offering; devices on their way are told to stop before they switch."""
+    rollout = rollout_named(session, rollout_id)
+    _require(rollout, "running", "paused")
+    reasons = sorted({*rollout.reasons, "operator"})
+    changes = {"state": "paused", "reasons": reasons, "waiting_for": "a person resumes it"}
+    change(session, rollout, changes, "pause", reason, actor, now)
+    return rollout
+
+
+def resume(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
+    """Go on; if the gate could not decide, this is the person's decision to pass the stage."""
+    rollout = rollout_named(session, rollout_id)
+    _require(rollout, "paused")
+    decision = "override" if "gate_undecided" in rollout.reasons else "resume"
+    changes = {"state": "running", "reasons": [], "waiting_for": ""}
+    change(session, rollout, changes, decision, reason, actor, now)
+    return rollout
+
+
+def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
+    """End a rollout for good; with `on_halt = revert` its devices are sent back."""
+    rollout = rollout_named(session, rollout_id)
+    if rollout.state == "draft":
+        changes = {"state": "canceled", "finished_at": now, "waiting_for": ""}
+        change(session, rollout, changes, "cancel", reason, actor, now)
+        return rollout
+    _require(rollout, *rollout_queries.LIVE)
+    stop(session, rollout, reason, actor, {}, now)
+    return rollout
+
+
+def stop(
+    session: Session,
+    rollout: Rollout,
+    reason: str,
+    actor: str,
+    evidence: dict[str, Any],
+    now: datetime,
+) -> None:
+    """Halt a live rollout: no more offers, and what is open is called off."""
+    changes = {"state": "halted", "finished_at": now, "halt_reason": reason, "waiting_for": ""}
+    change(session, rollout, changes, "halt", reason, actor, now, evidence)
+    session.get_one(Stage, (rollout.id, rollout.stage)).state = "halted"
+    for deployment in rollout_queries.open_in_rollout(session, rollout.id):
+        deployments.finish(session, deployment, "canceled", "halted", now)
+
+
+def start_stage(session: Session, rollout: Rollout, number: int, now: datetime) -> None:
+    """Open a stage, and note that the ones before it have passed."""
+    for stage in rollout_queries.stages_of(session, rollout.id):
+        if stage.number < number:
+            stage.state = "passed"
+        elif stage.number == number:
+            stage.state, stage.started_at = "running", now
+
+
+def change(
+    session: Session,
+    rollout: Rollout,
+    changes: dict[str, Any],
+    decision: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+    evidence: dict[str, Any] | None = None,
+) -> None:
+    """Change a rollout if nobody changed it since it was read, and write down why.
+
+    Raises:
+        WrongState: somebody did; read it again.
+    """
+    session.flush()
+    changed = session.execute(
+        update(Rollout)
+        .where(Rollout.id == rollout.id, Rollout.generation == rollout.generation)
+        .values(generation=rollout.generation + 1, **changes)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount != 1:  # type: ignore[attr-defined]
+        raise WrongState(f"rollout {rollout.id} was changed at the same time; look again")
+    session.refresh(rollout)
+    session.add(
+        Decision(
+            rollout_id=rollout.id,
+            seq=rollout.generation,
+            at=now,
+            stage=rollout.stage,
+            decision=decision,
+            reason=reason,
+            actor=actor,
+            evidence=evidence or {},
+        )
+    )
+    session.flush()
+
+
+def _require(rollout: Rollout, *states: str) -> None:
+    if rollout.state not in states:
+        raise WrongState(
+            f"rollout {rollout.id} is {rollout.state}, not {' or '.join(states)}",
+            state=rollout.state,
+        )

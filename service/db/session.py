@@ -1,0 +1,80 @@
+"""Connections and transactions; the only module that commits.
+
+A writer holds the lock from its first statement (`BEGIN IMMEDIATE` on SQLite), so that what it
+read is still true when it writes. On PostgreSQL the same code relies on row locks and on
+conditional updates.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+THREADS_MAX = 40  # the thread pool that serves `def` routes
+BUSY_TIMEOUT_MS = 20_000
+
+
+class Database:
+    """One database, SQLite or PostgreSQL, by its URL."""
+
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        """Open the database.
+
+        Args:
+            url: SQLAlchemy URL.
+            durable: False lets SQLite skip fsync; for tests only.
+        """
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = _sqlite(url, durable)
+        else:
+            self.engine = create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_size=THREADS_MAX,
+                pool_pre_ping=True,
+            )
+        writing = self.engine.execution_options(fleetdiff_writes=True)
+        self._writers = sessionmaker(writing, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+
+    @contextmanager
+    def writer(self) -> Iterator[Session]:
+        """Yield a session in one transaction: committed at the end, rolled back on any error."""
+        with self._writers.begin() as session:
+            yield session
+
+    @contextmanager
+    def reader(self) -> Iterator[Session]:
+        """Yield a session whose changes are never kept."""
+        with self._readers() as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _sqlite(url: str, durable: bool) -> Engine:
+    engine = create_engine(url, pool_size=THREADS_MAX, connect_args={"timeout": 20})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={'NORMAL' if durable else 'OFF'}",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("fleetdiff_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,197 @@
+"""Every table, as classes. "Model" only ever means a line of speech models.
+
+Times are UTC; shares are basis points; counts of errors are integers. Relationships are not
+mapped: a use case that needs two tables says so in `queries`.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class UtcTime(sa.types.TypeDecorator[datetime]):
+    """A moment in UTC; SQLite forgets the zone, so it is put back on the way out."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Refuse a time without a zone, and store UTC."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return the moment with its zone."""
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+class Table(DeclarativeBase):
+    """What every table shares: named constraints and Python types that mean column types."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
+        datetime: UtcTime,
+        dict[str, Any]: sa.JSON,
+        list[Any]: sa.JSON,
+        int: sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+        bytes: sa.LargeBinary,
+    }
+
+
+class Model(Table):
+    """A line of speech models, e.g. `asr-en-edge`."""
+
+    __tablename__ = "model"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    canary_salt: Mapped[str]  # picks each device's shard; never leaves the database
+    created_at: Mapped[datetime]
+
+
+class Artifact(Table):
+    """An immutable blob in the artifact store."""
+
+    __tablename__ = "artifact"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class MetadataFile(Table):
+    """A signed document, exactly as it was signed."""
+
+    __tablename__ = "metadata_file"
+    role: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[bytes]
+    expires_at: Mapped[datetime]
+    accepted_at: Mapped[datetime]
+
+
+class Release(Table):
+    """One version of a model, as its family signed it."""
+
+    __tablename__ = "release"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"))
+    name: Mapped[str]
+    seq: Mapped[int]
+    status: Mapped[str]
+    sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"))
+    bytes: Mapped[int]
+    hardware: Mapped[list[Any]]
+    rollback_from: Mapped[list[Any]]
+    published_at: Mapped[datetime]
+    __table_args__ = (
+        UniqueConstraint("model", "name"),
+        UniqueConstraint("model", "seq"),
+        UniqueConstraint("model", "sha256"),
+        CheckConstraint("status IN ('active', 'retired', 'withdrawn')", name="status"),
+    )
+
+
+class Patch(Table):
+    """An edge between two releases of a model."""
+
+    __tablename__ = "patch"
+    sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"), index=True)
+    from_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
+    to_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
+    kind: Mapped[str]
+    bytes: Mapped[int]
+    __table_args__ = (
+        CheckConstraint("from_release <> to_release", name="edge"),
+        CheckConstraint("kind IN ('sparse', 'hashed', 'exact')", name="kind"),
+    )
+
+
+class CanarySet(Table):
+    """The canary pool of a model; the manifest names the shards and their counts."""
+
+    __tablename__ = "canary_set"
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"))
+    manifest: Mapped[dict[str, Any]]
+
+
+class ApiToken(Table):
+    """A person's or a pipeline's key to the admin API; only a digest is stored."""
+
+    __tablename__ = "api_token"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    secret_sha256: Mapped[str]
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class EnrollmentToken(Table):
+    """Lets a number of devices introduce themselves."""
+
+    __tablename__ = "enrollment_token"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    secret_sha256: Mapped[str]
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"))
+    cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
+    uses_left: Mapped[int]
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    __table_args__ = (CheckConstraint("uses_left >= 0", name="uses"),)
+
+
+class Device(Table):
+    """One device; its credential is stored as a digest."""
+
+    __tablename__ = "device"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    serial: Mapped[str] = mapped_column(unique=True)
+    hardware: Mapped[str]
+    status: Mapped[str]
+    attributes: Mapped[dict[str, Any]]  # owned by the device
+    tags: Mapped[dict[str, Any]]  # owned by operators
+    agent_version: Mapped[str]
+    credential_sha256: Mapped[str]
+    enrolled_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("status IN ('active', 'quarantined', 'revoked')", name="status"),
+    )
+
+
+class DeviceModel(Table):
+    """What a device runs, by the digest it reported, and the order it was given."""
+
+    __tablename__ = "device_model"
+    device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"))
+    running_sha256: Mapped[str]
+    running_release: Mapped[int | None] = mapped_column(ForeignKey("release.id"))
+    deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployment.id"))  # wanted
+    order_seq: Mapped[int]
+    order_deployment: Mapped[str | None]  # what the signed order is for
+    order_body: Mapped[bytes | None]
+    order_expires_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(None, "model", "running_release"),
+        # The publisher looks for orders to sign on every tick.
+        Index(
+            "ix_device_model_unsigned",
+            "deployment_id",
+            sqlite_where=sa.text("deployment_id IS NOT NULL"),
+            postgresql_where=sa.text("deployment_id IS NOT NULL"),
+        ),
+    )

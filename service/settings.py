@@ -1,0 +1,49 @@
+"""Every setting of the server, in one frozen object read from `FLEETDIFF_*` once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """What an operator may choose; every limit carries its unit in its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str = Field(description="SQLAlchemy URL: sqlite:///file or postgresql://...")
+    artifacts: str = Field(description="A folder, or s3://bucket/prefix?endpoint=...&region=...")
+    online_keys: Path | None = Field(
+        default=None, description="Folder of the publisher's keys; None: this process signs nothing"
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    status_page: Literal["token", "open"] = Field(
+        default="token", description="open: anyone who reaches the port sees the status page"
+    )
+    tick_s: float = Field(default=5.0, gt=0, le=600)
+    poll_after_s: int = Field(default=3600, ge=1, le=7 * 86400)
+    poll_soon_s: int = Field(default=2, ge=1, le=3600, description="while an update is under way")
+    canary_timeout_s: int = Field(default=600, ge=1, le=86400)
+    deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
+    artifact_bytes_max: int = Field(default=4 << 30, ge=1)
+    body_bytes_max: int = Field(default=1 << 20, ge=1024)
+    url_lifetime_s: int = Field(default=900, ge=60, le=86400)
+
+    @staticmethod
+    def from_environ(environ: Mapping[str, str], **chosen: object) -> "Settings":
+        """Return the settings of an environment; keyword arguments win over variables.
+
+        Raises:
+            pydantic.ValidationError: naming every setting that is missing or out of bounds.
+        """
+        prefix = "FLEETDIFF_"
+        known = {
+            name: environ[prefix + name.upper()]
+            for name in Settings.model_fields
+            if prefix + name.upper() in environ
+        }
+        return Settings.model_validate(
+            known | {name: value for name, value in chosen.items() if value is not None}
+        )

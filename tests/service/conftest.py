@@ -1,0 +1,66 @@
+"""The real app on SQLite and a folder, and on PostgreSQL and S3: the same tests on both."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.db.migrate import migrate
+from service.settings import Settings
+from tests.real.postgres import PostgresServer, clone, template
+from tests.real.s3 import S3Server
+from tests.service.world import World
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database migrated once by the real scripts; each test copies the file."""
+    path = tmp_path_factory.mktemp("template") / "fleetdiff.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    shutil.copy(sqlite_template, tmp_path / "fleetdiff.db")
+    return f"sqlite:///{tmp_path / 'fleetdiff.db'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    if request.param == "sqlite":
+        url: str = request.getfixturevalue("sqlite_url")
+        return Settings(database=url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+    url = request.getfixturevalue("postgres_url")
+    return Settings(database=url, artifacts=request.getfixturevalue("s3_location"), poll_after_s=60)
+
+
+@pytest.fixture
+def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
+    app = create_app(settings, ticking=False, durable=False)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield World(client, app, tmp_path / "keys").found()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database migrated once by the real scripts; each test clones it."""
+    with template(postgres_server, migrate) as name:
+        yield name
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    with clone(postgres_server, postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def s3_location(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    return s3_server.location(f"test-{secrets.token_hex(8)}")

@@ -1,0 +1,256 @@
+"""A small world around the real app: keys, a clock that tests turn, devices that only poll.
+
+world = World(client, app, tmp_path)
+world.publish("r1", b"bytes of the base")
+device = world.enroll("serial-1")
+device.runs = digest; device.poll()
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from tuf.api.metadata import Metadata, Targets
+
+from service.core import access, offers
+from service.core.publisher import OnlineKeys
+from service.core.tick import tick
+from trust import sign
+from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_family
+
+MODEL = "asr"
+START = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class World:
+    def __init__(self, client: TestClient, app: FastAPI, folder: Path) -> None:
+        self.client, self.app, self.keys_folder = client, app, folder
+        self.now = START
+        app.state.clock = lambda: self.now
+        names = ("root", "targets", "snapshot", "timestamp", "director", "family")
+        self.public = {name: sign.generate_key(folder / f"{name}.pem") for name in names}
+        self.signers = {name: sign.load_signer(folder / f"{name}.pem") for name in names}
+        self.online = OnlineKeys.load(folder)
+        self.family: Targets | None = None
+        self.seq = 0
+        self.token = self.token_with(*access.SCOPES)
+
+    def token_with(self, *scopes: str) -> str:
+        with self.app.state.database.writer() as session:
+            lifetime = timedelta(days=30)
+            return access.create_token(session, "tester", list(scopes), lifetime, self.now)[1]
+
+    def call(self, method: str, path: str, token: str | None = None, **more: Any) -> Any:
+        headers = {"Authorization": f"Bearer {token or self.token}"} | more.pop("headers", {})
+        return self.client.request(method, path, headers=headers, **more)
+
+    def ok(self, method: str, path: str, **more: Any) -> Any:
+        reply = self.call(method, path, **more)
+        assert reply.status_code < 300, reply.text
+        return reply.json()
+
+    def tick(self, seconds: float = 1) -> None:
+        self.now += timedelta(seconds=seconds)
+        tick(self.app.state.database, self.online, self.now)
+
+    def found(self) -> "World":
+        """Publish root, targets and an empty family of the one model."""
+        top = ("root", "targets", "snapshot", "timestamp")
+        root = sign.new_root({name: self.public[name] for name in top}, self.now, dev=True)
+        self.put_metadata("root", sign.sign(root, [self.signers["root"]]))
+        targets = sign.next_targets(
+            None, {MODEL: self.public["family"]}, self.public["director"], self.now
+        )
+        self.put_metadata("targets", sign.sign(targets, [self.signers["targets"]]))
+        self.ok("POST", "/v1/models", json={"name": MODEL})
+        return self
+
+    def put_metadata(self, role: str, body: bytes) -> Any:
+        return self.ok("PUT", f"/v1/metadata/{role}", content=body)
+
+    def upload(self, body: bytes) -> str:
+        name = digest(body)
+        self.ok("PUT", f"/v1/artifacts/{name}", content=body)
+        return name
+
+    def next_family(self, *entries: Any) -> bytes:
+        document = sign.next_family(self.family, entries, self.now)
+        return sign.sign(document, [self.signers["family"]])
+
+    def sign_family(self, *entries: Any) -> None:
+        body = self.next_family(*entries)
+        self.put_metadata(f"family-{MODEL}", body)
+        self.family = Metadata[Targets].from_bytes(body).signed
+
+    def release(self, name: str, body: bytes, **more: Any) -> Release:
+        self.seq += 1
+        fields = {"status": "active", "format": "raw", "hardware": (), "rollback_from": ()} | more
+        return Release(name=name, seq=self.seq, sha256=digest(body), bytes=len(body), **fields)
+
+    def publish(self, name: str, body: bytes, *, after: str = "", patch: bytes = b"") -> Release:
+        """Publish a release; `after` is the release one may go back to from it."""
+        self.upload(body)
+        release = self.release(name, body)
+        entries = [sign.release_target(MODEL, release)]
+        if after:
+            assert self.family is not None
+            before = read_family(MODEL, self.family).releases[after]
+            edges = (*before.rollback_from, name)
+            back = Release(**{**vars(before), "rollback_from": edges})
+            entries.append(sign.release_target(MODEL, back))
+            if patch:
+                self.upload(patch)
+                path = patch_path(MODEL, after, name)
+                edge = PatchTarget(
+                    path, digest(patch), len(patch), before.sha256, release.sha256, "sparse"
+                )
+                entries.append(sign.patch_target(edge))
+        self.sign_family(*entries)
+        self.tick()
+        return release
+
+    def publish_canary(self, shards: int = 3, ref_words: int = 100) -> None:
+        listed = []
+        for number in range(shards):
+            body = f"shard {number}".encode()
+            listed.append(
+                {
+                    "id": f"{number:02}",
+                    "file": f"shard-{number:02}.zip",
+                    "sha256": self.upload(body),
+                    "bytes": len(body),
+                    "utterances": 20,
+                    "ref_words": ref_words,
+                }
+            )
+        manifest = json.dumps({"name": "canary-1", "shards": listed}).encode()
+        target = CanaryTarget("canary-1", self.upload(manifest), len(manifest))
+        self.sign_family(sign.canary_target(MODEL, target))
+
+    def enroll(
+        self, serial: str, *, runs: str = "", cohort: str | None = None, **more: Any
+    ) -> "Phone":
+        asked = {"model": MODEL, "cohort": cohort}
+        token = self.ok("POST", "/v1/enrollment-tokens", json=asked)["token"]
+        body = {
+            "enrollment_token": token,
+            "model": MODEL,
+            "serial": serial,
+            "hardware": "h1",
+            "agent_version": "1",
+        } | more
+        reply = self.client.post("/device/v1/enroll", json=body)
+        assert reply.status_code == 201, reply.text
+        return Phone(self, reply.json()["device_id"], reply.json()["credential"], runs)
+
+    def fleet(self, count: int, runs: str) -> list["Phone"]:
+        """Enroll many devices in one transaction, past HTTP, and note what they run."""
+        phones = []
+        with self.app.state.database.writer() as session:
+            lifetime = timedelta(days=1)
+            token = access.create_enrollment_token(session, MODEL, count, lifetime, None, self.now)
+            session.flush()
+            for number in range(count):
+                device, credential = access.enroll(
+                    session,
+                    token[1],
+                    model=MODEL,
+                    serial=f"serial-{number}",
+                    hardware="h1",
+                    attributes={},
+                    agent_version="1",
+                    now=self.now,
+                )
+                session.flush()
+                offers.check_in(session, device, runs, timedelta(days=1), self.now)
+                phones.append(Phone(self, device.id, credential, runs))
+        return phones
+
+    def start_rollout(self, release: str, cohort: str, **more: Any) -> str:
+        body = {
+            "model": MODEL,
+            "release": release,
+            "cohort": cohort,
+            "stages": [{"share_bp": 5000}, {"share_bp": 10000}],
+        } | more
+        rollout = self.ok("POST", "/v1/rollouts", json=body)["id"]
+        self.ok("POST", f"/v1/rollouts/{rollout}/start")
+        return str(rollout)
+
+
+class Phone:
+    """A device reduced to its words on the wire."""
+
+    def __init__(self, world: World, device_id: str, credential: str, runs: str) -> None:
+        self.world, self.id, self.credential, self.runs = world, device_id, credential, runs
+        self.etag, self.seq = "", 0
+
+    def request(self, method: str, path: str, **more: Any) -> Any:
+        return self.world.call(method, f"/device/v1{path}", token=self.credential, **more)
+
+    def poll(self) -> Any:
+        """Poll; returns the bundle, or None when nothing changed."""
+        query = {"s": self.runs} if self.runs else {}
+        headers = {"If-None-Match": self.etag}
+        reply = self.request("GET", "/poll", params=query, headers=headers)
+        if reply.status_code == 304:
+            return None
+        assert reply.status_code == 200, reply.text
+        self.etag = reply.headers["etag"]
+        return reply.json()
+
+    def offered(self) -> Any:
+        """Poll until the order is signed; returns the plan, or the reason to hold."""
+        bundle = self.poll()
+        if bundle is None or bundle["hold"] == "order_pending":
+            self.world.tick()
+            self.etag = ""
+            bundle = self.poll()
+        return bundle["plan"] or bundle["hold"]
+
+    def say(self, kind: str, deployment: str = "", **more: Any) -> Any:
+        self.seq += 1
+        event = {"seq": self.seq, "kind": kind, "deployment": deployment} | more
+        event.setdefault("at", self.world.now.isoformat())
+        return self.request("POST", "/events", json={"events": [event]})
+
+    def pair(self, plan: Any, old: int, new: int, **more: Any) -> Any:
+        """Report word errors of the old and the new model for an offer."""
+        canary = plan["canary"]
+        name = f"{plan['release']}|{self.id}|{canary['set']}|{canary['shard']}|1"
+        report = {
+            "report_id": hashlib.sha256(name.encode()).hexdigest()[:32],
+            "attempt": 1,
+            "deployment": plan["deployment"],
+            "old_model": self.runs,
+            "new_model": plan["sha256"],
+            "canary_set": canary["set"],
+            "shard": canary["shard"],
+            "scorer": "wer/1",
+            "runtime": "test",
+            "utterances": 20,
+            "ref_words": 100,
+            "order": "old_first",
+            "old": {"sub": old, "del": 0, "ins": 0},
+            "new": {"sub": new, "del": 0, "ins": 0},
+            "old_ms": 10,
+            "new_ms": 10,
+            "gate": "activated",
+        } | more
+        return self.request("POST", "/canary-reports", json=report)
+
+    def install(self, plan: Any, old: int, new: int) -> None:
+        """Do what an agent does with an offer: report, switch, and poll with the new bytes."""
+        assert self.pair(plan, old, new).status_code == 202
+        self.say("activated", plan["deployment"])
+        self.runs = plan["sha256"]
+        self.etag = ""
+        self.poll()

@@ -1,0 +1,5 @@
+"""Who may say what: TUF metadata for releases, small signed orders for devices.
+
+The verify side (`errors`, `roles`, `order`, `verify`) is pure Python and runs on devices.
+The sign side (`sign`) needs `cryptography` and runs with release managers and the publisher.
+"""

@@ -1,0 +1,132 @@
+"""What the service accepts: is this upload the next version of that document?
+
+The server holds no offline key, so all it can do is refuse: bytes that are not canonical, a
+version that is not the next one, a signature that its delegator did not ask for, a release that
+changes what was said before. Devices check again; this keeps the fleet from ever seeing it.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.serialization.json import JSONSerializer
+
+from trust.errors import Untrusted
+from trust.order import write_time
+from trust.roles import Family, read_family
+
+METADATA_BYTES_MAX = 1024 * 1024
+LIFETIME_LEAST = timedelta(hours=1)
+LIFETIME_MOST = {"root": timedelta(days=400), "targets": timedelta(days=400)}
+FAMILY_LIFETIME_MOST = timedelta(days=90)
+
+
+def accept_root(body: bytes, current: bytes | None, now: datetime) -> Metadata[Root]:
+    """Return the uploaded root if it may follow the current one (none: version 1).
+
+    Raises:
+        Untrusted: with the rule it breaks.
+    """
+    uploaded = _read(body, Root)
+    _check_follows("root", uploaded.signed, current, now)
+    before = Metadata[Root].from_bytes(current) if current else uploaded
+    _check_signed("root", before.signed, uploaded)
+    _check_signed("root", uploaded.signed, uploaded)
+    owners: dict[str, str] = {}
+    for name, role in uploaded.signed.roles.items():
+        for keyid in role.keyids:
+            material = str(uploaded.signed.get_key(keyid).keyval)
+            if owners.setdefault(material, name) != name:
+                raise Untrusted("E_SIG", f"one key serves as {owners[material]} and as {name}")
+    return uploaded
+
+
+def accept_targets(
+    role: str, body: bytes, delegator: Metadata[Any], current: bytes | None, now: datetime
+) -> Metadata[Targets]:
+    """Return the uploaded targets or family document if it may follow the current one.
+
+    Raises:
+        Untrusted: with the rule it breaks.
+    """
+    uploaded = _read(body, Targets)
+    _check_follows(role, uploaded.signed, current, now)
+    _check_signed(role, delegator.signed, uploaded)
+    if role == "targets" and uploaded.signed.targets:
+        raise Untrusted("E_NOT_RELEASED", "top-level targets signs no files itself")
+    if role != "targets" and uploaded.signed.delegations is not None:
+        raise Untrusted("E_NOT_RELEASED", f"{role} may not delegate further")
+    return uploaded
+
+
+def accept_family(model: str, uploaded: Targets, before: Family | None) -> Family:
+    """Return the family that an accepted document describes; what was released never changes.
+
+    Raises:
+        Untrusted: E_NOT_RELEASED for a foreign or dangling name, E_EQUIVOCATION for a release
+            that changed or vanished, E_WITHDRAWN for one that came back.
+    """
+    for path in uploaded.targets:
+        if not path.startswith(f"{model}/"):
+            raise Untrusted("E_NOT_RELEASED", f"{path} lies outside {model}/")
+    family = read_family(model, uploaded)
+    digests = {release.sha256 for release in family.releases.values()}
+    for patch in family.patches:
+        if not {patch.from_sha256, patch.to_sha256} <= digests:
+            raise Untrusted("E_NOT_RELEASED", f"{patch.path} does not join two releases")
+    for release in family.releases.values():
+        unknown = set(release.rollback_from) - (set(family.releases) - {release.name})
+        if unknown:
+            raise Untrusted("E_NOT_RELEASED", f"{release.name} names {sorted(unknown)}")
+    for name, old in (before.releases if before else {}).items():
+        new = family.releases.get(name)
+        if new is None or (new.sha256, new.bytes, new.seq) != (old.sha256, old.bytes, old.seq):
+            raise Untrusted("E_EQUIVOCATION", f"release {name} changed or vanished")
+        if old.status == "withdrawn" and new.status != "withdrawn":
+            raise Untrusted("E_WITHDRAWN", f"release {name} was withdrawn and cannot return")
+    return family
+
+
+def _read(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any]:
+    if len(body) > METADATA_BYTES_MAX:
+        raise Untrusted("E_SIZE", f"{len(body)} bytes; the limit is {METADATA_BYTES_MAX}")
+    try:
+        uploaded: Metadata[Any] = Metadata.from_bytes(body)
+        canonical = uploaded.to_bytes(JSONSerializer(compact=True))
+    except (RepositoryError, ValueError, RecursionError) as error:
+        raise Untrusted("E_SIG", f"not a metadata document: {error}") from error
+    if not isinstance(uploaded.signed, kind):
+        raise Untrusted("E_SIG", f"a {uploaded.signed.type} document, not {kind.type}")
+    if canonical != body:
+        raise Untrusted("E_SIG", "the bytes are not the canonical form of what they say")
+    return uploaded
+
+
+def _check_follows(
+    role: str, uploaded: Root | Targets, current: bytes | None, now: datetime
+) -> None:
+    before = Metadata[Any].from_bytes(current).signed.version if current else 0
+    if uploaded.version != before + 1:
+        raise Untrusted(
+            "E_ROLLBACK_META", f"{role} version {uploaded.version} does not follow {before}"
+        )
+    most = LIFETIME_MOST.get(role, FAMILY_LIFETIME_MOST)
+    if not now + LIFETIME_LEAST < uploaded.expires <= now + most:
+        raise Untrusted(
+            "E_CLOCK", f"{role} may not expire at {write_time(uploaded.expires)} (at most {most})"
+        )
+
+
+def _check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) -> None:
+    try:
+        result = delegator.get_verification_result(role, uploaded.signed_bytes, uploaded.signatures)
+        keys = [delegator.get_key(keyid) for keyid in delegator.get_delegated_role(role).keyids]
+    except (RepositoryError, ValueError) as error:
+        raise Untrusted("E_SIG", f"{role} is not delegated: {error}") from error
+    if len({str(key.keyval) for key in keys}) != len(keys):
+        raise Untrusted("E_SIG", f"a key of {role} is listed twice")
+    if not result.verified:
+        raise Untrusted(
+            "E_SIG", f"{role} has {len(result.signed)} of {result.threshold} signatures"
+        )
