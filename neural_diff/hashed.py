@@ -1,0 +1,97 @@
+"""Hashed changes: every element of a region is moved by a bucket that its index hashes to.
+
+    h = fmix32(index * 0x9E3779B1 + seed)     modulo 2^32
+    k = (h * buckets) >> 32                   the bucket (multiply-shift range reduction)
+    x = bucket[k], negated if h & 1           sign hash (Chen et al., HashedNets, 2015)
+    t = (h >> 1) & (2^fraction_bits - 1)      dither
+    code' = clamp(code + floor((x + t) / 2^fraction_bits), lo, hi)
+
+fmix32 is the finaliser of MurmurHash3 (Appleby). The multiplication matters: fmix32(i + seed) puts
+elements some lags apart into the same bucket 20-60 times too often. Dither comes from the lowest
+bits, the bucket from the highest, so with at most 2^22 buckets they are independent; over the
+dither, the mean of floor((x + t) / 2^F) is x / 2^F, so a bucket of less than a step moves the
+right share of its elements. Only integers: the same bytes on every machine.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from neural_diff.codec import VALUE_LITERAL_BITS, check_bits, numbers
+from neural_diff.errors import Malformed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_INDEX_MULTIPLIER = 0x9E3779B1
+_MASK = 0xFFFFFFFF
+
+
+def locate(
+    seed: int, start: int, count: int, buckets: int, fraction_bits: int
+) -> "tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]":
+    """Gives bucket, sign (1 or -1) and dither of elements [start, start + count), with numpy.
+
+    Three arrays of shape (count,): int64, int32 and int32.
+    """
+    import numpy as np
+
+    mixed = np.arange(start, start + count, dtype=np.uint64).astype(np.uint32)
+    mixed *= np.uint32(_INDEX_MULTIPLIER)
+    mixed += np.uint32(seed)
+    mixed ^= mixed >> np.uint32(16)
+    mixed *= np.uint32(0x85EBCA6B)
+    mixed ^= mixed >> np.uint32(13)
+    mixed *= np.uint32(0xC2B2AE35)
+    mixed ^= mixed >> np.uint32(16)
+    bucket = ((mixed.astype(np.uint64) * np.uint64(buckets)) >> np.uint64(32)).view(np.int64)
+    sign = 1 - 2 * (mixed & np.uint32(1)).view(np.int32)
+    dither = (mixed >> np.uint32(1)) & np.uint32((1 << fraction_bits) - 1)
+    return bucket, sign, dither.view(np.int32)
+
+
+def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple[int, int, int]:
+    """Gives bucket, sign and dither of one element: the reference for `locate`."""
+    mixed = fmix32((index * _INDEX_MULTIPLIER + seed) & _MASK)
+    return (
+        (mixed * buckets) >> 32,
+        -1 if mixed & 1 else 1,
+        (mixed >> 1) & ((1 << fraction_bits) - 1),
+    )
+
+
+def fmix32(value: int) -> int:
+    """Mixes 32 bits so that each bit of the result depends on all of them (MurmurHash3)."""
+    value ^= value >> 16
+    value = value * 0x85EBCA6B & _MASK
+    value ^= value >> 13
+    value = value * 0xC2B2AE35 & _MASK
+    return value ^ (value >> 16)
+
+
+def region_seed(patch_seed: bytes, name: str) -> int:
+    """Gives the seed of a region: the first four bytes of SHA-256(patch seed ‖ region name)."""
+    return int.from_bytes(hashlib.sha256(patch_seed + name.encode()).digest()[:4], "little")
+
+
+def bucket_values(streams: Sequence[bytes]) -> "array[int]":
+    """Decodes the buckets, int16: magnitudes as hybrid tokens, a sign bit for each not zero."""
+    found = numbers(streams[0], streams[1], VALUE_LITERAL_BITS)
+    check_bits(streams[2], len(found) - found.count(0))
+    values, at = array("h", bytes(2 * len(found))), 0
+    for place, magnitude in enumerate(found):
+        negative = 0
+        if magnitude:
+            negative = streams[2][at >> 3] >> (at & 7) & 1
+            at += 1
+        check_bucket(magnitude - negative)
+        values[place] = -magnitude if negative else magnitude
+    return values
+
+
+def check_bucket(above_zero: int) -> None:
+    """Refuses a bucket that is no int16; a negative one is given as -1 - bucket."""
+    if above_zero > 0x7FFF:
+        raise Malformed(f"a bucket of magnitude {above_zero} is no 16-bit number")

@@ -1,0 +1,17 @@
+"""Every limit of the patch format, in one place; a reader refuses what is over one."""
+
+FILE_BYTES_MAX = 8 << 30
+MANIFEST_BYTES_MAX = 1 << 20
+REGIONS_MAX = 4096
+SECTIONS_MAX = 4096
+REGION_ELEMENTS_MAX = 1 << 32  # an element's index in a region fits 32 bits
+SECTION_ELEMENTS_MAX = 4 << 20  # of every operation but `hashed`, which goes through its region
+BUCKETS_MAX = 1 << 22
+FRACTION_BITS_MAX = 8
+STREAMS_MAX = 5
+STREAM_BYTES_MAX = 4 * SECTION_ELEMENTS_MAX
+WORKING_BYTES_MAX = 64 << 20  # payload and streams of one section, at the same time
+BLOCK_BYTES_MAX = 1 << 16  # stride of a blocked layout, and elements in one of its blocks
+NAME_CHARS_MAX = 512
+PROVENANCE_ENTRIES_MAX = 64
+PROVENANCE_CHARS_MAX = 4096

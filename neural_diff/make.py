@@ -1,0 +1,200 @@
+"""Makes patches (maker side).
+
+`make_patch` finds the difference of any two files: tensors of safetensors files become sparse
+sections, whatever else differs exact ones (see `difference`). `make_hashed` makes the target from
+trained buckets. Both apply what they made with the code of the devices, and write nothing if the
+result is not the target byte for byte. The same input gives the same bytes.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_diff import encode
+from neural_diff.apply import Progress, apply, change_file, open_regular, sha256_of
+from neural_diff.codec import unpack
+from neural_diff.decode_numpy import change_of
+from neural_diff.difference import add_difference, add_exact, bytes_of, regions_to_compare
+from neural_diff.draft import Draft
+from neural_diff.errors import Malformed
+from neural_diff.hashed import region_seed
+from neural_diff.layout import read_header, regions_of
+from neural_diff.limits import BUCKETS_MAX, FRACTION_BITS_MAX
+from neural_diff.patch import Patch
+from neural_diff.region import Region
+
+_SUFFIX = ".buckets"
+_PATCH_SEED_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _HashSettings:
+    """What the metadata of a bucket file says for all of its tensors."""
+
+    patch_seed: bytes
+    fraction_bits: int
+    lo: int
+    hi: int
+
+
+def make_patch(
+    base: Path,
+    target: Path,
+    out: Path,
+    *,
+    provenance: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Patch:
+    """Writes to `out` a patch that turns `base` into `target`, whatever the two files are.
+
+    When a difference would not pay, the patch is made of the target's bytes alone.
+
+    Raises:
+        Malformed: a file that begins as safetensors is none, or a limit would be exceeded.
+        Corrupt: the patch does not give the target back; `out` is not written.
+    """
+    base, target = base.resolve(), target.resolve()
+    with ExitStack() as opened:
+        old_file = opened.enter_context(open_regular(base, Malformed))
+        new_file = opened.enter_context(open_regular(target, Malformed))
+        old, new = bytes_of(old_file), bytes_of(new_file)
+        before, after = (len(old), sha256_of(old_file)), (len(new), sha256_of(new_file))
+        draft = Draft()
+        for region in regions_to_compare(base, target, old, new):
+            add_difference(draft, region, old, new)
+            if progress:
+                progress(region.file_offset + region.span_bytes, len(new))
+        if draft.payload_bytes > len(new) // 2:
+            whole = Draft()
+            add_exact(whole, 0, new)
+            draft = min(draft, whole, key=lambda tried: tried.payload_bytes)
+        return _write_checked(draft, base, out, before, after, provenance)
+
+
+def make_hashed(
+    base: Path,
+    buckets: Path,
+    out: Path,
+    target: Path,
+    *,
+    provenance: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Patch:
+    """Writes to `out` a hashed patch, and to `target` the model that it makes of `base`.
+
+    `buckets` is a safetensors file with an int16 array `<tensor>.buckets` of shape (K,) for each
+    int8 tensor of `base` to be changed, and metadata `patch_seed` (16 bytes in hexadecimal),
+    `fraction_bits`, `lo` and `hi`.
+
+    Raises:
+        Malformed: a bucket array fits no int8 tensor of the base, or the metadata is incomplete.
+        Corrupt: the patch does not give the target back; neither file is written.
+    """
+    base = base.resolve()
+    settings, arrays = _read_buckets(buckets)
+    found = {entry.tensor.name: entry.region for entry in regions_of(base)}
+    for name, values in arrays.items():
+        if name not in found or found[name].kind != "int":
+            raise Malformed(f"{buckets}: the base has no int8 tensor {name!r}")
+        if not 1 <= len(values) <= min(BUCKETS_MAX, found[name].count):
+            raise Malformed(
+                f"{buckets}: {len(values)} buckets for {name!r}; allowed are 1 to "
+                f"{min(BUCKETS_MAX, found[name].count)}"
+            )
+    with ExitStack() as opened:
+        old_file = opened.enter_context(open_regular(base, Malformed))
+        before = (len(bytes_of(old_file)), sha256_of(old_file))
+        draft = Draft()
+        room = opened.enter_context(_room_beside(target))
+        shutil.copyfile(base, room / "model")
+        with (room / "model").open("r+b") as work:
+            for name, region in found.items():
+                if name in arrays:
+                    _add_hashed(draft, region, arrays[name], settings, work)
+                if progress:
+                    progress(region.file_offset + region.span_bytes, before[0])
+            after = (before[0], sha256_of(work))
+        patch = _write_checked(draft, base, out, before, after, provenance)
+        (room / "model").replace(target)
+    return patch
+
+
+def _add_hashed(
+    draft: Draft,
+    region: Region,
+    buckets: NDArray[np.int16],
+    settings: _HashSettings,
+    work: BinaryIO,
+) -> None:
+    """Adds a hashed section and does in the file `work` what it says."""
+    bound = replace(region, lo=settings.lo, hi=settings.hi)
+    seed = region_seed(settings.patch_seed, region.name)
+    encoded = encode.hashed(buckets, seed, settings.fraction_bits)
+    section = encoded.section(0, 0, bound.count, "")
+    change = change_of(section, bound, unpack(encoded.streams, encoded.payload))
+    result = change_file(change, section, bound, work)
+    draft.add(bound, 0, bound.count, encoded, result)
+
+
+def _read_buckets(path: Path) -> tuple[_HashSettings, dict[str, NDArray[np.int16]]]:
+    header = read_header(path)
+    arrays = {}
+    with path.open("rb") as file:
+        for tensor in header.tensors:
+            if not tensor.name.endswith(_SUFFIX) or tensor.dtype != "I16" or len(tensor.shape) != 1:
+                raise Malformed(f"{path}: {tensor.name!r} is no int16 array named <tensor>.buckets")
+            file.seek(tensor.file_offset)
+            held = np.frombuffer(file.read(tensor.stored_bytes), "<i2")
+            arrays[tensor.name.removesuffix(_SUFFIX)] = held
+    return _settings(header.metadata, path), arrays
+
+
+def _settings(metadata: dict[str, str], path: Path) -> _HashSettings:
+    try:
+        settings = _HashSettings(
+            bytes.fromhex(metadata["patch_seed"]),
+            int(metadata["fraction_bits"]),
+            int(metadata["lo"]),
+            int(metadata["hi"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise Malformed(
+            f"{path}: metadata needs patch_seed (hex), fraction_bits, lo and hi ({error})"
+        ) from None
+    if (
+        len(settings.patch_seed) != _PATCH_SEED_BYTES
+        or not 0 <= settings.fraction_bits <= FRACTION_BITS_MAX
+        or not -128 <= settings.lo <= settings.hi <= 127
+    ):
+        raise Malformed(f"{path}: metadata is out of range: {settings}")
+    return settings
+
+
+def _write_checked(
+    draft: Draft,
+    base: Path,
+    out: Path,
+    before: tuple[int, str],
+    after: tuple[int, str],
+    provenance: dict[str, str] | None,
+) -> Patch:
+    """Writes the patch if applying it, as a device does, gives the promised file."""
+    with _room_beside(out) as room:
+        patch = draft.write(room / "patch", before, after, provenance or {})
+        apply(base, [room / "patch"], room / "result")
+        (room / "patch").replace(out)
+    return patch
+
+
+@contextmanager
+def _room_beside(path: Path) -> Iterator[Path]:
+    """Opens a directory next to `path` and removes it with all that is left in it."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}.", dir=path.parent) as room:
+        yield Path(room)

@@ -1,0 +1,190 @@
+"""The patch file: an envelope, a manifest, and sections of payload.
+
+    magic · version · flags · manifest length · SHA-256 of the manifest · manifest · payloads
+
+The manifest (canonical JSON, deflated) names the file before and after, **regions** of it and the
+**sections** that change them, in the order in which they are applied. A section decodes alone and
+carries the SHA-256 of its payload and of the bytes it results in. Where payloads lie follows from
+their lengths: each begins at the next multiple of eight, the bytes between are zero, and the file
+ends with the last one. `read_patch` refuses everything that is not exactly so, before any payload
+is looked at; `region` and `section` hold their rules. docs/patch-format.md gives it byte by byte.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+from neural_diff import canonical, limits
+from neural_diff.canonical import digest, fields, integer, items, text
+from neural_diff.codec import deflate, inflate
+from neural_diff.errors import Corrupt, Malformed
+from neural_diff.region import Region, check_places, region_of, spell_region
+from neural_diff.section import Section, check_growth, check_order, section_of, spell_section
+
+__all__ = ["Patch", "Region", "Section", "read_patch"]
+
+MAGIC = b"\x89FLEETD\n"
+VERSION = 1
+ENVELOPE = struct.Struct("<8sHHI32s")
+# What a device must be able to do: bits of the manifest's `capabilities`.
+CAPABILITY_HASHED = 1
+
+PatchKind = Literal["sparse", "hashed", "exact"]
+
+_PATCH = ("capabilities", "from", "limits", "provenance", "regions", "sections", "to")
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch: the exact file it starts from, the exact file it leads to, and the way."""
+
+    from_size: int
+    from_sha256: str
+    to_size: int
+    to_sha256: str
+    regions: tuple[Region, ...]
+    sections: tuple[Section, ...]
+    provenance: Mapping[str, str]
+
+    @property
+    def kind(self) -> PatchKind:
+        """Hashed when any section is, sparse when any adds or sets, else exact."""
+        ops = {section.op for section in self.sections}
+        if "hashed" in ops:
+            return "hashed"
+        return "sparse" if ops & {"add", "set"} else "exact"
+
+
+def read_patch(file: BinaryIO, size: int) -> Patch:
+    """Reads envelope and manifest of a patch file of `size` bytes; looks at no payload.
+
+    Raises:
+        Malformed: the file is no patch, breaks a rule of the format, or is over a limit.
+        Corrupt: the manifest does not have the digest the envelope gives.
+    """
+    file.seek(0)
+    head = file.read(ENVELOPE.size)
+    if len(head) < ENVELOPE.size:
+        raise Malformed(f"a patch has at least {ENVELOPE.size} bytes, this file has {len(head)}")
+    magic, version, flags, length, promised = ENVELOPE.unpack(head)
+    if magic != MAGIC:
+        raise Malformed("not a patch: the first eight bytes are not a patch's")
+    if version != VERSION:
+        raise Malformed(f"patch version {version}; this program reads version {VERSION}: update it")
+    if flags:
+        raise Malformed(f"unknown flags {flags:#06x}; this program is too old for the patch")
+    if not 1 <= length <= limits.MANIFEST_BYTES_MAX:
+        raise Malformed(f"manifest of {length} bytes; allowed are 1 to {limits.MANIFEST_BYTES_MAX}")
+    stored = file.read(length)
+    if len(stored) < length:
+        raise Malformed(f"patch ends inside its manifest ({len(stored)} of {length} bytes)")
+    if hashlib.sha256(stored).digest() != promised:
+        raise Corrupt("the manifest does not have the digest of the envelope; fetch it again")
+    patch = patch_of(inflate(stored, limits.MANIFEST_BYTES_MAX), ENVELOPE.size + length)
+    _check_padding(file, patch, ENVELOPE.size + length, size)
+    return patch
+
+
+def patch_of(spelled: bytes, end: int) -> Patch:
+    """Reads a manifest that ends at byte `end` of the file, and checks all of its rules.
+
+    Raises:
+        Malformed: a rule is broken or a limit exceeded; the message says which and where.
+    """
+    top = fields(canonical.parse(spelled), "manifest", _PATCH)
+    before, after = _file(top["from"], "from", 0), _file(top["to"], "to", 1)
+    regions = tuple(
+        region_of(entry, f"region {number}")
+        for number, entry in enumerate(items(top["regions"], "regions", limits.REGIONS_MAX))
+    )
+    check_places(regions, before[0], after[0])
+    sections: list[Section] = []
+    for number, entry in enumerate(items(top["sections"], "sections", limits.SECTIONS_MAX)):
+        sections.append(section_of(entry, f"section {number}", regions, aligned(end)))
+        end = sections[-1].offset + sections[-1].payload_bytes
+    check_order(sections)
+    check_growth(regions, sections, before[0], after[0])
+    capabilities, needs = _needs(sections)
+    if integer(top["capabilities"], "capabilities", 0, 2**32) != capabilities:
+        raise Malformed(f"capabilities must be {capabilities} for these sections: unknown bits")
+    if canonical.serialise(top["limits"]) != canonical.serialise(needs):
+        raise Malformed(f"limits must be {needs} for these sections")
+    return Patch(*before, *after, regions, tuple(sections), _provenance(top["provenance"]))
+
+
+def manifest_of(patch: Patch) -> bytes:
+    """Spells the manifest of a patch; the inverse of `patch_of`."""
+    capabilities, needs = _needs(patch.sections)
+    return canonical.serialise(
+        {
+            "capabilities": capabilities,
+            "from": {"sha256": patch.from_sha256, "size": patch.from_size},
+            "limits": needs,
+            "provenance": dict(patch.provenance),
+            "regions": [spell_region(region) for region in patch.regions],
+            "sections": [spell_section(section) for section in patch.sections],
+            "to": {"sha256": patch.to_sha256, "size": patch.to_size},
+        }
+    )
+
+
+def head_of(patch: Patch) -> bytes:
+    """Gives the bytes that a patch file begins with: envelope and manifest.
+
+    Raises:
+        Malformed: the manifest would be over its limit.
+    """
+    spelled = manifest_of(patch)
+    if len(spelled) > limits.MANIFEST_BYTES_MAX:
+        raise Malformed(f"the manifest would have {len(spelled)} bytes, over the limit")
+    stored = deflate(spelled)
+    digest = hashlib.sha256(stored).digest()
+    return ENVELOPE.pack(MAGIC, VERSION, 0, len(stored), digest) + stored
+
+
+def aligned(offset: int) -> int:
+    """Gives the next multiple of eight."""
+    return -(-offset // 8) * 8
+
+
+def _needs(sections: Iterable[Section]) -> tuple[int, dict[str, int]]:
+    """Gives the capability bits and decode limits: what a device must be able to do and hold."""
+    sections = list(sections)
+    hashed = any(section.op == "hashed" for section in sections)
+    return CAPABILITY_HASHED * hashed, {
+        "changes": sum(section.changes for section in sections),
+        "section_elements": max((section.count for section in sections), default=0),
+        "working_bytes": max((section.working_bytes for section in sections), default=0),
+    }
+
+
+def _file(value: object, where: str, lowest: int) -> tuple[int, str]:
+    file = fields(value, where, ("sha256", "size"))
+    return (
+        integer(file["size"], f"{where}: size", lowest, limits.FILE_BYTES_MAX),
+        digest(file["sha256"], f"{where}: sha256"),
+    )
+
+
+def _provenance(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > limits.PROVENANCE_ENTRIES_MAX:
+        raise Malformed(f"provenance: must be at most {limits.PROVENANCE_ENTRIES_MAX} named texts")
+    for name, said in value.items():
+        text(name, "provenance", limits.NAME_CHARS_MAX)
+        text(said, f"provenance: {name}", limits.PROVENANCE_CHARS_MAX)
+    return value
+
+
+def _check_padding(file: BinaryIO, patch: Patch, manifest_end: int, size: int) -> None:
+    """Refuses bytes of the file that belong to nothing."""
+    end = manifest_end
+    for number, section in enumerate(patch.sections):
+        if section.offset > end:
+            file.seek(end)
+            if file.read(section.offset - end).strip(b"\0"):
+                raise Malformed(f"section {number}: the bytes before its payload are not zero")
+        end = section.offset + section.payload_bytes
+    if size != end:
+        raise Malformed(f"the patch ends at byte {end}, but the file has {size} bytes")

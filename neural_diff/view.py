@@ -1,0 +1,64 @@
+"""A region's elements, and the bytes of the file that hold them.
+
+Elements are handled as whole bytes, little-endian, in storage order: a 4-bit element takes one
+byte while it is worked on, and the gaps of a blocked layout are left out and later left alone.
+"""
+
+from neural_diff.region import Region
+
+_LOW = bytes(byte & 15 for byte in range(256))
+_HIGH = bytes(byte >> 4 for byte in range(256))
+
+
+def window(region: Region, start: int, count: int) -> tuple[int, int]:
+    """Gives offset and length in the file of elements [start, start + count)."""
+    layout = region.layout
+    if layout is None:
+        return region.file_offset + start * region.width // 8, count * region.width // 8
+    first, blocks = start // layout.per_block, count // layout.per_block
+    return region.file_offset + first * layout.stride, blocks * layout.stride
+
+
+def elements_of(region: Region, held: bytearray) -> bytearray:
+    """Takes the elements out of a window of the file."""
+    stored = stored_of(region, held)
+    if region.width != 4:
+        return stored
+    elements = bytearray(2 * len(stored))
+    high_first = int(_nibble_order(region) == "high")
+    elements[high_first::2] = stored.translate(_LOW)
+    elements[1 - high_first :: 2] = stored.translate(_HIGH)
+    return elements
+
+
+def put_elements(region: Region, elements: bytearray, held: bytearray) -> bytearray:
+    """Puts elements back into their window, in place; gives the bytes that store them."""
+    stored = elements
+    if region.width == 4:
+        high_first = int(_nibble_order(region) == "high")
+        low = int.from_bytes(elements[high_first::2], "little")
+        high = int.from_bytes(elements[1 - high_first :: 2], "little")
+        stored = bytearray((low | high << 4).to_bytes(len(elements) // 2, "little"))
+    layout = region.layout
+    if layout is None:
+        held[:] = stored
+        return stored
+    size = layout.per_block * region.width // 8
+    for block in range(len(held) // layout.stride):
+        place = block * layout.stride + layout.first
+        held[place : place + size] = stored[block * size : (block + 1) * size]
+    return stored
+
+
+def stored_of(region: Region, held: bytearray) -> bytearray:
+    """Gives the bytes that store the elements, without the gaps of a blocked layout."""
+    layout = region.layout
+    if layout is None:
+        return bytearray(held)
+    size = layout.per_block * region.width // 8
+    places = range(layout.first, len(held), layout.stride)
+    return bytearray().join(held[place : place + size] for place in places)
+
+
+def _nibble_order(region: Region) -> str:
+    return region.layout.nibble_order if region.layout else "low"
