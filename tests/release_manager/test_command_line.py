@@ -1,0 +1,239 @@
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from release_manager import show
+from release_manager.__main__ import COMMANDS
+from release_manager.command import Command, build_parser
+from tests.release_manager.desk import Desk
+from tests.release_manager.fake_server import TOKEN, FakeServer
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
+def test_every_command_has_help_an_example_and_the_exit_codes(desk: Desk, command: Command) -> None:
+    assert desk.run(*command.words.split(), "--help") == 0
+    for part in ("example:", f"fleetdiff {command.words}", "exit codes:", "--json"):
+        assert part in desk.out
+    assert (command.run.__doc__ or "").endswith(".")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
+def test_every_example_is_a_command(command: Command) -> None:
+    for example in command.example.splitlines() or [""]:
+        words = [*command.words.split(), *shlex.split(example)]
+        assert build_parser(COMMANDS).parse_args(words).run is command.run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "dance",
+        "rollout halt ro_1",
+        "rollout start asr r2 --cohort c --stages 5%,4%",
+        "release publish Asr r1 file",
+        "device token --model asr --ttl soon",
+        "cohort create c --model asr",
+        "cohort create c --model asr --device d1 --filter hardware=h1",
+        "diff make a",
+        "diff make a b --buckets c -o d --result e",
+        "login --server http://127.0.0.1:9",
+        "init",
+        "status --server fleet.example",
+        "status --server https://user:pw@fleet.example",
+    ],
+)
+def test_wrong_usage_is_two_lines_and_exit_code_2(desk: Desk, words: str) -> None:
+    assert desk.run(*words.split()) == 2
+    assert len(desk.err.splitlines()) == 2
+    assert desk.err.startswith("fleetdiff: ")
+    assert desk.out == ""
+
+
+def test_json_is_one_document_on_stdout(desk: Desk) -> None:
+    desk.server.answers["GET /v1/cohorts"] = {"items": [{"name": "k", "count": 3}]}
+    assert desk.json("cohort", "list") == {"items": [{"name": "k", "count": 3}]}
+
+
+def test_a_list_is_a_table(desk: Desk) -> None:
+    desk.server.answers["GET /v1/cohorts"] = {"items": [{"name": "k", "model": "asr", "count": 3}]}
+    assert desk.run("cohort", "list") == 0
+    assert [line.split() for line in desk.out.splitlines()] == [
+        ["NAME", "MODEL", "KIND", "COUNT", "FILTER"],
+        ["k", "asr", "-", "3", "-"],
+    ]
+
+
+def test_an_empty_list_says_so(desk: Desk) -> None:
+    desk.server.answers["GET /v1/models"] = {"items": []}
+    assert desk.run("model", "list") == 0
+    assert desk.out == "none\n"
+
+
+def test_status_shows_who_and_how(desk: Desk) -> None:
+    desk.server.answers["GET /v1/whoami"] = {"name": "ann", "scopes": ["devices:read"]}
+    desk.server.answers["GET /v1/health"] = {"devices": 7}
+    assert desk.json("status")["health"] == {"devices": 7}
+
+
+def test_a_refusal_shows_title_detail_and_fields(desk: Desk) -> None:
+    problem = {"title": "Conflict", "detail": "it runs", "status": 409, "state": "running"}
+    desk.server.fail = [(409, problem)]
+    assert desk.run("rollout", "pause", "ro_1") == 1
+    assert desk.err.splitlines()[0] == "fleetdiff: Conflict: it runs (state=running)"
+
+
+def test_a_wrong_token_says_how_to_log_in(desk: Desk) -> None:
+    assert desk.run("status", "--token", "fd_00000000_wrong") == 1
+    assert "fleetdiff login" in desk.err
+    assert "wrong" not in desk.err
+
+
+def test_a_server_that_is_not_there_is_exit_code_75(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert desk.run("status", "--server", f"http://127.0.0.1:{port}") == 75
+    assert "run the same command again" in desk.err
+
+
+def test_trouble_is_tried_again_where_that_is_safe(desk: Desk) -> None:
+    desk.server.answers["GET /v1/models"] = {"items": []}
+    desk.server.fail = [(503, {}), (502, {}), (429, {}), (504, {})]
+    assert desk.run("model", "list") == 0
+    assert len(desk.server.seen) == 5
+    desk.server.fail = [(503, {})] * 9
+    assert desk.run("model", "list") == 75
+    assert len(desk.server.seen) == 10
+
+
+def test_a_post_is_never_repeated(desk: Desk) -> None:
+    desk.server.fail = [(503, {}), (503, {})]
+    assert desk.run("rollout", "pause", "ro_1") == 75
+    assert len(desk.server.calls("POST")) == 1
+
+
+def test_an_answer_that_is_no_json_is_refused(desk: Desk) -> None:
+    desk.server.answers["GET /v1/models"] = b"<html>a proxy</html>"
+    assert desk.run("model", "list") == 1
+    assert "not JSON" in desk.err
+
+
+def test_a_refusal_without_a_problem_document_is_understood(desk: Desk) -> None:
+    desk.server.fail = [(500, b"<html>")]  # type: ignore[list-item]
+    assert desk.run("model", "list") == 1
+    assert "the server answered 500" in desk.err
+
+
+def test_the_token_does_not_follow_a_redirect(desk: Desk) -> None:
+    desk.server.fail = [(307, {"location": f"{desk.server.address}/elsewhere"})]
+    assert desk.run("model", "list") == 1
+    assert desk.server.tokens_seen == [f"Bearer {TOKEN}", ""]
+
+
+def test_a_redirected_post_is_refused(desk: Desk) -> None:
+    desk.server.fail = [(302, {"location": f"{desk.server.address}/elsewhere"})]
+    assert desk.run("rollout", "pause", "ro_1") == 1
+    assert len(desk.server.seen) == 1
+
+
+def test_control_characters_of_a_device_do_not_reach_the_terminal(desk: Desk) -> None:
+    device = {"id": "d1", "serial": "\x1b[2Jx\n", "events": [{"kind": "note", "detail": "\x1b]0;"}]}
+    desk.server.answers["GET /v1/devices/d1"] = device
+    assert desk.run("device", "show", "d1") == 0
+    assert "\x1b" not in desk.out
+    desk.server.fail = [(409, {"title": "\x1b[31mred", "detail": "a\nb"})]
+    assert desk.run("device", "show", "d1") == 1
+    assert "\x1b" not in desk.err
+    assert len(desk.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("bytes", 999, "999 B"),
+        ("bytes_sent", 1_500_000, "1.5 MB"),
+        ("patch_bytes", 12_345, "12.3 kB"),
+        ("new_wer_bp", 421, "4.21 %"),
+        ("new_wer_bp", None, "-"),
+        ("active", True, "yes"),
+        ("tags", {"a": 1, "b": [2, 3]}, "a=1 b=2, 3"),
+        ("bytes_full", 5 * 10**12, "5000.0 GB"),
+    ],
+)
+def test_a_value_is_shown_with_its_unit(name: str, value: object, text: str) -> None:
+    assert show.value_text(name, value) == text
+
+
+# --- configuration
+
+
+def test_login_writes_what_later_commands_use(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.server.answers["GET /v1/whoami"] = {"name": "ann"}
+    for name in ("SERVER", "TOKEN"):
+        monkeypatch.delenv(f"FLEETDIFF_{name}")
+    assert desk.run("status") == 2
+    words = ["login", "--server", desk.server.address + "/", "--token", TOKEN]
+    assert desk.json(*words)["name"] == "ann"
+    file = tmp_path / "config" / "fleetdiff" / "config.toml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    desk.server.answers["GET /v1/health"] = {}
+    assert desk.run("status") == 0
+
+
+def test_login_reads_the_token_from_stdin(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    desk.server.answers["GET /v1/whoami"] = {"name": "ann"}
+    monkeypatch.setattr("sys.stdin", io.StringIO(TOKEN + "\n"))
+    assert desk.run("login", "--server", desk.server.address, "--token", "-") == 0
+
+
+def test_a_refused_token_is_not_written(desk: Desk, tmp_path: Path) -> None:
+    assert desk.run("login", "--server", desk.server.address, "--token", "fd_1_no") == 1
+    assert not (tmp_path / "config").exists()
+
+
+def test_flags_come_before_the_environment_and_that_before_the_file(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from release_manager.config import Secret, read_settings
+
+    file = tmp_path / "config" / "fleetdiff" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('server = "http://file"\ntoken = "f"\nkeys = "/file"\n')
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    stored = read_settings({}, home)
+    assert (stored.server, stored.keys) == ("http://file", Path("/file"))
+    outer = home | {"FLEETDIFF_SERVER": "http://env", "FLEETDIFF_KEYS": "/env"}
+    assert read_settings({}, outer).server == "http://env"
+    flags = {"server": "http://flag", "token": Secret("t"), "keys": Path("/flag")}
+    chosen = read_settings(flags, outer)
+    assert (chosen.server, chosen.keys) == ("http://flag", Path("/flag"))
+    assert repr(chosen).count("***") == 1
+
+
+@pytest.mark.parametrize("text", [f'token = "{TOKEN}', f'token = {{a = "{TOKEN}"}}', "\udcff"])
+def test_a_damaged_configuration_is_refused_without_showing_it(
+    desk: Desk, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "config" / "fleetdiff" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text, errors="surrogateescape")
+    assert desk.run("model", "list") == 2
+    assert "fleetdiff login" in desk.err
+
+
+def test_a_bar_moves_only_on_a_terminal(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with show.progress("[x]") as report:
+        report(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with show.progress("[x] file") as report:
+        report(1, 2)
+    assert "[x] file" in capsys.readouterr().err
