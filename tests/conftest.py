@@ -1,0 +1,46 @@
+"""Real servers, started once a run and only if a test asks, and the stores of artifacts."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.blobs import Blobs, open_blobs
+from tests.real.postgres import PostgresServer, run_postgres
+from tests.real.process import Missing
+from tests.real.s3 import S3Server, run_s3
+
+
+def _start(server: AbstractContextManager[Any], running: ExitStack) -> Any:
+    try:
+        return running.enter_context(server)
+    except Missing as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{missing}; in CI nothing is skipped", pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with ExitStack() as running:
+        yield _start(run_postgres(), running)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with ExitStack() as running:
+        yield _start(run_s3(), running)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.real)])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    if request.param == "local":
+        return open_blobs(str(tmp_path / "artifacts"))
+    server: S3Server = request.getfixturevalue("s3_server")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+    return open_blobs(server.location(f"test-{secrets.token_hex(8)}"))
