@@ -1,5 +1,6 @@
 """The only place where things are wired: settings in, an application out."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -59,6 +60,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     )
     app.state.settings = settings
     app.state.database = Database(settings.database, durable=durable)
+    app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
     app.state.blobs = open_blobs(settings.artifacts)
     app.state.clock = lambda: datetime.now(UTC)
     app.state.wake = threading.Event()

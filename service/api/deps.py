@@ -4,12 +4,13 @@
 with FastAPI's default scope a failing commit has already answered 200), rolled back on any error.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 
 from service.blobs import Blobs
@@ -35,9 +36,14 @@ def clock(request: Request) -> datetime:
     return cast(Callable[[], datetime], request.app.state.clock)().astimezone(UTC)
 
 
-def transaction(request: Request) -> Iterator[Session]:
-    """Yield the one transaction of a request."""
-    with cast(Database, request.app.state.database).writer() as session:
+async def transaction(request: Request) -> AsyncIterator[Session]:
+    """Yield the one transaction of a request.
+
+    Writers queue here, in the event loop, before they have a thread: those that waited for
+    SQLite's lock in a thread would keep the one that holds it from getting a thread to finish.
+    """
+    state = request.app.state
+    async with state.writers, contextmanager_in_threadpool(state.database.writer()) as session:
         yield session
 
 

@@ -29,6 +29,7 @@ class Database:
         """
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.writers_max = 1 if self.is_sqlite else THREADS_MAX // 2
         if self.is_sqlite:
             self.engine = _sqlite(url, durable)
         else:
