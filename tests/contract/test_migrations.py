@@ -1,0 +1,80 @@
+"""The migrations make exactly the tables of the code, on both databases, and can be undone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+import migrations
+import service.db.rollout_tables  # noqa: F401  (fills the metadata)
+from service.db.migrate import migrate
+from service.db.session import Database
+from service.db.tables import Table
+from tests.real.postgres import PostgresServer, clone
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'migrated.db'}", f"sqlite:///{tmp_path / 'created.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    with clone(server) as migrated, clone(server) as created:
+        yield migrated, created
+
+
+def plain(value: Any) -> str:
+    """As text, with the text of SQL expressions instead of their addresses."""
+    if isinstance(value, dict):
+        return str(sorted((key, plain(part)) for key, part in value.items()))
+    return str(value)
+
+
+def snapshot(url: str) -> dict[str, Any]:
+    """Everything a database says about its tables, checks and partial indexes too."""
+    database = Database(url)
+    inspector = sa.inspect(database.engine)
+    found: dict[str, Any] = {}
+    for table in sorted(inspector.get_table_names()):
+        if table == "alembic_version":
+            continue
+        parts = {
+            "columns": inspector.get_columns(table),
+            "pk": [inspector.get_pk_constraint(table)],
+            "fk": inspector.get_foreign_keys(table),
+            "uq": inspector.get_unique_constraints(table),
+            "ck": inspector.get_check_constraints(table),
+            "ix": inspector.get_indexes(table),
+        }
+        found[table] = {name: sorted(map(plain, rows)) for name, rows in parts.items()}
+    database.close()
+    return found
+
+
+def test_migrations_and_tables_are_the_same(urls: tuple[str, str]) -> None:
+    migrated, created = urls
+    migrate(migrated)
+    database = Database(created)
+    Table.metadata.create_all(database.engine)
+    database.close()
+    assert snapshot(migrated) == snapshot(created)
+
+
+def test_migrating_twice_changes_nothing_and_down_leaves_nothing(urls: tuple[str, str]) -> None:
+    url = urls[0]
+    migrate(url)
+    before = snapshot(url)
+    migrate(url)
+    assert snapshot(url) == before
+    database = Database(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        connection.commit()
+    database.close()
+    assert snapshot(url) == {}
