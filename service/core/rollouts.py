@@ -146,7 +146,15 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
                 rollout=other.id,
             )
-    change(session, rollout, {"state": "running", "started_at": now}, "start", "", actor, now)
+    change(
+        session,
+        rollout,
+        {"state": "running", "started_at": now, "waiting_for": ""},
+        "start",
+        "",
+        actor,
+        now,
+    )
     start_stage(session, rollout, 1, now)
     return rollout
 

@@ -112,7 +112,7 @@ def _apply(
         return
     changes: dict[str, object]
     if decision.kind == "advance":
-        changes = {"stage": rollout.stage + 1}
+        changes = {"stage": rollout.stage + 1, "waiting_for": ""}
     elif decision.kind == "pause":
         reasons = sorted({*rollout.reasons, decision.reason})
         changes = {"state": "paused", "reasons": reasons, "waiting_for": decision.because}

@@ -1,0 +1,1 @@
+"""The status page: what `health` knows, drawn on the server, with no request to elsewhere."""

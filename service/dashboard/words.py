@@ -1,0 +1,59 @@
+"""Numbers and times as people read them: one form each for shares, sizes, counts and moments."""
+
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+NONE = "–"
+UNITS = ("kB", "MB", "GB", "TB")
+
+
+def percent(value_bp: int | None) -> str:
+    """Return basis points as percent with one decimal."""
+    return NONE if value_bp is None else f"{value_bp / 100:.1f} %"
+
+
+def points(value_bp: int | None) -> str:
+    """Return a change in basis points as percentage points, with its sign, two decimals."""
+    return NONE if value_bp is None else f"{value_bp / 100:+.2f}".replace("-", "−")
+
+
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole as percent; never 100 or 0 % for almost all or nearly none."""
+    if whole == 0:
+        return NONE
+    tenths = round(1000 * part / whole)
+    if 0 < part < whole:
+        tenths = max(1, min(999, tenths))
+    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+
+
+def size(count_bytes: int) -> str:
+    """Return bytes in decimal units, three digits."""
+    value, unit = float(count_bytes), "B"
+    for larger in UNITS:
+        if abs(value) < 999.5:
+            break
+        value, unit = value / 1000, larger
+    digits = 0 if unit == "B" or abs(value) >= 99.95 else 1
+    return f"{value:.{digits}f} {unit}".replace("-", "−")
+
+
+def count(number: int) -> str:
+    """Return a count with thin groups of three."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def devices(number: int) -> str:
+    """Return so many devices, in words."""
+    return f"{count(number)} device{'' if number == 1 else 's'}"
+
+
+def moment(at: datetime | None) -> Markup:
+    """Return a time as an element; the page's script adds how long ago that is."""
+    if at is None:
+        return Markup(NONE)
+    utc = at.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds"), f"{utc:%-d %b %Y, %H:%M} UTC"
+    )

@@ -1,0 +1,153 @@
+"""What only a bucket of artifacts can do wrong."""
+
+import logging
+import os
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from service.blobs import (
+    Unavailable,
+    WrongDigest,
+)
+from service.blobs.s3 import PART_BYTES, S3Blobs
+from tests.real.s3 import S3Server
+from tests.service.artifact import BODY, NAME, OTHER, URL_LIFETIME_S, everything_in, get, noted, put
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> S3Blobs:
+    return opened(s3_server)
+
+
+def opened(server: S3Server, **other: object) -> S3Blobs:
+    how: dict[str, object] = {
+        "prefix": f"test-{os.urandom(8).hex()}/",
+        "endpoint": server.endpoint,
+        "region": server.region,
+        "keys": (server.access_key, server.secret_key),
+    }
+    return S3Blobs(str(other.pop("bucket", server.bucket)), **(how | other))  # type: ignore[arg-type]
+
+
+@pytest.mark.real
+def test_whoever_holds_the_presigned_url_may_read_that_artifact(bucket: S3Blobs) -> None:
+    put(bucket)
+    answer = httpx2.get(bucket.url(NAME, URL_LIFETIME_S))
+    assert (answer.status_code, answer.content) == (200, BODY)
+    assert bucket.path(NAME) is None
+
+
+@pytest.mark.real
+def test_a_range_of_the_presigned_url_is_those_bytes(bucket: S3Blobs) -> None:
+    put(bucket)
+    answer = httpx2.get(bucket.url(NAME, URL_LIFETIME_S), headers={"Range": "bytes=1000-1999"})
+    assert answer.content == BODY[1000:2000]
+    assert answer.headers["Content-Range"] == f"bytes 1000-1999/{len(BODY)}"
+
+
+@pytest.mark.real
+def test_a_presigned_url_opens_nothing_else(bucket: S3Blobs) -> None:
+    put(bucket)
+    put(bucket, b"other")
+    url = bucket.url(NAME, URL_LIFETIME_S)
+    signature = parse_qs(urlsplit(url).query)["X-Amz-Signature"][0]
+    flipped = signature[:-1] + ("0" if signature[-1] != "0" else "1")
+    forged = {
+        "another signature": url.replace(signature, flipped),
+        "another artifact": url.replace(NAME, OTHER),
+        "a longer life": url.replace(f"Expires={URL_LIFETIME_S}", "Expires=86400"),
+        "no signature": url.partition("?")[0],
+    }
+    for what, tampered in forged.items():
+        answer = httpx2.get(tampered)
+        assert answer.status_code in (400, 403), what
+        assert BODY not in answer.content and b"other" not in answer.content
+    assert httpx2.put(url, content=b"rewritten").status_code in (400, 403)
+    assert get(bucket) == BODY
+
+
+@pytest.mark.real
+def test_a_url_is_handed_out_again_for_half_its_lifetime(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    bucket = opened(s3_server, clock=lambda: now[0])
+    signed: list[str] = []
+    presign = noted(bucket._client.generate_presigned_url, signed)
+    monkeypatch.setattr(bucket._client, "generate_presigned_url", presign)
+    first = bucket.url(NAME, URL_LIFETIME_S)
+    now[0] += URL_LIFETIME_S / 2 - 1
+    assert bucket.url(NAME, URL_LIFETIME_S) == first
+    assert len(signed) == 1
+    now[0] += 1
+    bucket.url(NAME, URL_LIFETIME_S)
+    bucket.url(NAME, URL_LIFETIME_S * 2)
+    bucket.url(OTHER, URL_LIFETIME_S)
+    assert len(signed) == 4
+
+
+@pytest.mark.real
+def test_neither_a_log_nor_a_repr_shows_a_url_or_a_key(
+    s3_server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        bucket = opened(s3_server)
+        put(bucket)
+        url = bucket.url(NAME, URL_LIFETIME_S)
+    shown = caplog.text + repr(bucket) + str(bucket) + repr(s3_server)
+    assert parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] not in shown
+    assert "X-Amz-Signature=" not in shown
+    assert s3_server.secret_key not in shown
+
+
+@pytest.mark.real
+def test_what_the_bucket_altered_is_not_handed_out(bucket: S3Blobs) -> None:
+    bucket._client.put_object(Bucket=bucket._bucket, Key=bucket._prefix + NAME, Body=b"altered")
+    with pytest.raises(WrongDigest):
+        get(bucket)
+
+
+@pytest.mark.real
+def test_an_upload_that_breaks_between_two_parts_leaves_nothing(
+    bucket: S3Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bucket._client.upload_part
+    sent = []
+
+    def broken(**part: object) -> object:
+        if part["PartNumber"] == 2:
+            sent.append(everything_in(bucket))
+            raise EndpointConnectionError(endpoint_url="the store")
+        return real(**part)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bucket._client, "upload_part", broken)
+    with pytest.raises(Unavailable, match="cannot write to s3://"):
+        put(bucket, bytes(PART_BYTES + 1))
+    assert [name.split()[0] for name in sent[0]] == ["unfinished"]
+    assert everything_in(bucket) == []
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "wrong", [{"bucket": "no-such-bucket"}, {"keys": ("stranger", "0" * 32)}], ids=str
+)
+def test_a_wrong_bucket_or_key_is_not_ready_and_stores_nothing(
+    s3_server: S3Server, wrong: dict[str, object]
+) -> None:
+    bucket = opened(s3_server, **wrong)
+    with pytest.raises(Unavailable, match=r"cannot find s3://.*40[34]"):
+        bucket.ready()
+    with pytest.raises(Unavailable):
+        put(bucket)
+
+
+def test_a_server_that_does_not_answer_is_an_os_error() -> None:
+    bucket = S3Blobs(
+        "bucket", prefix="", endpoint="http://127.0.0.1:1", region="r", keys=("key", "secret")
+    )
+    for act in (S3Blobs.ready, get, put):
+        with pytest.raises(OSError, match=r"cannot .* s3://bucket: .*127\.0\.0\.1:1"):
+            act(bucket)
