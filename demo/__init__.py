@@ -1,0 +1,1 @@
+"""The whole story, told by the real programs: `make demo`."""
