@@ -8,10 +8,10 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format format-check lint types imports test demo run openapi diagram lock size clean
+.PHONY: help setup check format format-check lint types imports test demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment (every other target does so by itself)
 
@@ -45,6 +45,13 @@ test: $(READY)  ## the tests; one of them: make test T=tests/unit/test_patch.py
 
 demo: $(READY)  ## the whole story: server, agents, three updates, one of them bad
 	$(BIN)/python -m demo
+
+bench-%: $(READY)  ## measure again, e.g. make bench-wire; writes build/bench/
+	$(BIN)/python -m benchmarks.$*
+
+speech: $(READY)  ## make the recogniser, its updates and its recordings again (needs espeak-ng; long)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m demo.speech
 
 run: $(READY)  ## a server of your own on http://127.0.0.1:8080, data in build/server
 	$(BIN)/fleetdiff-server serve --data build/server

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _table(story: Story) -> str:
-    head = f"{'':6}{'patch':>9}{'of full':>9}{'sent':>10}{'in full':>10}{'fleet WER':>16}  outcome"
+    head = f"{'':6}{'patch':>9}{'of full':>9}{'sent':>12}{'in full':>12}{'fleet WER':>16}  outcome"
     lines = ["", head, "-" * len(head)]
     for update in story.updates:
         view, health = update.rollout, update.rollout["health"]
@@ -70,7 +70,7 @@ def _table(story: Story) -> str:
             outcome += " sent back"
         lines.append(
             f"{update.release:6}{update.patch.stat().st_size:>9,}{update.patch_share:>9.1%}"
-            f"{view['bytes_sent']:>10,}{full:>10,}{rates:>16}  {outcome}"
+            f"{view['bytes_sent']:>12,}{full:>12,}{rates:>16}  {outcome}"
         )
     lines += ["", "whole pool, word error rate by kind of word:"]
     heard = [("r1", story.heard_base), *((u.release, u.heard) for u in story.updates)]

@@ -97,14 +97,14 @@ class Cast:
                 time.sleep(0.1)
         raise OffScript(f"the server did not start: {self.log('server')}")
 
-    def write_devices(self, names: list[str]) -> None:
+    def write_devices(self, names: list[str], server: str = "") -> None:
         """Write the configuration of devices; they enroll when they first start."""
         for name in names:
             folder = self.folder / "devices" / name
             folder.mkdir(parents=True, exist_ok=True)
             recogniser = [sys.executable, str(SPEECH / "recogniser.py")]
             (folder / "agent.toml").write_text(
-                f'server = "{self.url}"\n'
+                f'server = "{server or self.url}"\n'
                 f'model = "{MODEL}"\n'
                 f'serial = "{name}"\n'
                 'hardware = "speaker"\n'

@@ -17,13 +17,13 @@ from demo.cast import BASE, MODEL, SPEECH, Cast, OffScript
 from demo.hearing import Heard, hear
 
 COHORT = "homes"
-STAGES = "40%,100%"
+STAGES = "50%,100%"
 # A gate for a fleet of dozens: one device may weigh more, and nobody in it lies.
 GATE = {
     "clip": 0.06,
     "hostile_count": 0,
     "hostile_share": 0,
-    "alpha_halt": 0.01,
+    "alpha_halt": 0.02,
     "pairs_halt_least": 8,
     "pairs_promote_least": 8,
     "sigma": 0.05,
@@ -197,7 +197,7 @@ class Story:
         new, old = before.wer(tag), heard.wer(tag)
         _must(old < 0.6 * new, f"{update.release} did not learn {tag}: {new:.1%} to {old:.1%}")
         change, error = heard.change_since(before, "old")
-        _must(change < 3 * error, f"old words got worse: {change:+.2%} +- {error:.2%}")
+        _must(change < 2 * error, f"old words got worse: {change:+.2%} +- {error:.2%}")
 
     def watch(self, rollout: str, expected: str) -> dict[str, Any]:
         """Tell what happens in a rollout until it ends; it must end as expected."""

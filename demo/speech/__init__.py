@@ -1,0 +1,1 @@
+"""A small streaming speech recogniser, its training, its updates and its canary pool."""

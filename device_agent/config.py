@@ -1,0 +1,125 @@
+"""What a device is told once, in a TOML file: who it is, whom it trusts, and every limit.
+
+Strict: an unknown key, a missing one or a wrong type is an error that names the key, because a
+misspelt limit must not become a default one.
+"""
+
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+from urllib.parse import urlsplit
+
+from device_agent.errors import Misconfigured
+from trust.roles import NAME
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Every limit of the agent, with its unit last in the name (table `[limits]`)."""
+
+    poll_s: float = 900.0  # between polls, unless the server says Poll-After
+    poll_s_min: float = 1.0
+    poll_s_max: float = 86_400.0
+    start_spread_s: float = 10.0  # the first poll of a process waits up to this long
+    retry_s: float = 5.0  # the first delay after trouble; doubles
+    retry_s_max: float = 3_600.0
+    retries_max: int = 20  # then an attempt is given back and the server asked afresh
+    request_s_max: float = 30.0  # for a whole request that is not a download
+    silence_s_max: float = 20.0  # for one read or one connect
+    rate_bytes_s_min: int = 256  # of a download, over any window
+    rate_window_s: float = 30.0
+    bundle_bytes_max: int = 2 * 1024 * 1024
+    reply_bytes_max: int = 64 * 1024
+    canary_set_bytes_max: int = 1024 * 1024
+    shard_bytes_max: int = 64 * 1024 * 1024
+    spare_bytes: int = 1024 * 1024  # kept free beside what an update needs
+    recogniser_s_max: float = 600.0
+    saves_max: int = 28  # journal saves and resumes of one deployment
+    outbox_items_max: int = 500
+    batch_items_max: int = 100
+
+
+@dataclass(frozen=True)
+class Config:
+    """One device, as its owner set it up."""
+
+    server: str  # https://updates.example
+    model: str
+    serial: str
+    hardware: str
+    state_dir: Path
+    root: Path  # the pinned root.json
+    recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
+    blob_hosts: tuple[str, ...] = ()  # host[:port] that artifacts may be redirected to
+    ca_file: str = ""  # trust this authority instead of the system's
+    plain_http: bool = False  # http beyond the loopback interface
+    dev_root: bool = False  # accept a root made for development
+    attributes: dict[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name in ("model", "hardware"):
+            if not NAME.match(getattr(self, name)):
+                raise Misconfigured(f"{name} = {getattr(self, name)!r} is not a name")
+        if not 0 < len(self.serial) <= 128:
+            raise Misconfigured("serial must have 1 to 128 characters")
+        address = urlsplit(self.server)
+        if address.scheme not in ("https", "http") or not address.hostname:
+            raise Misconfigured(f"server = {self.server!r} is not an http(s) address")
+        if address.scheme == "http" and address.hostname not in LOOPBACK and not self.plain_http:
+            raise Misconfigured("server must be https, or set plain_http = true")
+
+
+def load_config(path: Path) -> Config:
+    """Return the configuration in a TOML file; relative paths are relative to that file.
+
+    Raises:
+        Misconfigured: it cannot be read, or a key is unknown, missing or of the wrong type.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"{path}: {error}") from error
+    try:
+        values = _checked(Config, document)
+        if isinstance(values.get("limits"), dict):
+            values["limits"] = Limits(**_checked(Limits, values["limits"]))
+        for name in ("state_dir", "root"):
+            values[name] = path.parent / values[name]
+        return Config(**values)
+    except Misconfigured as error:
+        raise Misconfigured(f"{path}: {error}") from error
+
+
+def _checked(kind: type[Config] | type[Limits], document: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name: f for f in fields(kind)}
+    if unknown := sorted(set(document) - set(known)):
+        raise Misconfigured(f"unknown key {unknown[0]!r}")
+    needed = {f.name for f in known.values() if f.default is f.default_factory is MISSING}
+    if missing := sorted(needed - set(document)):
+        raise Misconfigured(f"missing key {missing[0]!r}")
+    hints = get_type_hints(kind)
+    return {name: _value(name, hints[name], value) for name, value in document.items()}
+
+
+def _value(name: str, hint: Any, value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number and value >= 0:
+        return float(value)
+    if hint is int and isinstance(value, int) and number and value >= 0:
+        return value
+    if (hint is str or hint is bool) and isinstance(value, hint):
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    texts = tuple[str, ...]
+    if hint == texts and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if hint is Limits and isinstance(value, dict):
+        return value
+    if hint == dict[str, str] and isinstance(value, dict):
+        return {key: _value(f"{name}.{key}", str, text) for key, text in value.items()}
+    raise Misconfigured(f"{name} = {value!r} has the wrong type or is negative")

@@ -1,0 +1,56 @@
+"""The two trunks of trouble on a device, and what a person at it must mend.
+
+`Rejected` is permanent: the same bytes give the same answer, so it is reported with its code and
+the running model stays. `OSError`, with `Unavailable` for the network, is transient: the same
+state is tried again after a delay. Nothing else is caught; a bug ends the process and the journal
+resumes it.
+
+Codes are those of `trust.errors` and: E_PLAN (a plan that contradicts itself), E_NO_PIPELINE (every
+way was tried), E_BASE (the model file is not what was promised), E_PATCH, E_RESULT, E_SPACE,
+E_HTTP, E_REDIRECT, E_CANARY, E_ENGINE, E_SLOW, E_GATE, E_STATE_LOOP.
+"""
+
+
+class Rejected(Exception):
+    """Something that must not be acted on, however often it is tried.
+
+    Attributes:
+        code: what was wrong, for machines.
+        message: what was wrong, where, for people.
+        deployment: the attempt it belongs to, if that is known.
+        about: the answer it was found in, so that one answer is reported once.
+    """
+
+    def __init__(self, code: str, message: str, deployment: str = "", about: str = "") -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.deployment = deployment
+        self.about = about
+
+
+class Unavailable(OSError):
+    """A server that cannot be reached or does not answer as promised; try later.
+
+    Attributes:
+        status: the HTTP status, or 0 if there was none.
+        poll_after_s: when the server wants to be asked again, if it said so.
+    """
+
+    def __init__(self, message: str, status: int = 0, poll_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.poll_after_s = poll_after_s
+
+
+class Misconfigured(Exception):
+    """A device that a person must set up first: configuration, enrollment, damaged state."""
+
+
+class Busy(Exception):
+    """Another agent works in this state folder."""
+
+
+def one_line(text: str) -> str:
+    """Return a stranger's words without anything that a terminal or a log would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
