@@ -82,12 +82,19 @@ def operator(scope: str | None) -> Callable[..., Operator]:
 
 
 def device(session: Tx, authorization: Bearer = None) -> Device:
-    """Return the device that calls, in the transaction of its request."""
+    """Return the device that calls, in the transaction of its request, one at a time."""
+    return access.identify_device(session, _bearer(authorization), lock=True)
+
+
+def fetching_device(session: Reader, authorization: Bearer = None) -> Device:
+    """Return the device that calls to fetch something; a download holds up no writer."""
     return access.identify_device(session, _bearer(authorization))
 
 
-device.scope = "device"  # type: ignore[attr-defined]
+for _dependency in (device, fetching_device):
+    _dependency.scope = "device"  # type: ignore[attr-defined]
 Caller = Annotated[Device, Depends(device)]
+Fetcher = Annotated[Device, Depends(fetching_device)]
 
 
 def _bearer(authorization: str | None) -> str:

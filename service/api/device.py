@@ -3,14 +3,14 @@
 import hashlib
 import json
 import random
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from service.api.deps import Caller, Config, Now, Store, Tx
+from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx
 from service.api.problems import document
-from service.api.releases import send_artifact
+from service.api.releases import ARTIFACT, send_artifact
 from service.api.schemas import Counts, DeviceEvents, Enrollment, NewCanaryReport, Sha256
 from service.core import access, offers, reports
 from service.core.bundle import bundle_of, fleet_version, root_digest
@@ -46,7 +46,8 @@ def poll(
     now: Now,
     request: Request,
     s: Annotated[Sha256 | None, Query(description="digest of the active model file")] = None,
-    root: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
+    root: Annotated[int, Query(ge=0, le=1 << 31, description="root version trusted")] = 0,
+    t: Annotated[int, Query(ge=0, le=1 << 31, description="timestamp version verified")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Answer what the device should run: an order and how to get there, or why to hold."""
@@ -62,21 +63,18 @@ def poll(
     headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
-    body = bundle_of(session, answer, root, config.canary_timeout_s)
+    body = bundle_of(session, answer, root, t, config.canary_timeout_s)
     return Response(json.dumps(body), headers=headers, media_type="application/json")
 
 
 @router.get(
     "/artifacts/{sha256}",
-    responses={
-        **document(401, 404, 422),
-        206: {"description": "A range"},
-        307: {"description": "Elsewhere"},
-    },
+    responses=ARTIFACT | document(401),
+    response_class=Response,
 )
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
-    sha256: Sha256, request: Request, store: Store, config: Config, _device: Caller
+    sha256: Sha256, request: Request, store: Store, config: Config, _device: Fetcher
 ) -> Response:
     """Return a blob, with ranges, or redirect to a short-lived URL."""
     return send_artifact(sha256, request, store, config)
@@ -93,7 +91,7 @@ def post_events(body: DeviceEvents, session: Tx, device: Caller, now: Now) -> di
             "reason": event.reason,
             "detail": event.detail,
             "bytes": event.bytes,
-            "at": event.at if event.at.tzinfo else event.at.replace(tzinfo=UTC),
+            "at": event.at,
         }
         for event in body.events
     ]

@@ -13,7 +13,7 @@ from service.core.errors import NotFound
 from service.core.health import device_view, fleet_view
 from service.db import queries, rollout_queries
 
-router = APIRouter(prefix="/v1", tags=["operations"], responses=document(401, 403))
+router = APIRouter(prefix="/v1", tags=["operations"], responses=document(401, 403, 422))
 public = APIRouter(tags=["operations"])
 Anyone = Annotated[Operator, Depends(operator(None))]
 CanReadDevices = Annotated[Operator, Depends(operator("devices:read"))]

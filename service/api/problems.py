@@ -6,15 +6,17 @@ each field. A bug answers 500 without a stack trace; the trace goes to the log.
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
-from service.core.errors import Refusal
+from service.core.errors import LostRace, Refusal
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -27,6 +29,8 @@ STATUS_OF = {
     "TOO_LARGE": 413,
     "LENGTH_REQUIRED": 411,
 }
+# PostgreSQL: a unique violation, a serialization failure, a deadlock. SQLite has one writer.
+RACES = ("23505", "40001", "40P01")
 
 
 class Problem(BaseModel):
@@ -64,6 +68,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -84,19 +89,36 @@ async def _refusal(_request: Request, error: Exception) -> JSONResponse:
 async def _validation(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = [
-        {"pointer": "/" + "/".join(str(part) for part in found["loc"]), "detail": found["msg"]}
-        for found in error.errors()
+        {"pointer": _pointer(found["loc"]), "detail": found["msg"]} for found in error.errors()
     ]
     detail = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields)
     return problem(422, "invalid-request", "The request makes no sense", detail, errors=fields)
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+def _pointer(loc: Sequence[str | int]) -> str:
+    """Return a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in loc)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    names = {404: "not-found", 405: "method-not-allowed"}
+    if isinstance(error.__cause__, Refusal):  # FastAPI hides what stopped the reading of a body
+        return of_refusal(error.__cause__)
+    if error.status_code == 400:  # it is not UTF-8, or too deep
+        return await _validation(
+            request, RequestValidationError([{"loc": ("body",), "msg": error.detail}])
+        )
+    names = {404: "not-found", 405: "method-not-allowed", 416: "range-not-satisfiable"}
     name = names.get(error.status_code, "http")
     headers = dict(error.headers) if error.headers else None
     return problem(error.status_code, name, str(error.detail), str(error.detail), headers)
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DBAPIError)
+    if getattr(error.orig, "sqlstate", None) in RACES:
+        return of_refusal(LostRace("another request did this at the same time; look again"))
+    return await _bug(request, error)
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -1,12 +1,14 @@
 """Release managers: models, artifacts, signed metadata, and what follows from it."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from service.api.deps import Config, Now, Operator, Reader, Store, Tx, operator
 from service.api.problems import document
@@ -24,10 +26,19 @@ from service.core.health import model_view
 from service.db import queries
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1", tags=["releases"], responses=document(401, 403))
+router = APIRouter(prefix="/v1", tags=["releases"], responses=document(401, 403, 422))
 CanRead = Annotated[Operator, Depends(operator("releases:read"))]
 CanWrite = Annotated[Operator, Depends(operator("releases:write"))]
 Filename = Annotated[str, Path(max_length=120)]
+ONE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z", re.ASCII)
+BLOB = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+ARTIFACT: dict[int | str, dict[str, Any]] = {
+    **document(404, 416, 422),
+    200: {"description": "The blob", "content": BLOB},
+    206: {"description": "A range", "content": BLOB},
+    304: {"description": "Nothing changed"},
+    307: {"description": "Elsewhere"},
+}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
@@ -90,7 +101,7 @@ def list_metadata(session: Reader, _caller: CanRead) -> dict[str, int]:
     return queries.newest_versions(session)
 
 
-@router.get("/metadata/{filename}", responses=document(404))
+@router.get("/metadata/{filename}", responses=document(404, 422))
 def get_metadata(filename: Filename, session: Reader, _caller: CanRead) -> Response:
     """Return a signed document, byte for byte."""
     return Response(catalog.metadata_file(session, filename), media_type="application/json")
@@ -101,7 +112,12 @@ async def raw_body(request: Request) -> bytes:
     return await request.body()
 
 
-@router.put("/metadata/{role}", status_code=201, responses=document(409, 413, 422))
+@router.put(
+    "/metadata/{role}",
+    status_code=201,
+    responses=document(409, 413, 422),
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {}}}},
+)
 def put_metadata(
     role: Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")],
     body: Annotated[bytes, Depends(raw_body)],
@@ -117,7 +133,12 @@ def put_metadata(
     return {"role": row.role, "version": row.version}
 
 
-@router.put("/artifacts/{sha256}", status_code=201, responses=document(411, 413, 422))
+@router.put(
+    "/artifacts/{sha256}",
+    status_code=201,
+    responses={**document(411, 413, 422), 200: {"description": "It was there already"}},
+    openapi_extra={"requestBody": {"required": True, "content": BLOB}},
+)
 async def put_artifact(
     sha256: Sha256,
     request: Request,
@@ -139,12 +160,14 @@ async def put_artifact(
         raise DigestMismatch(str(error)) from error
     except WrongLength as error:
         raise InvalidRequest(str(error)) from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("the body broke off") from error
     new = await run_in_threadpool(_record, request, sha256, size, now)
     response.status_code = 201 if new else 200
     return {"sha256": sha256, "bytes": size}
 
 
-@router.get("/artifacts/{sha256}", responses=document(404, 422))
+@router.get("/artifacts/{sha256}", responses=ARTIFACT, response_class=Response)
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
     sha256: Sha256, request: Request, store: Store, config: Config, _caller: CanRead
@@ -163,12 +186,28 @@ def send_artifact(sha256: str, request: Request, store: Blobs, config: Settings)
         return Response(status_code=304, headers=headers)
     path = store.path(sha256)
     if path is not None:
+        _check_range(request, size)
         return _ArtifactFile(path, headers=headers, media_type="application/octet-stream")
     if request.method == "HEAD":
         return Response(headers=headers | {"Content-Length": str(size)})
     url = store.url(sha256, config.url_lifetime_s)
     assert url is not None
     return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
+
+
+def _check_range(request: Request, size: int) -> None:
+    """Forget a Range header that is not one plain range (RFC 9110, 14.2); refuse one past the end.
+
+    Raises:
+        HTTPException: 416, with the size.
+    """
+    match = ONE_RANGE.match(request.headers.get("range", ""))
+    if match is None or (match[2] and int(match[2]) < int(match[1])):
+        headers = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+        request.scope["headers"] = headers
+    elif int(match[1] or 0) >= size or (match[3] is not None and int(match[3]) == 0):
+        past = {"Content-Range": f"bytes */{size}"}
+        raise HTTPException(416, f"the artifact has {size} bytes", past)
 
 
 class _ArtifactFile(FileResponse):
@@ -179,9 +218,10 @@ def _declared_bytes(request: Request, config: Settings) -> int:
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal():
         raise LengthRequired("declare Content-Length; chunked uploads are not taken")
-    size = int(declared)
+    # Too many digits are not even read: Python refuses to.
+    size = int(declared) if len(declared) < 20 else config.artifact_bytes_max + 1
     if size > config.artifact_bytes_max:
-        raise TooLarge(f"{size} bytes; an artifact may have {config.artifact_bytes_max}")
+        raise TooLarge(f"an artifact may have {config.artifact_bytes_max} bytes")
     if size == 0:
         raise InvalidRequest("an artifact has at least one byte")
     return size

@@ -17,7 +17,7 @@ from service.core.health import cohort_view, rollout_view
 from service.db import rollout_queries
 from service.db.rollout_tables import Cohort
 
-router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403))
+router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403, 422))
 CanRead = Annotated[Operator, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[Operator, Depends(operator("rollouts:write"))]
 CanHalt = Annotated[Operator, Depends(operator("rollouts:halt"))]

@@ -1,17 +1,31 @@
 """Bodies on the wire: strict, bounded, nothing extra. Wire only; `core` takes plain values."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 ERRORS_MAX = 1_000_000
+YEAR_LEAST, YEAR_MOST = 1970, 9998  # what every database keeps, whatever its time zone
 
 
 def _no_guessing(value: Any) -> Any:
-    """Refuse what JSON does not call an integer: true, "1"."""
+    """Refuse what JSON does not call a number: true, "1"."""
     if isinstance(value, bool | str):
-        raise ValueError("an integer is required")
+        raise ValueError("a number is required")
+    return value
+
+
+def _moment(value: datetime) -> datetime:
+    """Return a time in UTC; without a zone it is UTC already."""
+    if not YEAR_LEAST <= value.year <= YEAR_MOST:
+        raise ValueError(f"a year from {YEAR_LEAST} to {YEAR_MOST} is required")
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _text_only(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("a time is written as text, by ISO 8601")
     return value
 
 
@@ -19,7 +33,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Labels = Annotated[dict[Label, Annotated[str, Field(max_length=256)]], Field(max_length=32)]
+# No quotes and no backslashes: a key becomes part of a JSON path in a query.
+Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f\"\\]+$")]
+Value = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+Labels = Annotated[dict[Key, Value], Field(max_length=32)]
+Moment = Annotated[datetime, AfterValidator(_moment), BeforeValidator(_text_only)]
 Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
 Positive = Annotated[int, Field(ge=1, le=1 << 53), BeforeValidator(_no_guessing)]
 Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
@@ -79,6 +97,13 @@ class NewStage(Body):
     in_flight_max: Positive | None = None
 
 
+GateValue = Annotated[
+    Annotated[int, Field(ge=0, le=1 << 53)]
+    | Annotated[float, Field(ge=0, le=1 << 53, allow_inf_nan=False)],
+    BeforeValidator(_no_guessing),
+]
+
+
 class NewRollout(Body):
     """One release going to one cohort."""
 
@@ -86,7 +111,7 @@ class NewRollout(Body):
     release: Name
     cohort: Name
     stages: Annotated[list[NewStage], Field(min_length=1, max_length=20)]
-    gate: dict[str, float | int] = {}
+    gate: Annotated[dict[str, GateValue], Field(max_length=20)] = {}
     on_halt: Literal["keep", "revert"] = "revert"
 
 
@@ -122,7 +147,7 @@ class DeviceEvent(Body):
         "note",
     ]
     deployment: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
-    at: datetime
+    at: Moment
     reason: Annotated[str, Field(max_length=64, pattern=r"^[\x20-\x7e]*$")] = ""
     detail: Text = ""
     bytes: Size = 0

@@ -9,25 +9,18 @@ Presigned URLs are secrets: whoever holds one may read the artifact. They are ne
 
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from service.blobs.local import LocalBlobs
-from service.blobs.store import Blobs, NotADigest, Unavailable, WrongDigest, WrongLength
+from service.blobs.store import Blobs, WrongDigest, WrongLength
 
-__all__ = [
-    "BadLocation",
-    "Blobs",
-    "LocalBlobs",
-    "NotADigest",
-    "Unavailable",
-    "WrongDigest",
-    "WrongLength",
-    "open_blobs",
-]
-
+__all__ = ["BadLocation", "Blobs", "LocalBlobs", "WrongDigest", "WrongLength", "open_blobs"]
 REGION = "us-east-1"  # what S3 servers that know no regions expect
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*")
+_S3 = re.compile(
+    r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])"
+    r"(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
+    r"(\?(?P<options>[^#]*))?"
+)
 
 
 class BadLocation(ValueError):
@@ -43,26 +36,22 @@ def open_blobs(location: str) -> Blobs:
         BadLocation: the location is not understood.
         OSError: the folder cannot be made or read.
     """
-    if not location:
-        raise BadLocation("name a folder, or s3://bucket, for the artifacts")
-    if "://" not in location:
+    if location and "://" not in location:
         return LocalBlobs(Path(location))
-    parts = urlsplit(location)
-    options = parse_qsl(parts.query, keep_blank_values=True)
+    found = _S3.fullmatch(location)
+    if found is None:
+        raise BadLocation(
+            "artifacts lie in a folder or at s3://bucket[/prefix]?endpoint=URL&region=NAME, in "
+            "letters that S3 takes; keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    options = parse_qsl(found["options"] or "", keep_blank_values=True)
     chosen = dict(options)
-    prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
-    endpoint = chosen.get("endpoint")
-    if parts.scheme != "s3" or parts.fragment:
-        raise BadLocation("artifacts lie in a folder or at s3://bucket[/prefix]?endpoint=&region=")
-    if "@" in parts.netloc:
-        raise BadLocation("keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not here")
-    if not _BUCKET.fullmatch(parts.netloc) or not _PREFIX.fullmatch(prefix):
-        raise BadLocation("the bucket or the prefix has letters that S3 does not take")
-    if len(chosen) != len(options) or not chosen.keys() <= {"endpoint", "region"}:
+    endpoint, region = chosen.pop("endpoint", None), chosen.pop("region", REGION)
+    if chosen or len(dict(options)) < len(options):
         raise BadLocation("only endpoint= and region= may follow the bucket, each once")
     if endpoint is not None and not endpoint.startswith(("https://", "http://")):
         raise BadLocation("endpoint= must be an http:// or https:// URL")
     from service.blobs.s3 import S3Blobs  # boto3 costs half a second and 49 MB: only if asked for
 
-    region = chosen.get("region", REGION)
-    return S3Blobs(parts.netloc, prefix=prefix, endpoint=endpoint, region=region)
+    prefix = f"{found['prefix']}/".removeprefix("/")
+    return S3Blobs(found["bucket"], prefix=prefix, endpoint=endpoint, region=region)

@@ -4,16 +4,15 @@ A body is checked here, in a spooled file, before its first byte goes to the buc
 differ: some ignore `If-None-Match`, some checksums, and an ETag means what each likes. Writing
 one artifact twice is harmless, because both bodies are the same.
 
-The keys need GetObject, PutObject and ListBucket (without the last, S3 answers 403 for what is
-absent). A rule of the bucket should abort unfinished multipart uploads after a day.
+The keys, of the environment, need GetObject, PutObject and ListBucket (without the last, S3
+answers 403 for what is absent). A rule of the bucket should abort unfinished multipart uploads
+after a day.
 """
 
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import boto3
@@ -22,7 +21,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.blobs.store import Unavailable, check_digest, is_stored, receive
+from service.blobs.store import Blobs, Unavailable, checked, receive
 
 CHUNK_BYTES = 1 << 20
 SPOOL_BYTES_MAX = 1 << 20  # of a body in memory; the rest waits in an unnamed file
@@ -32,7 +31,6 @@ CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
 ATTEMPTS_MAX = 3
 CONNECTIONS_MAX = 40  # the thread pool that serves `def` routes
-URLS_MAX = 10_000  # presigning costs 0.5 ms: a URL is handed out for half its life
 
 _CONFIG = Config(
     signature_version="s3v4",  # with an endpoint of its own boto3 would presign by version 2
@@ -49,104 +47,61 @@ _TRANSFER = TransferConfig(
 )
 
 
-class S3Blobs:
-    """A store in a bucket; keys None means those of the environment; see `Blobs`."""
+class S3Blobs(Blobs):
+    """A store in a bucket, its keys those of the environment; see `Blobs` for each method."""
 
-    def __init__(
-        self,
-        bucket: str,
-        *,
-        prefix: str,
-        endpoint: str | None,
-        region: str,
-        keys: tuple[str, str] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, bucket: str, *, prefix: str, endpoint: str | None, region: str) -> None:
         # At DEBUG botocore logs signatures, and a signature is all that a URL keeps secret.
         logging.getLogger("botocore").setLevel(logging.INFO)
-        self._bucket, self._prefix, self._clock = bucket, prefix, clock
-        self._urls: dict[tuple[str, int], tuple[str, float]] = {}
+        self._bucket, self._prefix = bucket, prefix
         with self._explained("open"):
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=endpoint,
-                region_name=region,
-                aws_access_key_id=keys[0] if keys else None,
-                aws_secret_access_key=keys[1] if keys else None,
-                config=_CONFIG,
-            )
-
-    def __repr__(self) -> str:
-        return f"S3Blobs('s3://{self._bucket}/{self._prefix}')"
-
-    def put(self, chunks: Iterable[bytes], sha256: str, bytes_expected: int) -> bool:
-        """Store a body; True if it was not there a moment ago."""
-        if is_stored(self, sha256, bytes_expected):
-            return False
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES_MAX) as file:
-            receive(chunks, file, sha256, bytes_expected)
-            file.seek(0)
-            with self._explained("write to"):
-                self._client.upload_fileobj(
-                    file,
-                    self._bucket,
-                    self._prefix + sha256,
-                    ExtraArgs={"ContentType": "application/octet-stream"},
-                    Config=_TRANSFER,
-                )
-        return True
+            session = boto3.Session(region_name=region)  # the default one keeps its first keys
+            self._client = session.client("s3", endpoint_url=endpoint, config=_CONFIG)
 
     def size(self, sha256: str) -> int | None:
         """Return the size in bytes, None if there is no such artifact."""
-        check_digest(sha256)
         with self._explained("look into"):
             try:
-                head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + sha256)
+                head = self._client.head_object(Bucket=self._bucket, Key=self._key(sha256))
+                return head["ContentLength"]
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return None
                 raise
-            return head["ContentLength"]
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[IO[bytes]]:
         """Yield a checked copy of the artifact; raises `WrongDigest` if the bucket altered it."""
         if self.size(sha256) is None:
             raise FileNotFoundError(f"there is no artifact {sha256}")
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES_MAX) as file:
+        with self._spool() as file:
             with self._explained("read from"):
-                found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + sha256)
+                found = self._client.get_object(Bucket=self._bucket, Key=self._key(sha256))
                 body = found["Body"].iter_chunks(CHUNK_BYTES)
                 receive(body, file, sha256, found["ContentLength"])
-            file.seek(0)
             yield file
 
-    def path(self, sha256: str) -> Path | None:
-        """Return None: a bucket has no files."""
-        check_digest(sha256)
-        return None
-
     def url(self, sha256: str, expires_s: int) -> str:
-        """Return a presigned URL, the same one for half its lifetime."""
-        check_digest(sha256)
-        url, good_until = self._urls.get((sha256, expires_s), ("", 0.0))
-        now = self._clock()
-        if not url or now >= good_until:
-            with self._explained("presign for"):
-                url = self._client.generate_presigned_url(
-                    "get_object",
-                    Params={"Bucket": self._bucket, "Key": self._prefix + sha256},
-                    ExpiresIn=expires_s,
-                )
-            if len(self._urls) >= URLS_MAX:
-                self._urls.clear()
-            self._urls[sha256, expires_s] = url, now + expires_s / 2
-        return url
+        """Return a presigned URL."""
+        with self._explained("presign for"):
+            at = {"Bucket": self._bucket, "Key": self._key(sha256)}
+            return self._client.generate_presigned_url("get_object", at, expires_s)
 
     def ready(self) -> None:
         """Ask for the bucket."""
         with self._explained("find"):
             self._client.head_bucket(Bucket=self._bucket)
+
+    def _spool(self) -> tempfile.SpooledTemporaryFile[bytes]:
+        return tempfile.SpooledTemporaryFile(SPOOL_BYTES_MAX)
+
+    def _keep(self, file: IO[bytes], sha256: str) -> bool:
+        with self._explained("write to"):
+            self._client.upload_fileobj(file, self._bucket, self._key(sha256), Config=_TRANSFER)
+        return True
+
+    def _key(self, sha256: str) -> str:
+        return self._prefix + checked(sha256)
 
     @contextmanager
     def _explained(self, verb: str) -> Iterator[None]:

@@ -1,11 +1,12 @@
-"""What a store of artifacts can do, and the checks that every store shares."""
+"""What a store of artifacts can do, and the one way in that every store shares."""
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -26,7 +27,7 @@ class Unavailable(OSError):
     """The object store does not answer, or refuses this server."""
 
 
-class Blobs(Protocol):
+class Blobs(ABC):
     """A store of immutable artifacts; each method raises `NotADigest` on any other name."""
 
     def put(self, chunks: Iterable[bytes], sha256: str, bytes_expected: int) -> bool:
@@ -39,42 +40,58 @@ class Blobs(Protocol):
             WrongLength: the body, or what is stored already, has not `bytes_expected` bytes.
             OSError: the store failed; nothing is left behind.
         """
+        found = self.size(sha256)
+        if found is None:
+            with self._spool() as file:
+                receive(chunks, file, sha256, bytes_expected)
+                return self._keep(file, sha256)
+        if found != bytes_expected:
+            raise WrongLength(f"{sha256} is stored with {found} bytes, not {bytes_expected}")
+        return False
 
+    @abstractmethod
     def size(self, sha256: str) -> int | None:
         """Return the size in bytes, None if there is no such artifact."""
 
+    @abstractmethod
     def open(self, sha256: str) -> AbstractContextManager[IO[bytes]]:
         """Yield the artifact as a seekable file; raises `FileNotFoundError` if it is absent."""
 
     def path(self, sha256: str) -> Path | None:
         """Return the local file; None if it is absent or the store is not local."""
+        checked(sha256)
+        return None
 
     def url(self, sha256: str, expires_s: int) -> str | None:
-        """Return a secret URL, valid for at least half of `expires_s`; None if local.
+        """Return a secret URL, valid for `expires_s`; None if local.
 
         Nobody is asked whether the artifact exists.
         """
+        checked(sha256)
+        return None
 
+    @abstractmethod
     def ready(self) -> None:
         """Raise an `OSError` that says why, if the store cannot be used."""
 
+    @abstractmethod
+    def _spool(self) -> AbstractContextManager[IO[bytes]]:
+        """Yield a file for a body not yet checked, which is gone at the end of the block."""
 
-def check_digest(sha256: str) -> None:
-    """Raise `NotADigest` unless the name may become a path or a key."""
+    @abstractmethod
+    def _keep(self, file: IO[bytes], sha256: str) -> bool:
+        """Make a checked body visible under its name in one step; True if it is new."""
+
+
+def checked(sha256: str) -> str:
+    """Return the name if it may become a path or a key; raise `NotADigest` if not."""
     if not _DIGEST.fullmatch(sha256):
         raise NotADigest("an artifact is named by 64 lower-case hexadecimal digits (SHA-256)")
-
-
-def is_stored(blobs: Blobs, sha256: str, bytes_expected: int) -> bool:
-    """Tell whether the artifact is there; raise `WrongLength` if it is, with another size."""
-    found = blobs.size(sha256)
-    if found not in (None, bytes_expected):
-        raise WrongLength(f"{sha256} is stored with {found} bytes, not {bytes_expected}")
-    return found is not None
+    return sha256
 
 
 def receive(chunks: Iterable[bytes], file: IO[bytes], sha256: str, bytes_expected: int) -> None:
-    """Write a body to a file, counting and hashing; stop at the first byte too many.
+    """Write a body to a file and rewind it, counting and hashing; stop at the first byte too many.
 
     Raises:
         WrongDigest: the body is not what `sha256` says.
@@ -91,3 +108,4 @@ def receive(chunks: Iterable[bytes], file: IO[bytes], sha256: str, bytes_expecte
         raise WrongLength(f"the body ended after {count} of {bytes_expected} bytes")
     if digest.hexdigest() != sha256:
         raise WrongDigest(f"the body hashes to {digest.hexdigest()}, not to {sha256}")
+    file.seek(0)

@@ -160,14 +160,20 @@ def enroll(
     return device, credential
 
 
-def identify_device(session: Session, credential: str) -> Device:
+def identify_device(session: Session, credential: str, *, lock: bool = False) -> Device:
     """Return the device that a credential belongs to.
+
+    Args:
+        session: to read from.
+        credential: what the device sent.
+        lock: one request of a device after the other; what it numbered itself counts once.
 
     Raises:
         Unauthorized: unknown, wrong or revoked, all alike.
     """
     device_id, digest = _parse("fc", credential)
-    device = session.get(Device, device_id)
+    # FOR NO KEY UPDATE: others may still refer to the device meanwhile.
+    device = session.get(Device, device_id, with_for_update={"key_share": True} if lock else None)
     valid = device is not None and hmac.compare_digest(device.credential_sha256, digest)
     if device is None or not valid or device.status == "revoked":
         raise Unauthorized("send a valid device credential as `Authorization: Bearer fc_...`")
@@ -186,6 +192,7 @@ def set_device_status(session: Session, device_id: str, status: str, now: dateti
         device.serial = f"{device.serial} (revoked {device.id})"
         for deployment in rollout_queries.open_deployments(session, device.id):
             deployments.finish(session, deployment, "canceled", "revoked", now)
+        session.get_one(DeviceModel, device.id).deployment_id = None  # no order is renewed
     device.status = status
     return device
 

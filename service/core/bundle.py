@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Metadata, Snapshot
+from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from service.core.offers import Answer, Hold, plan_of
 from service.db import queries
@@ -17,12 +17,22 @@ from service.db.tables import MetadataFile
 from trust.roles import family_role
 
 
-def bundle_of(session: Session, answer: Answer, root: int, canary_timeout_s: int) -> dict[str, Any]:
-    """Return the body of a changed poll for a device that trusts this version of the root."""
-    metadata = _metadata(session, answer.row.model, root)
-    hold = answer.hold
-    if not metadata:
-        hold = Hold.NOTHING_PUBLISHED
+def bundle_of(
+    session: Session, answer: Answer, root: int, timestamp: int, canary_timeout_s: int
+) -> dict[str, Any]:
+    """Return the body of a changed poll.
+
+    Args:
+        session: to read from.
+        answer: what the device is told.
+        root: the version of the root it trusts.
+        timestamp: the version of the timestamp it has verified, 0 if none; what belongs to that
+            version is not sent again.
+        canary_timeout_s: how long the device may listen.
+    """
+    newest = queries.newest_metadata(session, "timestamp")
+    hold = Hold.NOTHING_PUBLISHED if newest is None else answer.hold
+    metadata = _metadata(session, answer.row.model, newest, root, timestamp) if newest else {}
     order = plan = None
     if hold is None:
         assert answer.row.order_body is not None
@@ -43,18 +53,31 @@ def root_digest(session: Session) -> str:
     return hashlib.sha256(row.body).hexdigest() if row else ""
 
 
-def _metadata(session: Session, model: str, root: int) -> dict[str, str]:
-    """Return the files of the current snapshot that this model needs, as text."""
-    timestamp = queries.newest_metadata(session, "timestamp")
-    snapshot = queries.newest_metadata(session, "snapshot")
-    if timestamp is None or snapshot is None:
-        return {}
+def _metadata(
+    session: Session, model: str, newest: MetadataFile, root: int, timestamp: int
+) -> dict[str, str]:
+    """Return the files of the current snapshot that this device lacks, as text."""
     files = {f"{row.version}.root.json": row for row in queries.roots_after(session, root)}
-    files |= {"timestamp.json": timestamp, f"{snapshot.version}.snapshot.json": snapshot}
-    listed = Metadata[Snapshot].from_bytes(snapshot.body).signed.meta
-    for role in ("targets", family_role(model)):
+    if newest.version != timestamp:
+        files["timestamp.json"] = newest
+        current = _listed(session, newest.version)
+        known = _listed(session, timestamp)
         # The snapshot decides which version belongs to it, not what was uploaded since.
-        if f"{role}.json" in listed:
-            version = listed[f"{role}.json"].version
-            files[f"{version}.{role}.json"] = session.get_one(MetadataFile, (role, version))
+        for role in ("snapshot", "targets", family_role(model)):
+            if role in current and current[role] != known.get(role):
+                row = session.get_one(MetadataFile, (role, current[role]))
+                files[f"{row.version}.{role}.json"] = row
     return {name: row.body.decode() for name, row in files.items()}
+
+
+def _listed(session: Session, timestamp: int) -> dict[str, int]:
+    """Return role -> version of everything that a timestamp vouches for."""
+    row = session.get(MetadataFile, ("timestamp", timestamp))
+    if row is None:
+        return {}
+    version = Metadata[Timestamp].from_bytes(row.body).signed.snapshot_meta.version
+    snapshot = session.get_one(MetadataFile, ("snapshot", version))
+    meta = Metadata[Snapshot].from_bytes(snapshot.body).signed.meta
+    return {name.removesuffix(".json"): m.version for name, m in meta.items()} | {
+        "snapshot": version
+    }

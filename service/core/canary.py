@@ -95,8 +95,9 @@ class Evidence:
 def contribution(gate: Gate, old_errors: int, new_errors: int, ref_words: int) -> tuple[int, int]:
     """Return one device's (d, b) in `UNIT`s, clipped by the gate."""
     clip, cap = round(gate.clip * UNIT), round(gate.base_cap * UNIT)
-    d = (new_errors - old_errors) * UNIT // ref_words
-    return max(-clip, min(clip, d)), min(cap, old_errors * UNIT // ref_words)
+    # Rounded, not floored: a floor would make every change look a little better than it is.
+    d = round((new_errors - old_errors) * UNIT / ref_words)
+    return max(-clip, min(clip, d)), min(cap, round(old_errors * UNIT / ref_words))
 
 
 def evidence(gate: Gate, sums: Sums, failures: int, devices: int) -> Evidence:

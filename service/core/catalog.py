@@ -9,8 +9,9 @@ import json
 import re
 import secrets
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
+from sqlalchemy import Table
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Targets
 
@@ -24,13 +25,15 @@ from service.core.errors import (
     NotTheNextVersion,
 )
 from service.db import queries
+from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, MetadataFile, Model, Patch, Release
 from trust.accept import accept_family, accept_root, accept_targets
 from trust.errors import Untrusted
-from trust.roles import NAME, CanaryTarget, Family, PatchTarget, family_role, read_family
+from trust.roles import NAME, SHA256, CanaryTarget, Family, PatchTarget, family_role, read_family
 from trust.roles import Release as SignedRelease
 
 CANARY_MANIFEST_BYTES_MAX = 1 << 20
+WORDS_MAX = 1_000_000  # of one shard: what a report may count
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 
 
@@ -57,8 +60,9 @@ def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> 
     """Note that a blob is stored; True if it is new."""
     if session.get(Artifact, sha256) is not None:
         return False
-    session.add(Artifact(sha256=sha256, bytes=size, created_at=now))
-    return True
+    row = insert_into(session, cast(Table, Artifact.__table__))
+    row = row.values(sha256=sha256, bytes=size, created_at=now).on_conflict_do_nothing()
+    return session.execute(row.returning(Artifact.sha256)).first() is not None
 
 
 def metadata_file(session: Session, filename: str) -> bytes:
@@ -195,25 +199,42 @@ def _publish_canary(session: Session, blobs: Blobs, family: Family) -> None:
         raise NotAcceptable("the canary manifest is larger than 1 MiB")
     with blobs.open(family.canary.sha256) as file:
         raw = file.read(CANARY_MANIFEST_BYTES_MAX + 1)
-    try:
-        manifest = json.loads(raw)
-        shards = manifest["shards"]
-        for shard in shards:
-            artifact = session.get(Artifact, shard["sha256"])
-            if artifact is None or artifact.bytes != shard["bytes"]:
-                raise MissingArtifact(
-                    f"upload canary shard {shard['id']} before you sign the set",
-                    sha256=shard["sha256"],
-                )
-            if min(int(shard["utterances"]), int(shard["ref_words"])) < 1:
-                raise ValueError(f"shard {shard['id']} is empty")
-        if not shards:
-            raise ValueError("no shards")
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotAcceptable(f"the canary manifest is not understood: {error!r}") from error
+    manifest = _read_manifest(raw)
+    for shard in manifest["shards"]:
+        artifact = session.get(Artifact, shard["sha256"])
+        if artifact is None or artifact.bytes != shard["bytes"]:
+            raise MissingArtifact(
+                f"upload canary shard {shard['id']} before you sign the set",
+                sha256=shard["sha256"],
+            )
     row = session.get(CanarySet, family.model)
     if row is None:
         row = CanarySet(model=family.model)
         session.add(row)
     row.sha256 = family.canary.sha256
     row.manifest = manifest
+
+
+def _read_manifest(raw: bytes) -> dict[str, Any]:
+    """Return the manifest of a canary set: every poll and every report relies on its shards."""
+    try:
+        manifest: dict[str, Any] = json.loads(raw, parse_constant=_no_number)
+        ids = [_checked_shard(shard)["id"] for shard in manifest["shards"]]
+        if not ids or len(set(ids)) != len(ids):
+            raise ValueError("there must be shards, each with an id of its own")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotAcceptable(f"the canary manifest is not understood: {error!r}") from error
+    return manifest
+
+
+def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:
+    if not NAME.match(shard["id"]) or not SHA256.match(shard["sha256"]):
+        raise ValueError("a shard has a name as its id, and a SHA-256")
+    for field in ("utterances", "ref_words"):
+        if type(shard[field]) is not int or not 1 <= shard[field] <= WORDS_MAX:
+            raise ValueError(f"{field} of shard {shard['id']} must lie between 1 and {WORDS_MAX}")
+    return shard
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

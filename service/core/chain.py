@@ -15,7 +15,7 @@ PIPELINES_MAX = 3
 HOP_COST_BYTES = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Edge:
     """A patch file that turns the file with one digest into the file with another."""
 
@@ -91,18 +91,16 @@ def cheapest(edges: Iterable[Edge], source: str, target: str) -> list[Edge] | No
     leaving: dict[str, list[Edge]] = {}
     for edge in edges:
         leaving.setdefault(edge.source, []).append(edge)
-    queue: list[tuple[int, int, tuple[str, ...], str, list[Edge]]] = [(0, 0, (), source, [])]
+    queue: list[tuple[int, int, list[Edge]]] = [(0, 0, [])]
     done: dict[str, int] = {}
     while queue:
-        so_far, hops, names, node, path = heapq.heappop(queue)
+        so_far, hops, path = heapq.heappop(queue)
+        node = path[-1].target if path else source
         if node == target:
             return path
         if done.get(node, HOPS_MAX + 1) <= hops or hops == HOPS_MAX:
             continue
         done[node] = hops
         for edge in leaving.get(node, []):
-            ahead = so_far + cost([edge])
-            heapq.heappush(
-                queue, (ahead, hops + 1, (*names, edge.sha256), edge.target, [*path, edge])
-            )
+            heapq.heappush(queue, (so_far + cost([edge]), hops + 1, [*path, edge]))
     return None

@@ -35,6 +35,12 @@ class WrongState(Refusal):
     kind = "CONFLICT"
 
 
+class LostRace(Refusal):
+    """Another request was faster."""
+
+    kind = "CONFLICT"
+
+
 class NotTheNextVersion(Refusal):
     """The document does not follow the version that is current."""
 

@@ -158,6 +158,9 @@ def _wanted(
 def _way_back(
     session: Session, undo: Deployment, timeout: timedelta, now: datetime
 ) -> Deployment | Hold:
+    if undo.state == "canceled":
+        # It was called off too late: the device's own poll proves that it had switched.
+        undo.state, undo.reason = "confirmed", "after the halt"
     rollout = session.get_one(Rollout, undo.rollout_id)
     before = queries.release_with_bytes(session, rollout.model, undo.from_sha256)
     bad = session.get_one(Release, undo.release_id)

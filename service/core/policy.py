@@ -13,6 +13,23 @@ from service.core import canary
 from service.core.canary import Evidence, Gate, Sums
 
 BUCKETS = 10_000
+GATE_BOUNDS: dict[str, tuple[float, float]] = {  # beyond these the statistic does not compute
+    "margin_rel": (0, 1),
+    "clip": (0.001, 1),
+    "base_cap": (0.001, 1),
+    "hostile_count": (0, 1_000_000),
+    "hostile_share": (0, 1),
+    "alpha_halt": (1e-9, 0.49),
+    "alpha_promote": (1e-9, 0.49),
+    "alpha_failures": (1e-9, 0.49),
+    "pairs_halt_least": (1, 10_000_000),
+    "pairs_promote_least": (1, 10_000_000),
+    "sigma": (0.0001, 1),
+    "pairs_expected": (1, 10_000_000),
+    "failures_fine": (0.0001, 0.9999),
+    "failures_bad": (0.0001, 0.9999),
+    "undecided_s": (1, 365 * 86400),
+}
 
 
 @dataclass(frozen=True)
@@ -109,15 +126,11 @@ def gate_of(document: dict[str, Any]) -> Gate:
     if unknown:
         raise ValueError(f"unknown gate fields {unknown}; known are {sorted(vars(Gate()))}")
     gate = Gate(**document)
-    for name in ("alpha_halt", "alpha_promote", "alpha_failures"):
-        if not 0 < getattr(gate, name) < 0.5:
-            raise ValueError(f"{name} must lie between 0 and 0.5")
-    if not 0 < gate.failures_fine < gate.failures_bad < 1:
-        raise ValueError("0 < failures_fine < failures_bad < 1 must hold")
-    positive = ("clip", "base_cap", "sigma", "pairs_expected", "pairs_halt_least")
-    for name in (*positive, "pairs_promote_least", "undecided_s"):
-        if not getattr(gate, name) > 0:
-            raise ValueError(f"{name} must be above 0")
-    if min(gate.margin_rel, gate.hostile_count, gate.hostile_share) < 0:
-        raise ValueError("margin_rel, hostile_count and hostile_share may not be negative")
+    for name, (least, most) in GATE_BOUNDS.items():
+        value = getattr(gate, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most:  # NaN is not between either
+            raise ValueError(f"{name} must lie between {least} and {most}")
+    if not gate.failures_fine < gate.failures_bad:
+        raise ValueError("failures_fine must lie below failures_bad")
     return gate

@@ -9,10 +9,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from service.core import canary, deployments
@@ -21,9 +20,11 @@ from service.core.offers import canary_of
 from service.core.policy import gate_of
 from service.db import queries, rollout_queries
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Event, Rollout
+from service.db.session import insert_into
 from service.db.tables import Device, DeviceModel, Release
 
 PROGRESS = {"downloading": "downloading", "applied": "applied", "activated": "activated"}
+BYTES_SENT_MAX = 1 << 40  # what one device claims must not overflow the sum over all
 OUTCOME = {"refused": "refused", "failed": "failed", "rolled_back": "failed"}
 
 
@@ -61,7 +62,7 @@ def record_events(
         deployment = session.get(Deployment, event["deployment_id"])
         if deployment is None or deployment.device_id != device.id:
             continue
-        deployment.bytes_sent += event["bytes"]
+        deployment.bytes_sent = min(deployment.bytes_sent + event["bytes"], BYTES_SENT_MAX)
         if event["kind"] in PROGRESS:
             deployments.progress(deployment, PROGRESS[event["kind"]], now)
         elif event["kind"] in OUTCOME and deployment.direction == "forward":
@@ -88,7 +89,8 @@ def record_pair(session: Session, device: Device, pair: Pair, now: datetime) -> 
         return "duplicate"
     if rollout.state not in rollout_queries.LIVE:
         raise ReportClosed(f"rollout {rollout.id} is {rollout.state}")
-    first = not rollout_queries.has_counted(session, rollout.id, device.id)
+    known = rollout_queries.has_counted(session, rollout.id, device.id)
+    first = device.status == "active" and not known  # a device in quarantine is heard, not believed
     names = ("sub", "del", "ins")
     session.add(
         CanaryReport(
@@ -142,11 +144,9 @@ def _check(session: Session, device: Device, deployment: Deployment, pair: Pair)
 def _add(session: Session, rollout_id: str, d: int, b: int) -> None:
     """Add one contribution to the sums, in one statement, whoever else adds at the same time."""
     added = {"n": 1, "sd": d, "sdd": d * d, "sb": b, "sbb": b * b, "sdb": d * b}
-    dialect = session.get_bind().dialect.name
-    insert = sqlite_insert if dialect == "sqlite" else postgresql_insert
-    table = CanarySums.__table__
+    table = cast(Table, CanarySums.__table__)
     session.execute(
-        insert(CanarySums)
+        insert_into(session, table)
         .values(rollout_id=rollout_id, scope="all", **added)
         .on_conflict_do_update(
             index_elements=["rollout_id", "scope"],

@@ -126,9 +126,9 @@ def create_rollout(
     return rollout
 
 
-def rollout_named(session: Session, rollout_id: str) -> Rollout:
-    """Return a rollout, or refuse."""
-    rollout = session.get(Rollout, rollout_id, with_for_update=True)
+def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False) -> Rollout:
+    """Return a rollout, or refuse; `to_change` keeps others from changing it meanwhile."""
+    rollout = session.get(Rollout, rollout_id, with_for_update=to_change)
     if rollout is None:
         raise NotFound(f"there is no rollout {rollout_id}")
     return rollout
@@ -136,7 +136,7 @@ def rollout_named(session: Session, rollout_id: str) -> Rollout:
 
 def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:
     """Start a draft: one row changes, however many devices the cohort has."""
-    rollout = rollout_named(session, rollout_id)
+    rollout = rollout_named(session, rollout_id, to_change=True)
     if rollout.state == "running":
         return rollout
     _require(rollout, "draft")
@@ -161,7 +161,7 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
 
 def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Stop offering; devices on their way are told to stop before they switch."""
-    rollout = rollout_named(session, rollout_id)
+    rollout = rollout_named(session, rollout_id, to_change=True)
     _require(rollout, "running", "paused")
     reasons = sorted({*rollout.reasons, "operator"})
     changes = {"state": "paused", "reasons": reasons, "waiting_for": "a person resumes it"}
@@ -171,7 +171,7 @@ def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datet
 
 def resume(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Go on; if the gate could not decide, this is the person's decision to pass the stage."""
-    rollout = rollout_named(session, rollout_id)
+    rollout = rollout_named(session, rollout_id, to_change=True)
     _require(rollout, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
     changes = {"state": "running", "reasons": [], "waiting_for": ""}
@@ -181,7 +181,7 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
 
 def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
-    rollout = rollout_named(session, rollout_id)
+    rollout = rollout_named(session, rollout_id, to_change=True)
     if rollout.state == "draft":
         changes = {"state": "canceled", "finished_at": now, "waiting_for": ""}
         change(session, rollout, changes, "cancel", reason, actor, now)

@@ -34,7 +34,8 @@ def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
     for rollout_id in running:
         try:
             with database.writer() as session:
-                step(session, rollouts.rollout_named(session, rollout_id), now)
+                rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
+                step(session, rollout, now)
         except WrongState as error:  # somebody was faster: the next tick looks afresh
             logger.info("tick lost a race", extra={"rollout": rollout_id, "why": error.detail})
     if keys is not None:

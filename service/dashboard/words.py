@@ -1,21 +1,17 @@
-"""Numbers and times as people read them: one form each for shares, sizes, counts and moments."""
-
-from datetime import UTC, datetime
-
-from markupsafe import Markup
+"""Numbers as people read them, one form each; the templates know them as filters."""
 
 NONE = "–"
 UNITS = ("kB", "MB", "GB", "TB")
 
 
-def percent(value_bp: int | None) -> str:
+def percent(value_bp: int) -> str:
     """Return basis points as percent with one decimal."""
-    return NONE if value_bp is None else f"{value_bp / 100:.1f} %"
+    return f"{value_bp / 100:.1f} %"
 
 
-def points(value_bp: int | None) -> str:
+def points(value_bp: int) -> str:
     """Return a change in basis points as percentage points, with its sign, two decimals."""
-    return NONE if value_bp is None else f"{value_bp / 100:+.2f}".replace("-", "−")
+    return f"{value_bp / 100:+.2f}".replace("-", "−")
 
 
 def share(part: int, whole: int) -> str:
@@ -29,31 +25,24 @@ def share(part: int, whole: int) -> str:
 
 
 def size(count_bytes: int) -> str:
-    """Return bytes in decimal units, three digits."""
+    """Return bytes in decimal units, two digits at least."""
     value, unit = float(count_bytes), "B"
     for larger in UNITS:
-        if abs(value) < 999.5:
+        if value < 999.5:
             break
         value, unit = value / 1000, larger
-    digits = 0 if unit == "B" or abs(value) >= 99.95 else 1
-    return f"{value:.{digits}f} {unit}".replace("-", "−")
+    digits = 0 if unit == "B" or value >= 99.95 else 1
+    return f"{value:.{digits}f} {unit}"
 
 
-def count(number: int) -> str:
+def grouped(number: int) -> str:
     """Return a count with thin groups of three."""
     return f"{number:,}".replace(",", "\u202f")
 
 
 def devices(number: int) -> str:
     """Return so many devices, in words."""
-    return f"{count(number)} device{'' if number == 1 else 's'}"
+    return f"{grouped(number)} device{'' if number == 1 else 's'}"
 
 
-def moment(at: datetime | None) -> Markup:
-    """Return a time as an element; the page's script adds how long ago that is."""
-    if at is None:
-        return Markup(NONE)
-    utc = at.astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        utc.isoformat(timespec="seconds"), f"{utc:%-d %b %Y, %H:%M} UTC"
-    )
+FILTERS = {word.__name__: word for word in (percent, points, share, size, grouped, devices)}

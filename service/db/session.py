@@ -5,11 +5,14 @@ read is still true when it writes. On PostgreSQL the same code relies on row loc
 conditional updates.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, Table, create_engine, event
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -37,6 +40,7 @@ class Database:
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_size=THREADS_MAX,
                 pool_pre_ping=True,
+                json_serializer=_json,
             )
         writing = self.engine.execution_options(fleetdiff_writes=True)
         self._writers = sessionmaker(writing, expire_on_commit=False)
@@ -59,8 +63,21 @@ class Database:
         self.engine.dispose()
 
 
+def insert_into(session: Session, table: Table) -> Any:
+    """Return an INSERT that can say what happens when the row is there already."""
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite_insert(table) if is_sqlite else postgresql_insert(table)
+
+
+def _json(value: object) -> str:
+    """Return JSON as SQLite's own functions read it: they do not see through an escaped key."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _sqlite(url: str, durable: bool) -> Engine:
-    engine = create_engine(url, pool_size=THREADS_MAX, connect_args={"timeout": 20})
+    engine = create_engine(
+        url, pool_size=THREADS_MAX, json_serializer=_json, connect_args={"timeout": 20}
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:

@@ -66,3 +66,13 @@ def test_the_documents_say_which_operations_need_a_credential() -> None:
             for method, operation in operations.items():
                 assert ("security" in operation) == ((method.upper(), path) not in OPEN)
                 assert "Authorization" not in str(operation.get("parameters"))
+
+
+def test_every_documented_error_is_a_problem() -> None:
+    for document in documents().values():
+        assert "HTTPValidationError" not in str(document)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    if status >= "4":
+                        assert "application/problem+json" in response["content"], operation

@@ -4,10 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import cast
 
-from service.blobs import (
-    Blobs,
-    LocalBlobs,
-)
+from service.blobs import Blobs, LocalBlobs
 from service.blobs.s3 import S3Blobs
 
 BODY = bytes(range(256)) * 40

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
-from service.app import create_app
 from service.db.migrate import migrate
 from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
-from tests.service.world import World
+from tests.service.world import World, opened
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +39,24 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
-    app = create_app(settings, ticking=False, durable=False)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield World(client, app, tmp_path / "keys").found()
+    with opened(settings, tmp_path) as world:
+        yield world.found()
+
+
+@pytest.fixture
+def world_sqlite(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
+    """The small world, for what no database can make different."""
+    settings = Settings(database=sqlite_url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+    with opened(settings, tmp_path) as world:
+        yield world.found()
+
+
+@pytest.fixture
+def unpublished(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
+    """A server to which nothing was ever published."""
+    settings = Settings(database=sqlite_url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+    with opened(settings, tmp_path) as world:
+        yield world
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.blobs import (
-    BadLocation,
-    Blobs,
-    LocalBlobs,
-    NotADigest,
-    WrongDigest,
-    WrongLength,
-    open_blobs,
-)
+from service.blobs import BadLocation, Blobs, LocalBlobs, WrongDigest, WrongLength, open_blobs
 from service.blobs.s3 import PART_BYTES, S3Blobs
+from service.blobs.store import NotADigest
 from tests.service.artifact import BODY, NAME, URL_LIFETIME_S, everything_in, get, put
 
 RACERS = 20
@@ -223,9 +216,30 @@ def test_a_process_that_stores_in_a_folder_never_imports_boto3(tmp_path: Path) -
         "s3://bucket?secret=hidden",
         "s3://bucket?region=a&region=b",
         "s3://bucket#part",
+        "s3://bucket?region=a#part",
+        "s3://bucket?endpoint=",
     ],
 )
 def test_a_location_that_is_not_understood_is_refused_and_not_repeated(location: str) -> None:
     with pytest.raises(BadLocation) as refusal:
         open_blobs(location)
     assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "prefix", "endpoint"),
+    [
+        ("s3://bucket", "", "https://s3.eu-west-1.amazonaws.com"),
+        ("s3://bucket/", "", "https://s3.eu-west-1.amazonaws.com"),
+        ("s3://bucket/a/b_c/", "a/b_c/", "https://s3.eu-west-1.amazonaws.com"),
+        ("s3://bucket/a?endpoint=http://127.0.0.1:9000", "a/", "http://127.0.0.1:9000"),
+    ],
+)
+def test_a_location_names_bucket_prefix_and_server(
+    location: str, prefix: str, endpoint: str
+) -> None:
+    joint = "&" if "?" in location else "?"
+    found = cast(S3Blobs, open_blobs(f"{location}{joint}region=eu-west-1"))
+    assert (found._bucket, found._prefix) == ("bucket", prefix)
+    assert found._client.meta.endpoint_url == endpoint
+    assert found._client.meta.region_name == "eu-west-1"

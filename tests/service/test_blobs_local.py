@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.blobs import (
-    LocalBlobs,
-)
-from service.blobs.local import UNFINISHED_AGE_S_MAX
+from service.blobs import LocalBlobs
+from service.blobs.local import UNFINISHED, UNFINISHED_AGE_S_MAX
 from tests.service.artifact import BODY, NAME, URL_LIFETIME_S, everything_in, get, noted, put
 
 
@@ -22,27 +20,10 @@ def local(tmp_path: Path) -> LocalBlobs:
 def test_a_local_artifact_has_a_file_of_its_own_and_no_url(local: LocalBlobs) -> None:
     put(local)
     path = local.path(NAME)
-    assert path == local.folder / NAME[:2] / NAME[2:4] / NAME
+    assert path == local.folder / NAME
     assert path.read_bytes() == BODY
     assert path.stat().st_mode & 0o222 == 0
     assert local.url(NAME, URL_LIFETIME_S) is None
-
-
-@pytest.mark.parametrize("part", [NAME[:2], f"{NAME[:2]}/{NAME[2:4]}"])
-def test_a_symbolic_link_in_place_of_a_folder_leads_nowhere(
-    local: LocalBlobs, tmp_path: Path, part: str
-) -> None:
-    outside = tmp_path / "outside"
-    (outside / NAME[2:4]).mkdir(parents=True)
-    (outside / NAME).write_bytes(BODY)
-    (outside / NAME[2:4] / NAME).write_bytes(BODY)
-    (local.folder / part).parent.mkdir(exist_ok=True)
-    (local.folder / part).symlink_to(outside)
-    before = sorted(outside.rglob("*"))
-    for act in (put, get, lambda blobs: blobs.size(NAME), lambda blobs: blobs.path(NAME)):
-        with pytest.raises(NotADirectoryError):
-            act(local)
-    assert sorted(outside.rglob("*")) == before
 
 
 def test_a_symbolic_link_in_place_of_an_artifact_leads_nowhere(
@@ -50,37 +31,21 @@ def test_a_symbolic_link_in_place_of_an_artifact_leads_nowhere(
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
-    shelf = local.folder / NAME[:2] / NAME[2:4]
-    shelf.mkdir(parents=True)
-    (shelf / NAME).symlink_to(secret)
+    (local.folder / NAME).symlink_to(secret)
     for act in (put, get, lambda blobs: blobs.size(NAME), lambda blobs: blobs.path(NAME)):
         with pytest.raises(OSError, match="symbolic links"):
             act(local)
     assert secret.read_bytes() == b"secret"
 
 
-def test_a_symbolic_link_in_place_of_incoming_is_not_written_through(
-    local: LocalBlobs, tmp_path: Path
-) -> None:
-    (tmp_path / "outside").mkdir()
-    (local.folder / "incoming").rmdir()
-    (local.folder / "incoming").symlink_to(tmp_path / "outside")
-    with pytest.raises(NotADirectoryError):
-        put(local)
-    with pytest.raises(NotADirectoryError):
-        LocalBlobs(local.folder)
-
-
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_what_is_no_regular_file_is_no_artifact(local: LocalBlobs, make: object) -> None:
-    shelf = local.folder / NAME[:2] / NAME[2:4]
-    shelf.mkdir(parents=True)
-    make(shelf / NAME)  # type: ignore[operator]
+    make(local.folder / NAME)  # type: ignore[operator]
     with pytest.raises(OSError, match=r"directory|regular"):
         local.size(NAME)
 
 
-@pytest.mark.parametrize("call", ["fsync", "link", "mkdir"])
+@pytest.mark.parametrize("call", ["fsync", "link", "open"])
 def test_a_disk_that_fails_leaves_nothing(
     local: LocalBlobs, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -102,7 +67,7 @@ def test_the_body_is_on_the_disk_before_its_name_is(
     for call in ("fsync", "link"):
         monkeypatch.setattr(os, call, noted(getattr(os, call), calls))
     put(local)
-    assert calls == ["fsync", "fsync", "fsync", "link", "fsync"]  # file, two new folders, name
+    assert calls == ["fsync", "link", "fsync"]  # the file, then its name
 
 
 def test_a_killed_upload_is_never_seen_and_goes_after_a_day(local: LocalBlobs) -> None:
@@ -117,7 +82,8 @@ LocalBlobs(Path(sys.argv[1])).put(killed(), sys.argv[2], 100)
 """
     done = subprocess.run([sys.executable, "-c", script, str(local.folder), NAME])
     assert done.returncode == 9
-    (leftover,) = (local.folder / "incoming").iterdir()
+    (leftover,) = local.folder.iterdir()
+    assert leftover.suffix == UNFINISHED
     assert local.size(NAME) is None
     LocalBlobs(local.folder)
     assert leftover.exists(), "another process may still be writing it"
@@ -127,7 +93,24 @@ LocalBlobs(Path(sys.argv[1])).put(killed(), sys.argv[2], 100)
     assert everything_in(local) == []
 
 
+def test_a_symbolic_link_among_the_unfinished_is_not_followed_when_they_go(
+    local: LocalBlobs, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"kept")
+    link = local.folder / f"old{UNFINISHED}"
+    link.symlink_to(outside)
+    past = link.lstat().st_mtime - UNFINISHED_AGE_S_MAX - 1
+    os.utime(outside, (past, past))
+    LocalBlobs(local.folder)
+    assert link.is_symlink(), "the age of what it points to was taken"
+    os.utime(link, (past, past), follow_symlinks=False)
+    LocalBlobs(local.folder)
+    assert everything_in(local) == []
+    assert outside.read_bytes() == b"kept"
+
+
 def test_a_folder_that_is_gone_is_not_ready(local: LocalBlobs) -> None:
-    (local.folder / "incoming").rmdir()
+    local.folder.rmdir()
     with pytest.raises(FileNotFoundError):
         local.ready()

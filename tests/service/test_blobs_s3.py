@@ -8,28 +8,28 @@ import httpx2
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from service.blobs import (
-    Unavailable,
-    WrongDigest,
-)
+from service.blobs import WrongDigest
 from service.blobs.s3 import PART_BYTES, S3Blobs
+from service.blobs.store import Unavailable
 from tests.real.s3 import S3Server
-from tests.service.artifact import BODY, NAME, OTHER, URL_LIFETIME_S, everything_in, get, noted, put
+from tests.service.artifact import BODY, NAME, OTHER, URL_LIFETIME_S, everything_in, get, put
 
 
 @pytest.fixture
-def bucket(s3_server: S3Server) -> S3Blobs:
+def keys(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, keys: None) -> S3Blobs:
     return opened(s3_server)
 
 
-def opened(server: S3Server, **other: object) -> S3Blobs:
-    how: dict[str, object] = {
-        "prefix": f"test-{os.urandom(8).hex()}/",
-        "endpoint": server.endpoint,
-        "region": server.region,
-        "keys": (server.access_key, server.secret_key),
-    }
-    return S3Blobs(str(other.pop("bucket", server.bucket)), **(how | other))  # type: ignore[arg-type]
+def opened(server: S3Server, bucket: str = "") -> S3Blobs:
+    prefix = f"test-{os.urandom(8).hex()}/"
+    name = bucket or server.bucket
+    return S3Blobs(name, prefix=prefix, endpoint=server.endpoint, region=server.region)
 
 
 @pytest.mark.real
@@ -70,28 +70,8 @@ def test_a_presigned_url_opens_nothing_else(bucket: S3Blobs) -> None:
 
 
 @pytest.mark.real
-def test_a_url_is_handed_out_again_for_half_its_lifetime(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    bucket = opened(s3_server, clock=lambda: now[0])
-    signed: list[str] = []
-    presign = noted(bucket._client.generate_presigned_url, signed)
-    monkeypatch.setattr(bucket._client, "generate_presigned_url", presign)
-    first = bucket.url(NAME, URL_LIFETIME_S)
-    now[0] += URL_LIFETIME_S / 2 - 1
-    assert bucket.url(NAME, URL_LIFETIME_S) == first
-    assert len(signed) == 1
-    now[0] += 1
-    bucket.url(NAME, URL_LIFETIME_S)
-    bucket.url(NAME, URL_LIFETIME_S * 2)
-    bucket.url(OTHER, URL_LIFETIME_S)
-    assert len(signed) == 4
-
-
-@pytest.mark.real
 def test_neither_a_log_nor_a_repr_shows_a_url_or_a_key(
-    s3_server: S3Server, caplog: pytest.LogCaptureFixture
+    s3_server: S3Server, keys: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         bucket = opened(s3_server)
@@ -131,23 +111,23 @@ def test_an_upload_that_breaks_between_two_parts_leaves_nothing(
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    "wrong", [{"bucket": "no-such-bucket"}, {"keys": ("stranger", "0" * 32)}], ids=str
-)
+@pytest.mark.parametrize("wrong", ["bucket", "key"])
 def test_a_wrong_bucket_or_key_is_not_ready_and_stores_nothing(
-    s3_server: S3Server, wrong: dict[str, object]
+    s3_server: S3Server, keys: None, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    bucket = opened(s3_server, **wrong)
+    if wrong == "key":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
+    bucket = opened(s3_server, "no-such-bucket" if wrong == "bucket" else "")
     with pytest.raises(Unavailable, match=r"cannot find s3://.*40[34]"):
         bucket.ready()
     with pytest.raises(Unavailable):
         put(bucket)
 
 
-def test_a_server_that_does_not_answer_is_an_os_error() -> None:
-    bucket = S3Blobs(
-        "bucket", prefix="", endpoint="http://127.0.0.1:1", region="r", keys=("key", "secret")
-    )
+def test_a_server_that_does_not_answer_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    bucket = S3Blobs("bucket", prefix="", endpoint="http://127.0.0.1:1", region="r")
     for act in (S3Blobs.ready, get, put):
         with pytest.raises(OSError, match=r"cannot .* s3://bucket: .*127\.0\.0\.1:1"):
             act(bucket)

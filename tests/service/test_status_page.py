@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
 from service.app import create_app
 from service.core import access, rollouts
-from service.core.health import fleet_view
 from service.dashboard import pages
-from service.dashboard.pages import Lookout
-from service.dashboard.story import headline, publisher
+from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.settings import Settings
 from tests.service import status_story
@@ -109,8 +108,8 @@ def test_the_story_of_a_fleet_is_told(told: TestClient) -> None:
 
 
 def test_the_headline_counts_what_the_rollouts_say(told: TestClient) -> None:
-    with database(told).reader() as session:
-        tiles = {tile["label"]: tile["value"] for tile in headline(fleet_view(session, NOW))}
+    tile = '<h2>(.*?)</h2><p class="value">(.*?)</p>'
+    tiles = dict(re.findall(tile, told.get("/status").text))
     assert tiles["Devices"] == "400"
     assert tiles["On the newest release"] == "24.8 %"
     assert tiles["Live rollouts"] == "1"
@@ -135,24 +134,29 @@ def test_every_chart_is_well_formed_and_named(told: TestClient) -> None:
         assert chart.find("title") is not None or chart.get("aria-hidden") == "true"
 
 
+def one_rollout(session: Session, name: str = "n") -> Rollout:
+    """Make a draft; everything that can be named is named so."""
+    status_story.add_model(session, name)
+    release = status_story.add_release(session, name, 1, name)
+    status_story.add_devices(session, release, 1)
+    cohort = rollouts.create_cohort(session, "c", name, None, {"hardware": ["h0"]}, NOW)
+    cohort.name = name
+    session.flush()
+    return rollouts.create_rollout(
+        session,
+        model=name,
+        release=name,
+        cohort=name,
+        stages=status_story.STAGES,
+        gate={},
+        on_halt="keep",
+        now=NOW,
+    )
+
+
 def test_names_cannot_become_markup_or_headers(client: TestClient) -> None:
     with database(client).writer() as session:
-        status_story.add_model(session, EVIL)
-        release = status_story.add_release(session, EVIL, 1, EVIL)
-        status_story.add_devices(session, release, 1)
-        cohort = rollouts.create_cohort(session, "c", EVIL, None, {"hardware": ["h0"]}, NOW)
-        cohort.name = EVIL
-        session.flush()
-        made = rollouts.create_rollout(
-            session,
-            model=EVIL,
-            release=EVIL,
-            cohort=EVIL,
-            stages=status_story.STAGES,
-            gate={},
-            on_halt="keep",
-            now=NOW,
-        )
+        made = one_rollout(session, EVIL)
         rollouts.start(session, made.id, EVIL, NOW)
         rollouts.halt(session, made.id, EVIL, EVIL, NOW)
     for path in ("/", "/status"):
@@ -206,38 +210,6 @@ def test_the_page_holds_the_fragment_and_its_tag(told: TestClient) -> None:
     assert fragment.headers["etag"].strip('"') in page
 
 
-def test_a_slow_look_is_shared_for_a_while_and_a_quick_one_is_not(client: TestClient) -> None:
-    def shared(cost_s: float, later_s: float) -> bool:
-        times = iter([0.0, 0.0, cost_s, cost_s + later_s, 99.0, 99.0])
-        lookout = Lookout(lambda: next(times))
-        return lookout.look(database(client), NOW) is lookout.look(database(client), NOW)
-
-    assert not shared(cost_s=0.1, later_s=0.0)
-    assert shared(cost_s=1.0, later_s=9.9)
-    assert not shared(cost_s=1.0, later_s=10.1)
-
-
-def test_nobody_waits_for_a_slow_look_while_the_last_one_will_do(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[bool] = []
-    times = iter([0.0, 0.0, 1.0, 12.0, 12.0, 15.0, 16.0])
-    lookout = Lookout(lambda: next(times))
-    first = lookout.look(database(client), NOW)
-
-    def meanwhile(*_: object) -> dict[str, object]:
-        found.append(lookout.look(database(client), NOW) is first)
-        raise OSError("the database went away")
-
-    monkeypatch.setattr(pages, "tell", meanwhile)
-    with pytest.raises(OSError, match="went away"):
-        lookout.look(database(client), NOW)
-    assert found == [True]
-    monkeypatch.undo()
-    times = iter([30.0, 30.0, 30.1])
-    assert lookout.look(database(client), NOW) is not first, "a failed look left the door locked"
-
-
 def basic(password: str, user: str = "anyone") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
@@ -285,8 +257,28 @@ def test_an_expired_token_is_refused(guarded: TestClient) -> None:
 @pytest.mark.parametrize(
     ("hours", "tone"), [(48, "ok"), (24, "ok"), (23, "wait"), (1, "wait"), (0, "halt")]
 )
-def test_expiry_is_announced_a_day_ahead(hours: int, tone: str) -> None:
-    state = "ok" if hours else "expired"
-    expires = NOW + timedelta(hours=hours)
-    view = {"state": state, "metadata_expires_at": expires, "missing": []}
-    assert publisher(view, NOW)["tone"] == tone
+def test_expiry_is_announced_a_day_ahead(client: TestClient, hours: int, tone: str) -> None:
+    with database(client).writer() as session:
+        status_story.add_metadata(session, NOW + timedelta(hours=hours))
+    assert f'<p id="publisher" class="publisher {tone}">' in client.get("/status").text
+
+
+@pytest.mark.parametrize(
+    ("acts", "sentence"),
+    [
+        ([], "A draft: a person has yet to start it."),
+        (["halt"], "Canceled before it started; no device was asked."),
+        (["start"], "Just started; the next look is due soon."),
+        (["start", "pause"], "Paused because a person asked for it. Waiting: a person resumes it."),
+        (["start", "halt"], "Halted by mina: too slow. As planned, 0 devices keep the release."),
+    ],
+)
+def test_each_state_of_a_rollout_is_explained(
+    client: TestClient, acts: list[str], sentence: str
+) -> None:
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        for act in acts:
+            reason = [] if act == "start" else ["too slow"]
+            getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
+    assert sentence in text_of(client.get("/status").text)

@@ -8,26 +8,66 @@ device.runs = digest; device.poll()
 
 import hashlib
 import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import select
 from starlette.testclient import TestClient
 from tuf.api.metadata import Metadata, Targets
 
+from service.app import create_app
 from service.core import access, offers
 from service.core.publisher import OnlineKeys
 from service.core.tick import tick
+from service.db.tables import Table
+from service.settings import Settings
+from tests.service.phone import Phone
 from trust import sign
 from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_family
 
 MODEL = "asr"
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
+BASE, BETTER, PATCH = b"the base model" * 100, b"the better model" * 100, b"a small patch"
 
 
 def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+def refused(reply: Any, status: int, name: str = "") -> Any:
+    """Check that a reply is a problem document, and return it."""
+    assert reply.status_code == status, f"{reply.status_code}: {reply.text}"
+    assert reply.headers["content-type"] == "application/problem+json"
+    body = reply.json()
+    assert body.keys() >= {"type", "title", "status", "detail"} and body["status"] == status
+    assert body["type"].endswith(f"/{name}" if name else ""), body
+    return body
+
+
+def outcomes(calls: Sequence[Callable[[], Any]]) -> list[int]:
+    """Call everything at once, each in a thread, and return the sorted statuses."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> int:
+        start.wait()
+        return int(call().status_code)
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return sorted(threads.map(run, calls))
+
+
+@contextmanager
+def opened(settings: Settings, folder: Path) -> Iterator["World"]:
+    """Yield the world around a new app, to which nothing was published yet."""
+    app = create_app(settings, ticking=False, durable=False)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield World(client, app, folder / "keys")
 
 
 class World:
@@ -57,12 +97,26 @@ class World:
         assert reply.status_code < 300, reply.text
         return reply.json()
 
+    def rows(self) -> dict[str, list[str]]:
+        """Return everything the database holds, to compare before and after."""
+        with self.app.state.database.reader() as session:
+            return {
+                table.name: sorted(str(tuple(row)) for row in session.execute(select(table)))
+                for table in Table.metadata.sorted_tables
+            }
+
     def tick(self, seconds: float = 1) -> None:
         self.now += timedelta(seconds=seconds)
         tick(self.app.state.database, self.online, self.now)
 
     def found(self) -> "World":
-        """Publish root, targets and an empty family of the one model."""
+        """Publish root and targets, and add the one model."""
+        self.found_roles()
+        self.ok("POST", "/v1/models", json={"name": MODEL})
+        return self
+
+    def found_roles(self) -> None:
+        """Publish root and targets."""
         top = ("root", "targets", "snapshot", "timestamp")
         root = sign.new_root({name: self.public[name] for name in top}, self.now, dev=True)
         self.put_metadata("root", sign.sign(root, [self.signers["root"]]))
@@ -70,8 +124,6 @@ class World:
             None, {MODEL: self.public["family"]}, self.public["director"], self.now
         )
         self.put_metadata("targets", sign.sign(targets, [self.signers["targets"]]))
-        self.ok("POST", "/v1/models", json={"name": MODEL})
-        return self
 
     def put_metadata(self, role: str, body: bytes) -> Any:
         return self.ok("PUT", f"/v1/metadata/{role}", content=body)
@@ -137,7 +189,7 @@ class World:
 
     def enroll(
         self, serial: str, *, runs: str = "", cohort: str | None = None, **more: Any
-    ) -> "Phone":
+    ) -> Phone:
         asked = {"model": MODEL, "cohort": cohort}
         token = self.ok("POST", "/v1/enrollment-tokens", json=asked)["token"]
         body = {
@@ -151,7 +203,19 @@ class World:
         assert reply.status_code == 201, reply.text
         return Phone(self, reply.json()["device_id"], reply.json()["credential"], runs)
 
-    def fleet(self, count: int, runs: str) -> list["Phone"]:
+    def publish_all(self) -> None:
+        """Publish r1, a canary set and r2 after r1, and add the cohort of all devices."""
+        self.publish("r1", BASE)
+        self.publish_canary()
+        self.publish("r2", BETTER, after="r1", patch=PATCH)
+        self.ok("POST", "/v1/cohorts", json={"name": "all", "model": MODEL, "filter": {}})
+
+    def ready(self, **more: Any) -> str:
+        """Publish everything and start a rollout of r2 to all; returns its id."""
+        self.publish_all()
+        return self.start_rollout("r2", "all", **{"stages": [{"share_bp": 10_000}]} | more)
+
+    def fleet(self, count: int, runs: str) -> list[Phone]:
         """Enroll many devices in one transaction, past HTTP, and note what they run."""
         phones = []
         with self.app.state.database.writer() as session:
@@ -184,73 +248,3 @@ class World:
         rollout = self.ok("POST", "/v1/rollouts", json=body)["id"]
         self.ok("POST", f"/v1/rollouts/{rollout}/start")
         return str(rollout)
-
-
-class Phone:
-    """A device reduced to its words on the wire."""
-
-    def __init__(self, world: World, device_id: str, credential: str, runs: str) -> None:
-        self.world, self.id, self.credential, self.runs = world, device_id, credential, runs
-        self.etag, self.seq = "", 0
-
-    def request(self, method: str, path: str, **more: Any) -> Any:
-        return self.world.call(method, f"/device/v1{path}", token=self.credential, **more)
-
-    def poll(self) -> Any:
-        """Poll; returns the bundle, or None when nothing changed."""
-        query = {"s": self.runs} if self.runs else {}
-        headers = {"If-None-Match": self.etag}
-        reply = self.request("GET", "/poll", params=query, headers=headers)
-        if reply.status_code == 304:
-            return None
-        assert reply.status_code == 200, reply.text
-        self.etag = reply.headers["etag"]
-        return reply.json()
-
-    def offered(self) -> Any:
-        """Poll until the order is signed; returns the plan, or the reason to hold."""
-        bundle = self.poll()
-        if bundle is None or bundle["hold"] == "order_pending":
-            self.world.tick()
-            self.etag = ""
-            bundle = self.poll()
-        return bundle["plan"] or bundle["hold"]
-
-    def say(self, kind: str, deployment: str = "", **more: Any) -> Any:
-        self.seq += 1
-        event = {"seq": self.seq, "kind": kind, "deployment": deployment} | more
-        event.setdefault("at", self.world.now.isoformat())
-        return self.request("POST", "/events", json={"events": [event]})
-
-    def pair(self, plan: Any, old: int, new: int, **more: Any) -> Any:
-        """Report word errors of the old and the new model for an offer."""
-        canary = plan["canary"]
-        name = f"{plan['release']}|{self.id}|{canary['set']}|{canary['shard']}|1"
-        report = {
-            "report_id": hashlib.sha256(name.encode()).hexdigest()[:32],
-            "attempt": 1,
-            "deployment": plan["deployment"],
-            "old_model": self.runs,
-            "new_model": plan["sha256"],
-            "canary_set": canary["set"],
-            "shard": canary["shard"],
-            "scorer": "wer/1",
-            "runtime": "test",
-            "utterances": 20,
-            "ref_words": 100,
-            "order": "old_first",
-            "old": {"sub": old, "del": 0, "ins": 0},
-            "new": {"sub": new, "del": 0, "ins": 0},
-            "old_ms": 10,
-            "new_ms": 10,
-            "gate": "activated",
-        } | more
-        return self.request("POST", "/canary-reports", json=report)
-
-    def install(self, plan: Any, old: int, new: int) -> None:
-        """Do what an agent does with an offer: report, switch, and poll with the new bytes."""
-        assert self.pair(plan, old, new).status_code == 202
-        self.say("activated", plan["deployment"])
-        self.runs = plan["sha256"]
-        self.etag = ""
-        self.poll()
