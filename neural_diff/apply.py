@@ -8,16 +8,18 @@ The rules:
 - The work happens in a new file next to `target`, named `.<target's name>.<random>.part`. Each
   payload is checked before it is decoded, each section's result after; then the whole result.
 - Only then the new file is flushed to the disk and takes the place of `target` at once. On any
-  error it is removed and `target` is untouched. After a power cut a `.part` file may be left;
-  running again is safe and does not use it.
+  error it is removed and `target` is untouched. After a power cut it may be left; the next run for
+  the same target does not use it, but removes it, and nothing else of another name.
 - `shutil` and `tempfile` are not used: they bring lzma, a fifth of the memory of a whole run.
-- Memory holds one section's payload and streams (see `patch.WORKING_BYTES_MAX`) and one block.
+- Memory holds one section's payload and streams (see `limits.WORKING_BYTES_MAX`) and one block.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -40,14 +42,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes to do; both count payload of the patches."""
 
 
-def _numpy_is_there() -> bool:
-    try:
-        return find_spec("numpy") is not None
-    except (ImportError, ValueError):
-        return False
-
-
-NUMPY = _numpy_is_there()
+NUMPY = find_spec("numpy") is not None
 """Whether numpy decodes. It is loaded by the first `apply`, not by importing this module."""
 
 
@@ -76,17 +71,19 @@ def apply(
         _check_chain(chain, patches)
         source = opened.enter_context(open_regular(base, WrongBase))
         _check_base(source, chain[0], base)
+        _sweep(target)
         _check_space(chain, target.parent)
         work, part = opened.enter_context(_new_file_for(target))
         os.fchmod(work.fileno(), stat.S_IMODE(os.fstat(source.fileno()).st_mode) & 0o777)
         _copy(source, work)
-        total = sum(section.payload_bytes for patch in chain for section in patch.sections)
-        report = _counter(progress, total)
+        done, total = 0, sum(section.payload_bytes for patch in chain for section in patch.sections)
         for patch, file, path in zip(chain, files, patches, strict=True):
             work.truncate(patch.to_size)
             for number, section in enumerate(patch.sections):
                 _apply_section(patch, section, file, work, f"{path}: section {number}")
-                report(section.payload_bytes)
+                done += section.payload_bytes
+                if progress:
+                    progress(done, total)
             if sha256_of(work) != patch.to_sha256:
                 raise Corrupt(f"{path}: the result is not the file that the patch promises")
         work.flush()
@@ -98,18 +95,16 @@ def apply(
 
 def open_regular(path: Path, error: type[NeuralDiffError]) -> BinaryIO:
     """Opens a regular file for reading; raises `error` for a link, pipe, device or directory."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as failure:
         if failure.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise error(f"{path}: is a link or no regular file; give the file itself") from None
         raise
-    file = os.fdopen(descriptor, "rb") if _is_regular(descriptor) else None
-    if file is None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise error(f"{path}: is no regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -153,12 +148,32 @@ def _check_space(chain: Sequence[Patch], directory: Path) -> None:
         raise OSError(errno.ENOSPC, f"{need} bytes are needed and {free} free", str(directory))
 
 
+def _sweep(target: Path) -> None:
+    """Removes what runs for this target have left that a power cut ended.
+
+    A run that still goes on holds a lock on its file, which is then left alone.
+    """
+    ours = re.compile(re.escape(_part_prefix(target)) + r"[0-9a-f]{16}\.part")
+    for path in target.parent.iterdir():
+        if not ours.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            continue
+        # Whoever ended between the two looks at the directory has removed its own.
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _part_prefix(target: Path) -> str:
+    return f".{target.name[:100]}."
+
+
 @contextlib.contextmanager
 def _new_file_for(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Opens a new file in the target's directory and removes it at the end if it is still there."""
-    part = target.parent / f".{target.name[:100]}.{os.urandom(8).hex()}.part"
+    part = target.parent / f"{_part_prefix(target)}{os.urandom(8).hex()}.part"
     with part.open("x+b") as work:
         try:
+            fcntl.flock(work, fcntl.LOCK_EX)
             yield work, part
         finally:
             part.unlink(missing_ok=True)
@@ -211,22 +226,6 @@ def _copy(source: BinaryIO, work: BinaryIO) -> None:
     source.seek(0)
     while chunk := source.read(_COPY_BYTES):
         work.write(chunk)
-
-
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def report(more: int) -> None:
-        nonlocal done
-        done += more
-        if progress:
-            progress(done, total)
-
-    return report
-
-
-def _is_regular(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -2,16 +2,22 @@
 
 Sorted keys, no spaces, ASCII only, integers only. Text is printable, so that a name can be shown
 on a terminal or in a log line as it is.
+
+What a value must be is said by a **reader**: a function of a value and of the words that name its
+place, which gives what it read or refuses. An object is read by a table of readers, one a field;
+a class whose fields are annotated with readers is such a table.
 """
 
 import json
 import re
-from collections.abc import Collection
-from typing import Any, NoReturn
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from neural_diff.errors import Malformed
+from neural_diff.limits import NAME_CHARS_MAX
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+Reader = Callable[[object, str], Any]
 
 
 def serialise(value: object) -> bytes:
@@ -26,12 +32,7 @@ def parse(data: bytes) -> object:
         Malformed: the bytes are no JSON, or not the one spelling of their value.
     """
     try:
-        value = json.loads(
-            data.decode("ascii"),
-            object_pairs_hook=_object,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
+        value = strict_json(data.decode("ascii"))
         spelled = serialise(value)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"manifest is not JSON ({error}); fetch the patch again") from None
@@ -40,48 +41,91 @@ def parse(data: bytes) -> object:
     return value
 
 
-def fields(value: object, where: str, names: Collection[str]) -> dict[str, Any]:
-    """Gives an object that has exactly the named fields."""
-    if not isinstance(value, dict) or value.keys() != set(names):
+def strict_json(spelled: str) -> object:
+    """Reads JSON of integers only and with no key twice in an object; else a ValueError."""
+    return json.loads(
+        spelled,
+        object_pairs_hook=_object,
+        parse_float=_refuse_number,
+        parse_constant=_refuse_number,
+    )
+
+
+def record(value: object, where: str, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    """Reads an object that has exactly the fields of a table."""
+    if not isinstance(value, dict) or value.keys() != readers.keys():
         found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise Malformed(f"{where}: fields must be {sorted(names)}, found {found!s:.200}")
-    return value
+        raise Malformed(f"{where}: fields must be {sorted(readers)}, found {found!s:.200}")
+    return {name: read(value[name], f"{where}: {name}") for name, read in readers.items()}
 
 
-def items(value: object, where: str, count_max: int) -> list[Any]:
-    """Gives a list of at most `count_max` items."""
-    if not isinstance(value, list) or len(value) > count_max:
-        raise Malformed(f"{where}: must be a list of at most {count_max} items")
-    return value
+@cache
+def readers_of(kind: Hashable) -> dict[str, Reader]:
+    """Gives the table that a class is: those of its fields that are annotated with a reader."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if get_args(hint)[1:]}
 
 
-def integer(value: object, where: str, lowest: int, highest: int) -> int:
-    """Gives an integer within [lowest, highest]."""
-    if type(value) is not int or not lowest <= value <= highest:
-        raise Malformed(f"{where}: must be an integer from {lowest} to {highest}, is {value!r:.40}")
-    return value
+def spell(thing: Any) -> dict[str, Any]:
+    """Gives the fields that `record` reads with the table of the thing's class."""
+    return {name: getattr(thing, name) for name in readers_of(thing.__class__)}
 
 
-def text(value: object, where: str, length_max: int) -> str:
-    """Gives printable text of at most `length_max` characters."""
-    if not isinstance(value, str) or len(value) > length_max or not value.isprintable():
-        raise Malformed(f"{where}: must be printable text of at most {length_max} characters")
-    return value
+def many(read: Reader, count_max: int, one: str) -> Reader:
+    """Reads a list of at most `count_max` items; `one` is what an item is called."""
+    whole = _reader(
+        lambda value: isinstance(value, list) and len(value) <= count_max,
+        f"a list of at most {count_max} items",
+    )
+    return lambda value, where: tuple(
+        read(item, f"{where}: {one} {number}") for number, item in enumerate(whole(value, where))
+    )
 
 
-def digest(value: object, where: str) -> str:
-    """Gives a SHA-256 digest as 64 lowercase hexadecimal digits."""
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise Malformed(f"{where}: must be a SHA-256 digest of 64 lowercase hexadecimal digits")
-    return value
+def named(read: Reader, count_max: int) -> Reader:
+    """Reads an object of at most `count_max` values with names of their own."""
+    name = text(NAME_CHARS_MAX)
+    whole = _reader(
+        lambda value: isinstance(value, dict) and len(value) <= count_max,
+        f"an object of at most {count_max} names",
+    )
+    return lambda value, where: {
+        name(key, where): read(item, f"{where}: {key}") for key, item in whole(value, where).items()
+    }
 
 
-def one_of(value: object, where: str, allowed: tuple[Any, ...]) -> Any:
-    """Gives a value that is one of those allowed, and of the same type."""
+def integer(lowest: int, highest: int) -> Reader:
+    """Reads an integer within [lowest, highest]."""
+    return _reader(
+        lambda value: type(value) is int and lowest <= value <= highest,
+        f"an integer from {lowest} to {highest}",
+    )
+
+
+def text(length_max: int) -> Reader:
+    """Reads printable text of at most `length_max` characters."""
+    return _reader(
+        lambda value: isinstance(value, str) and len(value) <= length_max and value.isprintable(),
+        f"printable text of at most {length_max} characters",
+    )
+
+
+def one_of(*allowed: object) -> Reader:
+    """Reads a value that is one of those allowed, and of the same type."""
     # `True == 1`, and an unhashable value must not end a search with a TypeError.
-    if not any(type(value) is type(choice) and value == choice for choice in allowed):
-        raise Malformed(f"{where}: must be one of {allowed}, is {value!r:.40}")
-    return value
+    return _reader(
+        lambda value: any(type(value) is type(a) and value == a for a in allowed),
+        f"one of {allowed}",
+    )
+
+
+def _reader(holds: Callable[[Any], bool], must_be: str) -> Reader:
+    def read(value: object, where: str) -> Any:
+        if not holds(value):
+            raise Malformed(f"{where}: must be {must_be}, is {value!r:.40}")
+        return value
+
+    return read
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -93,3 +137,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_number(number: str) -> NoReturn:
     raise ValueError(f"{number:.20} is not an integer")
+
+
+digest = _reader(
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]{64}", value)),
+    "a SHA-256 digest of 64 lowercase hexadecimal digits",
+)

@@ -8,13 +8,17 @@ matches, 0.6-2.6 % without).
 A number below 2^literal_bits is its own token. A greater one, 2^e ≤ n < 2^(e+1), has a token of e
 and the two bits after the leading one; the other e - 2 bits go to a stream of raw bits, lowest
 bit first. The tokens are what deflate compresses; the raw bits are noise already.
+
+Positions are gaps between successive elements, so they increase by construction; one comparison
+of their sum with the section's length bounds them all. Differences and buckets are magnitudes and
+sign bits; a difference has a magnitude of one or more: it cannot say zero.
 """
 
 import zlib
 from array import array
+from collections.abc import Sequence
 from functools import cache
 
-from neural_diff import limits
 from neural_diff.errors import Malformed
 from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
 
@@ -46,10 +50,6 @@ def unpack(streams: tuple[Stream, ...], payload: bytes) -> list[bytes]:
 def pack(decoded: bytes) -> tuple[Stream, bytes]:
     """Codes a stream in the smallest of the three ways (maker side)."""
     length = len(decoded)
-    if length > limits.STREAM_BYTES_MAX:
-        raise Malformed(
-            f"a stream of {length} bytes is over the limit of {limits.STREAM_BYTES_MAX}"
-        )
     if length and decoded.count(decoded[0]) == length:
         return Stream(CONSTANT, 1, length), decoded[:1]
     coding, stored = RAW, decoded
@@ -103,6 +103,36 @@ def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> "array[int]":
         held >>= need
         held_bits -= need
     return found
+
+
+def signed(streams: Sequence[bytes], least: int, width: int) -> "array[int]":
+    """Decodes magnitudes of `least` or more, and a sign bit for each that is not zero.
+
+    They come as two's complement of 32 bits: congruent to the number modulo 2^width.
+    """
+    tokens, bits, signs = streams
+    found = numbers(tokens, bits, VALUE_LITERAL_BITS)
+    check_magnitude(max(found) + least, width)
+    check_bits(signs, len(found) if least else len(found) - found.count(0))
+    at = 0
+    for place, less in enumerate(found):
+        if magnitude := less + least:
+            negative = signs[at >> 3] >> (at & 7) & 1
+            found[place] = (-magnitude if negative else magnitude) & 0xFFFFFFFF
+            at += 1
+    return found
+
+
+def check_last(last: int, count: int) -> None:
+    """Refuses positions that leave a section of `count` elements."""
+    if last >= count:
+        raise Malformed(f"a section of {count} elements changes its element {last}")
+
+
+def check_magnitude(largest: int, width: int) -> None:
+    """Refuses a distance that 2^width values cannot have."""
+    if largest > 1 << (width - 1):
+        raise Malformed(f"a change by {largest} does not fit in {width} bits")
 
 
 def inflate(stored: bytes, length_max: int) -> bytes:

@@ -4,18 +4,23 @@ This is the decoder of devices without numpy and the oracle that `decode_numpy` 
 A change is applied block by block, so that memory holds one section's streams and one block.
 """
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from operator import xor
 
-from neural_diff.hashed import bucket_values, locate_one
+from neural_diff.codec import GAP_LITERAL_BITS, check_last, numbers, signed
+from neural_diff.hashed import check_bucket, locate_one
 from neural_diff.region import Region
-from neural_diff.section import GAPS, HASHED, Section
-from neural_diff.sparse import check_raw, is_float, ordinal, plane_join, positions, residues
+from neural_diff.section import Section
+from neural_diff.view import ordinal, plane_join
 
 Change = Callable[[bytearray, int], None]
 """Changes a block of elements in place; the second argument is the index of its first element,
 counted from the section's first."""
+
+_Work = Callable[["array[int]", int], None]  # the same, of elements as integers
 
 
 def change_of(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
@@ -24,85 +29,97 @@ def change_of(section: Section, region: Region, streams: Sequence[bytes]) -> Cha
     Raises:
         Malformed: the streams break a rule of their codec.
     """
-    if section.codec == HASHED:
-        return _hashed(section, region, bucket_values(streams))
-    if section.codec != GAPS:
-        return _replace(section, region, streams[0])
-    if section.op == "set":
-        return _set(region, positions(section, streams), streams[2])
-    return _add(region, positions(section, streams), residues(streams, region.width))
-
-
-def _add(region: Region, places: "array[int]", distances: "array[int]") -> Change:
-    size, mask = region.element_bytes, (1 << region.width) - 1
-
-    def add_bytes(elements: bytearray, first: int) -> None:
-        low, high = _within(places, first, len(elements))
-        for place, distance in zip(places[low:high], distances[low:high], strict=True):
-            elements[place - first] = (elements[place - first] + distance) & mask
-
-    def add_words(elements: bytearray, first: int) -> None:
-        low, high = _within(places, first, len(elements) // size)
-        for place, distance in zip(places[low:high], distances[low:high], strict=True):
-            at = slice((place - first) * size, (place - first + 1) * size)
-            raw = int.from_bytes(elements[at], "little")
-            if is_float(region):
-                raw = ordinal((ordinal(raw, region.width) + distance) & mask, region.width)
-            else:
-                raw = (raw + distance) & mask
-            elements[at] = raw.to_bytes(size, "little")
-
-    return add_bytes if size == 1 else add_words
-
-
-def _set(region: Region, places: "array[int]", planes: bytes) -> Change:
-    size = region.element_bytes
-    raw = plane_join(planes, size)
-    check_raw(raw, region.width)
+    work = _WORKS[section.way](section, region, streams)
 
     def change(elements: bytearray, first: int) -> None:
-        low, high = _within(places, first, len(elements) // size)
-        for number in range(low, high):
-            at = (places[number] - first) * size
-            elements[at : at + size] = raw[number * size : (number + 1) * size]
+        raw = _integers(elements, region)
+        work(raw, first)
+        elements[:] = _little_endian(raw).tobytes()
 
     return change
 
 
-def _replace(section: Section, region: Region, planes: bytes) -> Change:
-    size = region.element_bytes
-    raw = plane_join(planes, size)
-    check_raw(raw, region.width)
+def _add(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
+    places = _positions(section, streams)
+    distances = signed(streams[2:], least=1, width=region.width)
+    mask, is_float = (1 << region.width) - 1, region.is_float
+
+    def work(raw: "array[int]", first: int) -> None:
+        some = _within(places, first, len(raw))
+        for place, distance in zip(places[some], distances[some], strict=True):
+            if is_float:
+                new = ordinal(raw[place - first], region) + distance & mask
+                raw[place - first] = ordinal(new, region)
+            else:
+                raw[place - first] = raw[place - first] + distance & mask
+
+    return work
+
+
+def _set(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
+    places = _positions(section, streams)
+    new = _integers(plane_join(streams[2], region), region)
+
+    def work(raw: "array[int]", first: int) -> None:
+        some = _within(places, first, len(raw))
+        for place, value in zip(places[some], new[some], strict=True):
+            raw[place - first] = value
+
+    return work
+
+
+def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
+    new = _integers(plane_join(streams[0], region), region)
     flip = section.params["xor"]
 
-    def change(elements: bytearray, first: int) -> None:
-        new = raw[first * size : first * size + len(elements)]
-        if flip:
-            mixed = int.from_bytes(elements, "little") ^ int.from_bytes(new, "little")
-            new[:] = mixed.to_bytes(len(elements), "little")
-        elements[:] = new
+    def work(raw: "array[int]", first: int) -> None:
+        given = new[first : first + len(raw)]
+        raw[:] = array(raw.typecode, map(xor, raw, given)) if flip else given
 
-    return change
+    return work
 
 
-def _hashed(section: Section, region: Region, buckets: "array[int]") -> Change:
-    size, seed = region.element_bytes, section.params["seed"]
-    fraction_bits, lo, hi = section.params["fraction_bits"], region.lo, region.hi
+def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
+    # The same bits, read as signed.
+    buckets = array("i", signed(streams, least=0, width=16).tobytes())
+    check_bucket(max(buckets))
+    seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
     mask, half = (1 << region.width) - 1, 1 << (region.width - 1)
 
-    def change(elements: bytearray, first: int) -> None:
-        for number in range(len(elements) // size):
-            at = slice(number * size, (number + 1) * size)
-            code = int.from_bytes(elements[at], "little") - region.bias
-            code = ((code + half) & mask) - half
+    def work(raw: "array[int]", first: int) -> None:
+        for number, old in enumerate(raw):
+            code = ((old - region.bias + half) & mask) - half
             place, sign, dither = locate_one(seed, first + number, len(buckets), fraction_bits)
             code += (sign * buckets[place] + dither) >> fraction_bits
-            raw = (min(max(code, lo), hi) + region.bias) & mask
-            elements[at] = raw.to_bytes(size, "little")
+            raw[number] = (min(max(code, region.lo), region.hi) + region.bias) & mask
 
-    return change
+    return work
 
 
-def _within(places: "array[int]", first: int, count: int) -> tuple[int, int]:
+_WORKS = {"add": _add, "set": _set, "replace": _replace, "hashed": _hashed}
+
+
+def _positions(section: Section, streams: Sequence[bytes]) -> "array[int]":
+    """Gives the changed elements, counted from the section's first, strictly increasing."""
+    found = numbers(streams[0], streams[1], GAP_LITERAL_BITS)
+    check_last(sum(found) + len(found) - 1, section.count)
+    reached = -1
+    for place, gap in enumerate(found):
+        reached += gap + 1
+        found[place] = reached
+    return found
+
+
+def _within(places: "array[int]", first: int, count: int) -> slice:
     """Gives which of the places lie in a block."""
-    return bisect_left(places, first), bisect_left(places, first + count)
+    return slice(bisect_left(places, first), bisect_left(places, first + count))
+
+
+def _integers(elements: bytearray, region: Region) -> "array[int]":
+    return _little_endian(array({1: "B", 2: "H", 4: "I"}[region.element_bytes], elements))
+
+
+def _little_endian(words: "array[int]") -> "array[int]":
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words

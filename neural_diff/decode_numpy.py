@@ -13,18 +13,21 @@ from neural_diff.codec import (
     GAP_LITERAL_BITS,
     VALUE_LITERAL_BITS,
     check_bits,
+    check_last,
+    check_magnitude,
     raw_bit_counts,
     token_table,
 )
 from neural_diff.decode import Change
 from neural_diff.hashed import check_bucket, locate
 from neural_diff.region import Region
-from neural_diff.section import GAPS, HASHED, Section
-from neural_diff.sparse import check_last, check_magnitude, check_raw, is_float, plane_join
+from neural_diff.section import Section
+from neural_diff.view import ordinal, plane_join
 
 _HASHED_STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
 
 Integers = NDArray[np.int64]
+Raw = NDArray[np.unsignedinteger]
 
 
 def change_of(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
@@ -33,96 +36,103 @@ def change_of(section: Section, region: Region, streams: Sequence[bytes]) -> Cha
     Raises:
         Malformed: the streams break a rule of their codec.
     """
-    if section.codec == HASHED:
-        return _hashed(section, region, _bucket_values(streams))
-    if section.codec != GAPS:
-        return _replace(section, region, streams[0])
-    if section.op == "set":
-        return _set(region, _positions(section, streams), streams[2])
-    return _add(region, _positions(section, streams), _residues(streams, region.width))
+    return _CHANGES[section.way](section, region, streams)
 
 
-def _add(region: Region, places: Integers, distances: Integers) -> Change:
-    kind = _kind(region)
-    residues = distances.astype(kind)
-    mask = kind.type((1 << region.width) - 1)
+def elements_of(stored: bytearray | NDArray[np.uint8], region: Region) -> Raw:
+    """Gives elements as unsigned integers of shape (count,) that share the memory of `stored`."""
+    return np.frombuffer(stored, f"<u{region.element_bytes}")
+
+
+def _add(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
+    places = _positions(section, streams)
+    residues = _signed(streams[2:], least=1, width=region.width).astype(f"<u{region.element_bytes}")
+    mask = (1 << region.width) - 1
 
     def change(elements: bytearray, first: int) -> None:
-        raw = np.frombuffer(elements, kind)
+        raw = elements_of(elements, region)
         low, high = np.searchsorted(places, (first, first + len(raw)))
         at = places[low:high] - first
-        old = _ordinal(raw[at], region)
-        raw[at] = _ordinal((old + residues[low:high]) & mask, region)
+        new = (ordinal(raw[at], region) + residues[low:high]) & mask
+        raw[at] = ordinal(new, region)
 
     return change
 
 
-def _set(region: Region, places: Integers, planes: bytes) -> Change:
-    new = np.frombuffer(_raw(region, planes), _kind(region))
+def _set(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
+    places = _positions(section, streams)
+    new = elements_of(plane_join(streams[2], region), region)
 
     def change(elements: bytearray, first: int) -> None:
-        raw = np.frombuffer(elements, new.dtype)
+        raw = elements_of(elements, region)
         low, high = np.searchsorted(places, (first, first + len(raw)))
         raw[places[low:high] - first] = new[low:high]
 
     return change
 
 
-def _replace(section: Section, region: Region, planes: bytes) -> Change:
-    new = np.frombuffer(_raw(region, planes), _kind(region))
+def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
+    new = elements_of(plane_join(streams[0], region), region)
     flip = section.params["xor"]
 
     def change(elements: bytearray, first: int) -> None:
-        raw = np.frombuffer(elements, new.dtype)
+        raw = elements_of(elements, region)
         given = new[first : first + len(raw)]
         raw[:] = raw ^ given if flip else given
 
     return change
 
 
-def _hashed(section: Section, region: Region, buckets: NDArray[np.int32]) -> Change:
-    kind, seed = _kind(region), section.params["seed"]
-    fraction_bits, lo, hi = section.params["fraction_bits"], region.lo, region.hi
+def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
+    buckets = _buckets(streams)
+    seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
+    mask = (1 << region.width) - 1
     half = 1 << (region.width - 1)
     wide = np.dtype(np.int64 if region.width == 32 else np.int32)
 
     def change(elements: bytearray, first: int) -> None:
-        raw = np.frombuffer(elements, kind)
+        raw = elements_of(elements, region)
         for low in range(0, len(raw), _HASHED_STEP):
             some = raw[low : low + _HASHED_STEP]
             place, sign, dither = locate(seed, first + low, len(some), len(buckets), fraction_bits)
             # Subtracting `half` modulo 2^width after adding it is what sign-extends.
-            code = (some.astype(wide) + (half - region.bias)) & ((1 << region.width) - 1)
+            code = (some.astype(wide) + (half - region.bias)) & mask
             code -= half
             code += (sign * buckets[place] + dither) >> fraction_bits
-            np.clip(code, lo, hi, out=code)
-            some[:] = ((code + region.bias) & ((1 << region.width) - 1)).astype(kind)
+            np.clip(code, region.lo, region.hi, out=code)
+            some[:] = (code + region.bias) & mask
 
     return change
+
+
+_CHANGES = {"add": _add, "set": _set, "replace": _replace, "hashed": _hashed}
 
 
 def _positions(section: Section, streams: Sequence[bytes]) -> Integers:
     gaps = _numbers(streams[0], streams[1], GAP_LITERAL_BITS)
     # At most 4 Mi gaps below 2^32: the sum stays below 2^54.
-    check_last(int(gaps.sum()) + len(gaps) - 1, section)
+    check_last(int(gaps.sum()) + len(gaps) - 1, section.count)
     return np.cumsum(gaps + 1) - 1
 
 
-def _residues(streams: Sequence[bytes], width: int) -> Integers:
-    distances = _numbers(streams[2], streams[3], VALUE_LITERAL_BITS) + 1
-    check_magnitude(int(distances.max()), width)
-    negative = _flags(streams[4], len(distances))
-    distances[negative] = (1 << width) - distances[negative]
-    return distances
+def _buckets(streams: Sequence[bytes]) -> NDArray[np.int32]:
+    found = _signed(streams, least=0, width=16)
+    check_bucket(int(found.max()))
+    return found.astype(np.int32)
 
 
-def _bucket_values(streams: Sequence[bytes]) -> NDArray[np.int32]:
-    values = _numbers(streams[0], streams[1], VALUE_LITERAL_BITS)
-    given = np.flatnonzero(values)
-    negative = given[_flags(streams[2], len(given))]
-    values[negative] *= -1
-    check_bucket(max(int(values.max()), -1 - int(values.min())))
-    return values.astype(np.int32)
+def _signed(streams: Sequence[bytes], least: int, width: int) -> Integers:
+    """Decodes magnitudes of `least` or more, and a sign bit for each that is not zero."""
+    tokens, bits, signs = streams
+    found = _numbers(tokens, bits, VALUE_LITERAL_BITS) + least
+    check_magnitude(int(found.max()), width)
+    given = found != 0
+    count = int(np.count_nonzero(given))
+    check_bits(signs, count)
+    # From a mask of those that have a sign to a mask of those whose sign is minus.
+    given[given] = np.unpackbits(np.frombuffer(signs, np.uint8), count=count, bitorder="little")
+    np.negative(found, out=found, where=given)
+    return found
 
 
 def _numbers(tokens: bytes, bits: bytes, literal_bits: int) -> Integers:
@@ -144,26 +154,3 @@ def _numbers(tokens: bytes, bits: bytes, literal_bits: int) -> Integers:
         word |= held[first + byte].astype(np.int64) << (8 * byte)
     found[longer] += (word >> (starts & 7)) & ((1 << need) - 1)
     return found
-
-
-def _flags(bits: bytes, count: int) -> NDArray[np.bool_]:
-    check_bits(bits, count)
-    held = np.frombuffer(bits, np.uint8)
-    return np.unpackbits(held, count=count, bitorder="little").view(np.bool_)
-
-
-def _kind(region: Region) -> np.dtype[np.unsignedinteger]:
-    return np.dtype(f"<u{region.element_bytes}")
-
-
-def _raw(region: Region, planes: bytes) -> bytearray:
-    raw = plane_join(planes, region.element_bytes)
-    check_raw(raw, region.width)
-    return raw
-
-
-def _ordinal(raw: NDArray[np.unsignedinteger], region: Region) -> NDArray[np.unsignedinteger]:
-    if not is_float(region):
-        return raw
-    half = 1 << (region.width - 1)
-    return np.where(raw & raw.dtype.type(half), raw ^ raw.dtype.type(half - 1), raw)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff import encode
+from neural_diff.decode_numpy import elements_of
 from neural_diff.draft import Draft
 from neural_diff.layout import is_safetensors, regions_of
 from neural_diff.limits import SECTION_ELEMENTS_MAX
@@ -28,6 +29,7 @@ _EXACT_REGIONS = 512
 _COMPARED_BYTES = 64 << 20  # at a time
 
 Bytes = NDArray[np.uint8]
+Run = tuple[int, int]  # first byte and the one after the last
 
 
 def bytes_of(file: BinaryIO) -> Bytes:
@@ -48,8 +50,8 @@ def regions_to_compare(base: Path, target: Path, old: Bytes, new: Bytes) -> list
     if is_safetensors(base) and is_safetensors(target):
         before = {entry.region for entry in regions_of(base)}
         tensors = [entry.region for entry in regions_of(target) if entry.region in before]
-    ends = [0, *(edge for region in tensors for edge in _edges(region)), len(new)]
-    holes = list(zip(ends[::2], ends[1::2], strict=True))
+    starts = [0, *(region.file_offset + region.stored_bytes for region in tensors)]
+    holes = list(zip(starts, [*(region.file_offset for region in tensors), len(new)], strict=True))
     grain = _GRAIN_BYTES
     while True:
         literal = [
@@ -67,7 +69,8 @@ def add_difference(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None
     if region.kind == "bytes":
         add_exact(draft, region.file_offset, new[: region.file_offset + region.count])
         return
-    before, after = (_elements(region, side) for side in (old, new))
+    held = slice(region.file_offset, region.file_offset + region.stored_bytes)
+    before, after = elements_of(old[held], region), elements_of(new[held], region)
     for first in range(0, region.count, SECTION_ELEMENTS_MAX):
         last = min(first + SECTION_ELEMENTS_MAX, region.count)
         changed = np.flatnonzero(before[first:last] != after[first:last]) + first
@@ -90,43 +93,27 @@ def add_exact(draft: Draft, start: int, new: Bytes) -> None:
         draft.add(region, first, len(data), encode.literal(data), result)
 
 
-def _changed_runs(
-    old: Bytes, new: Bytes, start: int, end: int, grain: int
-) -> Iterator[tuple[int, int]]:
+def _changed_runs(old: Bytes, new: Bytes, start: int, end: int, grain: int) -> list[Run]:
     """Gives runs of bytes within [start, end) that hold all differences, apart by a grain."""
+    apart: list[Run] = []
+    for first, last in _differences(old, new, start, end, grain):
+        if apart and first - apart[-1][1] <= grain:
+            first, _ = apart.pop()
+        apart.append((first, last))
+    return apart
+
+
+def _differences(old: Bytes, new: Bytes, start: int, end: int, grain: int) -> Iterator[Run]:
     both = min(end, len(old))
-    pending: tuple[int, int] | None = None
     for low in range(start, both, _COMPARED_BYTES):
         high = min(low + _COMPARED_BYTES, both)
         differs = np.flatnonzero(old[low:high] != new[low:high]) + low
-        cuts = np.flatnonzero(np.diff(differs) > grain)
-        firsts = differs[np.concatenate(([0], cuts + 1))] if len(differs) else differs
-        lasts = differs[np.concatenate((cuts, [-1]))] if len(differs) else differs
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-            if pending and first - pending[1] <= grain:
-                pending = (pending[0], last + 1)
-                continue
-            if pending:
-                yield pending
-            pending = (first, last + 1)
-    beyond = max(start, both)
-    if beyond < end:
-        if pending and beyond - pending[1] <= grain:
-            beyond, pending = pending[0], None
-        if pending:
-            yield pending
-        pending = (beyond, end)
-    if pending:
-        yield pending
-
-
-def _elements(region: Region, side: Bytes) -> encode.Raw:
-    kind = np.dtype(f"<u{region.element_bytes}")
-    return np.frombuffer(side.data, kind, region.count, region.file_offset)
-
-
-def _edges(region: Region) -> tuple[int, int]:
-    return region.file_offset, region.file_offset + region.stored_bytes
+        cuts = np.flatnonzero(np.diff(differs) > grain) + 1
+        if len(differs):
+            firsts, lasts = differs[np.r_[0, cuts]], differs[np.r_[cuts, 0] - 1]
+            yield from zip(firsts.tolist(), (lasts + 1).tolist(), strict=True)
+    if both < end:
+        yield max(start, both), end
 
 
 def _bytes_region(start: int, end: int) -> Region:

@@ -8,6 +8,9 @@ from neural_diff.patch import Patch, aligned, head_of, read_patch
 from neural_diff.region import Region
 from neural_diff.section import Section
 
+Side = tuple[int, str]
+"""Size and SHA-256 of the file before or after."""
+
 
 class Draft:
     """Regions, sections and payloads so far."""
@@ -32,14 +35,8 @@ class Draft:
         self._sections.append(encoded.section(place, start, count, result_sha256))
         self._payloads.append(encoded.payload)
 
-    def write(
-        self,
-        out: Path,
-        before: tuple[int, str],
-        after: tuple[int, str],
-        provenance: Mapping[str, str],
-    ) -> Patch:
-        """Writes the patch file from `before` to `after` (size and SHA-256 each).
+    def write(self, out: Path, before: Side, after: Side, provenance: Mapping[str, str]) -> Patch:
+        """Writes the patch file from `before` to `after`.
 
         Raises:
             Malformed: the patch would be over a limit of the format.

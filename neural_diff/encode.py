@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, pack, token_table
+from neural_diff.decode_numpy import Integers, Raw
 from neural_diff.region import Region
 from neural_diff.section import GAPS, HASHED, REPLACE, Op, Section, Stream
-from neural_diff.sparse import is_float, plane_split
+from neural_diff.view import ordinal, plane_split
 
 _DENSE_SHARE = 0.5  # of elements changed, from which giving all of them may be smaller
-
-Raw = NDArray[np.unsignedinteger]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +32,10 @@ class Encoded:
 
     def section(self, region: int, start: int, count: int, result_sha256: str) -> Section:
         """Gives the section that says so of elements [start, start + count) of a region."""
+        digest = hashlib.sha256(self.payload).hexdigest()
         return Section(
-            region,
-            start,
-            count,
-            self.op,
-            self.codec,
-            self.params,
-            self.streams,
-            hashlib.sha256(self.payload).hexdigest(),
-            result_sha256,
+            *(region, start, count, self.op, self.codec, self.params, self.streams),
+            *(len(self.payload), digest, result_sha256),
         )
 
 
@@ -58,11 +50,8 @@ def smallest(region: Region, old: Raw, new: Raw, changed: Integers) -> Encoded:
 
 def hashed(buckets: NDArray[np.int16], seed: int, fraction_bits: int) -> Encoded:
     """Encodes the buckets of a hashed section; `buckets` has shape (K,)."""
-    values = buckets.astype(np.int64)
-    tokens, bits = _split_numbers(np.abs(values), VALUE_LITERAL_BITS)
-    signs = _pack_flags(values[values != 0] < 0)
-    params = {"buckets": len(values), "fraction_bits": fraction_bits, "seed": seed}
-    return _encoded("hashed", HASHED, params, tokens, bits, signs)
+    params = {"buckets": len(buckets), "fraction_bits": fraction_bits, "seed": seed}
+    return _encoded("hashed", HASHED, params, *_split_signed(buckets.astype(np.int64), 0))
 
 
 def literal(data: bytes) -> Encoded:
@@ -74,8 +63,7 @@ def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[En
     params = {"changes": len(changed)}
     gaps = _split_numbers(np.diff(changed, prepend=-1) - 1, GAP_LITERAL_BITS)
     distance = _signed_distance(old[changed], new[changed], region)
-    values = _split_numbers(np.abs(distance) - 1, VALUE_LITERAL_BITS)
-    yield _encoded("add", GAPS, params, *gaps, *values, _pack_flags(distance < 0))
+    yield _encoded("add", GAPS, params, *gaps, *_split_signed(distance, 1))
     size = region.element_bytes
     yield _encoded("set", GAPS, params, *gaps, plane_split(new[changed].tobytes(), size))
     if len(changed) >= _DENSE_SHARE * len(old):
@@ -92,12 +80,15 @@ def _encoded(op: Op, codec: int, params: dict[str, int], *decoded: bytes) -> Enc
 def _signed_distance(old: Raw, new: Raw, region: Region) -> Integers:
     """Gives the shortest way from old to new modulo 2^width; floats by their ordinals."""
     half = 1 << (region.width - 1)
-    before, after = old.astype(np.int64), new.astype(np.int64)
-    if is_float(region):
-        before = np.where(before & half, before ^ (half - 1), before)
-        after = np.where(after & half, after ^ (half - 1), after)
+    before, after = (ordinal(raw, region).astype(np.int64) for raw in (old, new))
     distance: Integers = ((after - before + half) & (2 * half - 1)) - half
     return distance
+
+
+def _split_signed(values: Integers, least: int) -> tuple[bytes, bytes, bytes]:
+    """Splits numbers of magnitude `least` or more into tokens, raw bits and signs (see `codec`)."""
+    magnitudes = _split_numbers(np.abs(values) - least, VALUE_LITERAL_BITS)
+    return *magnitudes, _pack_flags(values[values != 0] < 0)
 
 
 def _split_numbers(values: Integers, literal_bits: int) -> tuple[bytes, bytes]:

@@ -14,11 +14,8 @@ right share of its elements. Only integers: the same bytes on every machine.
 """
 
 import hashlib
-from array import array
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from neural_diff.codec import VALUE_LITERAL_BITS, check_bits, numbers
 from neural_diff.errors import Malformed
 
 if TYPE_CHECKING:
@@ -38,14 +35,8 @@ def locate(
     """
     import numpy as np
 
-    mixed = np.arange(start, start + count, dtype=np.uint64).astype(np.uint32)
-    mixed *= np.uint32(_INDEX_MULTIPLIER)
-    mixed += np.uint32(seed)
-    mixed ^= mixed >> np.uint32(16)
-    mixed *= np.uint32(0x85EBCA6B)
-    mixed ^= mixed >> np.uint32(13)
-    mixed *= np.uint32(0xC2B2AE35)
-    mixed ^= mixed >> np.uint32(16)
+    index = np.arange(start, start + count, dtype=np.uint64).astype(np.uint32)
+    mixed = _mixed(index, seed)
     bucket = ((mixed.astype(np.uint64) * np.uint64(buckets)) >> np.uint64(32)).view(np.int64)
     sign = 1 - 2 * (mixed & np.uint32(1)).view(np.int32)
     dither = (mixed >> np.uint32(1)) & np.uint32((1 << fraction_bits) - 1)
@@ -54,7 +45,7 @@ def locate(
 
 def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple[int, int, int]:
     """Gives bucket, sign and dither of one element: the reference for `locate`."""
-    mixed = fmix32((index * _INDEX_MULTIPLIER + seed) & _MASK)
+    mixed = _mixed(index, seed)
     return (
         (mixed * buckets) >> 32,
         -1 if mixed & 1 else 1,
@@ -62,13 +53,26 @@ def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple
     )
 
 
-def fmix32(value: int) -> int:
-    """Mixes 32 bits so that each bit of the result depends on all of them (MurmurHash3)."""
+def fmix32(value: Any) -> Any:
+    """Mixes 32 bits so that each bit of the result depends on all of them (MurmurHash3).
+
+    `value` is an integer below 2^32, or a numpy array of uint32, which is mixed in place.
+    """
     value ^= value >> 16
-    value = value * 0x85EBCA6B & _MASK
+    value *= 0x85EBCA6B
+    value &= _MASK
     value ^= value >> 13
-    value = value * 0xC2B2AE35 & _MASK
-    return value ^ (value >> 16)
+    value *= 0xC2B2AE35
+    value &= _MASK
+    value ^= value >> 16
+    return value
+
+
+def _mixed(index: Any, seed: int) -> Any:
+    index *= _INDEX_MULTIPLIER
+    index += seed
+    index &= _MASK
+    return fmix32(index)
 
 
 def region_seed(patch_seed: bytes, name: str) -> int:
@@ -76,22 +80,7 @@ def region_seed(patch_seed: bytes, name: str) -> int:
     return int.from_bytes(hashlib.sha256(patch_seed + name.encode()).digest()[:4], "little")
 
 
-def bucket_values(streams: Sequence[bytes]) -> "array[int]":
-    """Decodes the buckets, int16: magnitudes as hybrid tokens, a sign bit for each not zero."""
-    found = numbers(streams[0], streams[1], VALUE_LITERAL_BITS)
-    check_bits(streams[2], len(found) - found.count(0))
-    values, at = array("h", bytes(2 * len(found))), 0
-    for place, magnitude in enumerate(found):
-        negative = 0
-        if magnitude:
-            negative = streams[2][at >> 3] >> (at & 7) & 1
-            at += 1
-        check_bucket(magnitude - negative)
-        values[place] = -magnitude if negative else magnitude
-    return values
-
-
-def check_bucket(above_zero: int) -> None:
-    """Refuses a bucket that is no int16; a negative one is given as -1 - bucket."""
-    if above_zero > 0x7FFF:
-        raise Malformed(f"a bucket of magnitude {above_zero} is no 16-bit number")
+def check_bucket(highest: int) -> None:
+    """Refuses a positive bucket of 2^15, whose magnitude only a negative int16 can have."""
+    if highest > 0x7FFF:
+        raise Malformed(f"a bucket of {highest} is no 16-bit number")

@@ -5,12 +5,11 @@ https://github.com/huggingface/safetensors. The reader is strict: a header that 
 exactly the bytes of the file is refused, since a model made wrongly should not travel.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from neural_diff.canonical import Reader, integer, many, one_of, record, strict_json
 from neural_diff.errors import Malformed
 from neural_diff.region import Kind, Region
 
@@ -19,6 +18,12 @@ _BITS = {
     "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+_NUMBER = integer(0, 2**64 - 1)
+_TENSOR: dict[str, Reader] = {
+    "dtype": one_of(*_BITS),
+    "shape": many(_NUMBER, 256, "dimension"),
+    "data_offsets": many(_NUMBER, 2, "offset"),
+}
 _KINDS: dict[str, Kind] = {"I8": "int", "F16": "f16", "BF16": "bf16", "F32": "f32"}
 
 
@@ -82,13 +87,17 @@ def read_header(path: Path) -> Header:
             raise Malformed(f"{path}: is no safetensors file (header of {length} bytes)")
         spelled = file.read(length)
     try:
-        entries = _entries(json.loads(spelled.decode(), object_pairs_hook=_object))
-        metadata = entries.pop("__metadata__", {})
-        if not all(isinstance(said, str) for said in _entries(metadata).values()):
-            raise ValueError("metadata is text only")
-        tensors = [_tensor(name, entry, 8 + length) for name, entry in entries.items()]
+        entries = strict_json(spelled.decode())
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{path}: bad safetensors header ({error})") from None
+    if not isinstance(entries, dict):
+        raise Malformed(f"{path}: the safetensors header is no object")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or any(type(said) is not str for said in metadata.values()):
+        raise Malformed(f"{path}: __metadata__ of a safetensors header is text by name")
+    tensors = [
+        _tensor(name, entries[name], f"{path}: tensor {name}", 8 + length) for name in entries
+    ]
     tensors.sort(key=lambda tensor: (tensor.file_offset, tensor.stored_bytes))
     end = 8 + length
     for tensor in tensors:
@@ -100,26 +109,12 @@ def read_header(path: Path) -> Header:
     return Header(metadata, tuple(tensors))
 
 
-def _entries(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("an object was expected")
-    return value
-
-
-def _tensor(name: str, entry: object, data_start: int) -> Tensor:
-    values = _entries(entry)
-    if values.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name}: needs dtype, shape and data_offsets")
-    dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
-    for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError(f"tensor {name}: shape and offsets must be integers of 0 or more")
-    if len(offsets) != 2 or not isinstance(dtype, str):
-        raise ValueError(f"tensor {name}: has two offsets and the name of a dtype")
-    begin, end = offsets
-    if dtype not in _BITS or end - begin != math.prod(shape) * _BITS[dtype] // 8:
-        raise ValueError(f"tensor {name}: {end - begin} bytes are not {dtype} of shape {shape}")
-    return Tensor(name, dtype, tuple(shape), data_start + begin, end - begin)
+def _tensor(name: str, entry: object, where: str, data_start: int) -> Tensor:
+    dtype, shape, offsets = record(entry, where, _TENSOR).values()
+    begin, end = offsets if len(offsets) == 2 else (0, -1)
+    if end - begin != math.prod(shape) * _BITS[dtype] // 8:
+        raise Malformed(f"{where}: bytes {begin} to {end} are not {dtype} of shape {shape}")
+    return Tensor(name, dtype, shape, data_start + begin, end - begin)
 
 
 def _region(tensor: Tensor) -> Region:
@@ -127,10 +122,3 @@ def _region(tensor: Tensor) -> Region:
     lo, hi = (-128, 127) if kind == "int" else (0, 0)
     count = tensor.stored_bytes * 8 // width
     return Region(tensor.name, tensor.file_offset, count, width, kind, 0, lo, hi)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found

@@ -8,7 +8,7 @@ result is not the target byte for byte. The same input gives the same bytes.
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from neural_diff.apply import Progress, apply, change_file, open_regular, sha256
 from neural_diff.codec import unpack
 from neural_diff.decode_numpy import change_of
 from neural_diff.difference import add_difference, add_exact, bytes_of, regions_to_compare
-from neural_diff.draft import Draft
+from neural_diff.draft import Draft, Side
 from neural_diff.errors import Malformed
 from neural_diff.hashed import region_seed
 from neural_diff.layout import read_header, regions_of
@@ -75,7 +75,7 @@ def make_patch(
             whole = Draft()
             add_exact(whole, 0, new)
             draft = min(draft, whole, key=lambda tried: tried.payload_bytes)
-        return _write_checked(draft, base, out, before, after, provenance)
+        return _write_checked(draft, base, out, before, after, provenance or {})
 
 
 def make_hashed(
@@ -103,11 +103,9 @@ def make_hashed(
     for name, values in arrays.items():
         if name not in found or found[name].kind != "int":
             raise Malformed(f"{buckets}: the base has no int8 tensor {name!r}")
-        if not 1 <= len(values) <= min(BUCKETS_MAX, found[name].count):
-            raise Malformed(
-                f"{buckets}: {len(values)} buckets for {name!r}; allowed are 1 to "
-                f"{min(BUCKETS_MAX, found[name].count)}"
-            )
+        most = min(BUCKETS_MAX, found[name].count)
+        if not 1 <= len(values) <= most:
+            raise Malformed(f"{buckets}: {len(values)} buckets for {name!r}; 1 to {most} may be")
     with ExitStack() as opened:
         old_file = opened.enter_context(open_regular(base, Malformed))
         before = (len(bytes_of(old_file)), sha256_of(old_file))
@@ -117,30 +115,24 @@ def make_hashed(
         with (room / "model").open("r+b") as work:
             for name, region in found.items():
                 if name in arrays:
-                    _add_hashed(draft, region, arrays[name], settings, work)
+                    bound = replace(region, lo=settings.lo, hi=settings.hi)
+                    seed = region_seed(settings.patch_seed, name)
+                    encoded = encode.hashed(arrays[name], seed, settings.fraction_bits)
+                    result = _carry_out(encoded, bound, work)
+                    draft.add(bound, 0, bound.count, encoded, result)
                 if progress:
                     progress(region.file_offset + region.span_bytes, before[0])
             after = (before[0], sha256_of(work))
-        patch = _write_checked(draft, base, out, before, after, provenance)
+        patch = _write_checked(draft, base, out, before, after, provenance or {})
         (room / "model").replace(target)
     return patch
 
 
-def _add_hashed(
-    draft: Draft,
-    region: Region,
-    buckets: NDArray[np.int16],
-    settings: _HashSettings,
-    work: BinaryIO,
-) -> None:
-    """Adds a hashed section and does in the file `work` what it says."""
-    bound = replace(region, lo=settings.lo, hi=settings.hi)
-    seed = region_seed(settings.patch_seed, region.name)
-    encoded = encode.hashed(buckets, seed, settings.fraction_bits)
-    section = encoded.section(0, 0, bound.count, "")
-    change = change_of(section, bound, unpack(encoded.streams, encoded.payload))
-    result = change_file(change, section, bound, work)
-    draft.add(bound, 0, bound.count, encoded, result)
+def _carry_out(encoded: encode.Encoded, region: Region, work: BinaryIO) -> str:
+    """Does to a whole region of the file `work` what is encoded; gives its new digest."""
+    section = encoded.section(0, 0, region.count, "")
+    change = change_of(section, region, unpack(encoded.streams, encoded.payload))
+    return change_file(change, section, region, work)
 
 
 def _read_buckets(path: Path) -> tuple[_HashSettings, dict[str, NDArray[np.int16]]]:
@@ -158,12 +150,8 @@ def _read_buckets(path: Path) -> tuple[_HashSettings, dict[str, NDArray[np.int16
 
 def _settings(metadata: dict[str, str], path: Path) -> _HashSettings:
     try:
-        settings = _HashSettings(
-            bytes.fromhex(metadata["patch_seed"]),
-            int(metadata["fraction_bits"]),
-            int(metadata["lo"]),
-            int(metadata["hi"]),
-        )
+        numbers = [int(metadata[name]) for name in ("fraction_bits", "lo", "hi")]
+        settings = _HashSettings(bytes.fromhex(metadata["patch_seed"]), *numbers)
     except (KeyError, ValueError) as error:
         raise Malformed(
             f"{path}: metadata needs patch_seed (hex), fraction_bits, lo and hi ({error})"
@@ -178,16 +166,11 @@ def _settings(metadata: dict[str, str], path: Path) -> _HashSettings:
 
 
 def _write_checked(
-    draft: Draft,
-    base: Path,
-    out: Path,
-    before: tuple[int, str],
-    after: tuple[int, str],
-    provenance: dict[str, str] | None,
+    draft: Draft, base: Path, out: Path, before: Side, after: Side, provenance: Mapping[str, str]
 ) -> Patch:
     """Writes the patch if applying it, as a device does, gives the promised file."""
     with _room_beside(out) as room:
-        patch = draft.write(room / "patch", before, after, provenance or {})
+        patch = draft.write(room / "patch", before, after, provenance)
         apply(base, [room / "patch"], room / "result")
         (room / "patch").replace(out)
     return patch

@@ -13,15 +13,16 @@ is looked at; `region` and `section` hold their rules. docs/patch-format.md give
 import hashlib
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, BinaryIO, Literal
 
 from neural_diff import canonical, limits
-from neural_diff.canonical import digest, fields, integer, items, text
+from neural_diff.canonical import Reader, digest, integer, many, named, record, spell, text
 from neural_diff.codec import deflate, inflate
 from neural_diff.errors import Corrupt, Malformed
-from neural_diff.region import Region, check_places, region_of, spell_region
-from neural_diff.section import Section, check_growth, check_order, section_of, spell_section
+from neural_diff.region import Region, check_places, region_of
+from neural_diff.section import Section, check_sections, section_of
 
 __all__ = ["Patch", "Region", "Section", "read_patch"]
 
@@ -32,8 +33,6 @@ ENVELOPE = struct.Struct("<8sHHI32s")
 CAPABILITY_HASHED = 1
 
 PatchKind = Literal["sparse", "hashed", "exact"]
-
-_PATCH = ("capabilities", "from", "limits", "provenance", "regions", "sections", "to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +92,21 @@ def patch_of(spelled: bytes, end: int) -> Patch:
     Raises:
         Malformed: a rule is broken or a limit exceeded; the message says which and where.
     """
-    top = fields(canonical.parse(spelled), "manifest", _PATCH)
-    before, after = _file(top["from"], "from", 0), _file(top["to"], "to", 1)
-    regions = tuple(
-        region_of(entry, f"region {number}")
-        for number, entry in enumerate(items(top["regions"], "regions", limits.REGIONS_MAX))
-    )
-    check_places(regions, before[0], after[0])
-    sections: list[Section] = []
-    for number, entry in enumerate(items(top["sections"], "sections", limits.SECTIONS_MAX)):
-        sections.append(section_of(entry, f"section {number}", regions, aligned(end)))
-        end = sections[-1].offset + sections[-1].payload_bytes
-    check_order(sections)
-    check_growth(regions, sections, before[0], after[0])
+    top = record(canonical.parse(spelled), "manifest", _PATCH)
+    before, after = ((top[side]["size"], top[side]["sha256"]) for side in ("from", "to"))
+    integer(1, limits.FILE_BYTES_MAX)(after[0], "to: size")
+    check_places(top["regions"], before[0], after[0])
+    check_sections(top["regions"], top["sections"], before[0], after[0])
+    sections = []
+    for section in top["sections"]:
+        sections.append(replace(section, offset=aligned(end)))
+        end = aligned(end) + section.payload_bytes
     capabilities, needs = _needs(sections)
-    if integer(top["capabilities"], "capabilities", 0, 2**32) != capabilities:
+    if top["capabilities"] != capabilities:
         raise Malformed(f"capabilities must be {capabilities} for these sections: unknown bits")
-    if canonical.serialise(top["limits"]) != canonical.serialise(needs):
+    if top["limits"] != needs:
         raise Malformed(f"limits must be {needs} for these sections")
-    return Patch(*before, *after, regions, tuple(sections), _provenance(top["provenance"]))
+    return Patch(*before, *after, top["regions"], tuple(sections), top["provenance"])
 
 
 def manifest_of(patch: Patch) -> bytes:
@@ -123,8 +118,8 @@ def manifest_of(patch: Patch) -> bytes:
             "from": {"sha256": patch.from_sha256, "size": patch.from_size},
             "limits": needs,
             "provenance": dict(patch.provenance),
-            "regions": [spell_region(region) for region in patch.regions],
-            "sections": [spell_section(section) for section in patch.sections],
+            "regions": [_spell(region) for region in patch.regions],
+            "sections": [spell(section) for section in patch.sections],
             "to": {"sha256": patch.to_sha256, "size": patch.to_size},
         }
     )
@@ -149,6 +144,11 @@ def aligned(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
+def _spell(region: Region) -> dict[str, Any]:
+    layout = spell(region.layout) if region.layout else "contiguous"
+    return spell(region) | {"layout": layout}
+
+
 def _needs(sections: Iterable[Section]) -> tuple[int, dict[str, int]]:
     """Gives the capability bits and decode limits: what a device must be able to do and hold."""
     sections = list(sections)
@@ -158,23 +158,6 @@ def _needs(sections: Iterable[Section]) -> tuple[int, dict[str, int]]:
         "section_elements": max((section.count for section in sections), default=0),
         "working_bytes": max((section.working_bytes for section in sections), default=0),
     }
-
-
-def _file(value: object, where: str, lowest: int) -> tuple[int, str]:
-    file = fields(value, where, ("sha256", "size"))
-    return (
-        integer(file["size"], f"{where}: size", lowest, limits.FILE_BYTES_MAX),
-        digest(file["sha256"], f"{where}: sha256"),
-    )
-
-
-def _provenance(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > limits.PROVENANCE_ENTRIES_MAX:
-        raise Malformed(f"provenance: must be at most {limits.PROVENANCE_ENTRIES_MAX} named texts")
-    for name, said in value.items():
-        text(name, "provenance", limits.NAME_CHARS_MAX)
-        text(said, f"provenance: {name}", limits.PROVENANCE_CHARS_MAX)
-    return value
 
 
 def _check_padding(file: BinaryIO, patch: Patch, manifest_end: int, size: int) -> None:
@@ -188,3 +171,15 @@ def _check_padding(file: BinaryIO, patch: Patch, manifest_end: int, size: int) -
         end = section.offset + section.payload_bytes
     if size != end:
         raise Malformed(f"the patch ends at byte {end}, but the file has {size} bytes")
+
+
+_FILE: dict[str, Reader] = {"sha256": digest, "size": integer(0, limits.FILE_BYTES_MAX)}
+_PATCH: dict[str, Reader] = {
+    "capabilities": integer(0, 2**32 - 1),
+    "from": partial(record, readers=_FILE),
+    "limits": named(integer(0, 2**64 - 1), 3),
+    "provenance": named(text(limits.PROVENANCE_CHARS_MAX), limits.PROVENANCE_ENTRIES_MAX),
+    "regions": many(region_of, limits.REGIONS_MAX, "region"),
+    "sections": many(section_of, limits.SECTIONS_MAX, "section"),
+    "to": partial(record, readers=_FILE),
+}

@@ -6,16 +6,14 @@ same blocks, as the scales and the codes of a block-quantised tensor do.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import fields, integer, one_of, text
+from neural_diff.canonical import integer, one_of, readers_of, record, text
 from neural_diff.errors import Malformed
 
 Kind = Literal["int", "f16", "bf16", "f32", "bytes"]
 
-_REGION = ("bias", "count", "file_offset", "hi", "kind", "layout", "lo", "name", "width")
-_LAYOUT = ("first", "nibble_order", "per_block", "stride")
 _WIDTHS = {"int": (4, 8, 16, 32), "f16": (16,), "bf16": (16,), "f32": (32,), "bytes": (8,)}
 
 
@@ -23,10 +21,16 @@ _WIDTHS = {"int": (4, 8, 16, 32), "f16": (16,), "bf16": (16,), "f32": (32,), "by
 class Blocked:
     """A layout of equal blocks, each `stride` bytes, elements from byte `first` of the block."""
 
-    stride: int
-    first: int
-    per_block: int
-    nibble_order: Literal["low", "high"]
+    stride: Annotated[int, integer(1, limits.BLOCK_BYTES_MAX)]
+    first: Annotated[int, integer(0, limits.BLOCK_BYTES_MAX)]
+    per_block: Annotated[int, integer(1, limits.BLOCK_BYTES_MAX)]
+    nibble_order: Annotated[Literal["low", "high"], one_of("low", "high")]
+
+
+def _layout(value: object, where: str) -> Blocked | None:
+    if value == "contiguous":
+        return None
+    return Blocked(**record(value, where, readers_of(Blocked)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +41,15 @@ class Region:
     binary (`bias` 2^(width-1)); `lo` and `hi` bound what a hashed section may leave behind.
     """
 
-    name: str
-    file_offset: int
-    count: int
-    width: int
-    kind: Kind
-    bias: int = 0
-    lo: int = 0
-    hi: int = 0
-    layout: Blocked | None = None
+    name: Annotated[str, text(limits.NAME_CHARS_MAX)]
+    file_offset: Annotated[int, integer(0, limits.FILE_BYTES_MAX)]
+    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]
+    width: Annotated[int, one_of(4, 8, 16, 32)]
+    kind: Annotated[Kind, one_of(*get_args(Kind))]
+    bias: Annotated[int, integer(0, 1 << 31)] = 0
+    lo: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
+    hi: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
+    layout: Annotated[Blocked | None, _layout] = None
 
     @property
     def stored_bytes(self) -> int:
@@ -65,6 +69,11 @@ class Region:
         return max(self.width // 8, 1)
 
     @property
+    def is_float(self) -> bool:
+        """Whether elements are added to as ordinals."""
+        return self.kind in ("f16", "bf16", "f32")
+
+    @property
     def unit(self) -> int:
         """How many elements whole bytes, or whole blocks, hold at the least."""
         if self.layout:
@@ -74,33 +83,19 @@ class Region:
 
 def region_of(value: object, where: str) -> Region:
     """Reads a region of a manifest and checks the rules it keeps alone."""
-    entry = fields(value, where, _REGION)
-    kind = one_of(entry["kind"], f"{where}: kind", get_args(Kind))
-    width = one_of(entry["width"], f"{where}: width", _WIDTHS[kind])
-    half = 1 << (width - 1) if kind == "int" else 0
-    region = Region(
-        text(entry["name"], f"{where}: name", limits.NAME_CHARS_MAX),
-        integer(entry["file_offset"], f"{where}: file_offset", 0, limits.FILE_BYTES_MAX),
-        integer(entry["count"], f"{where}: count", 1, limits.REGION_ELEMENTS_MAX),
-        width,
-        kind,
-        one_of(entry["bias"], f"{where}: bias", (0, half)),
-        integer(entry["lo"], f"{where}: lo", -half, max(half - 1, 0)),
-        integer(entry["hi"], f"{where}: hi", entry["lo"], max(half - 1, 0)),
-        _layout(entry["layout"], where, width),
-    )
-    unit = region.unit
-    if region.count % unit or (kind == "bytes" and region.layout):
-        raise Malformed(f"{where}: {region.count} elements are no whole number of {unit}")
+    region = Region(**record(value, where, readers_of(Region)))
+    one_of(*_WIDTHS[region.kind])(region.width, f"{where}: width")
+    half = 1 << (region.width - 1) if region.kind == "int" else 0
+    one_of(0, half)(region.bias, f"{where}: bias")
+    integer(-half, max(half - 1, 0))(region.lo, f"{where}: lo")
+    integer(region.lo, max(half - 1, 0))(region.hi, f"{where}: hi")
+    if region.layout:
+        bits = region.layout.per_block * region.width
+        if bits % 8 or region.layout.first + bits // 8 > region.layout.stride:
+            raise Malformed(f"{where}: {region.layout.per_block} elements do not fit in a block")
+    if region.count % region.unit or (region.kind == "bytes" and region.layout):
+        raise Malformed(f"{where}: {region.count} elements are no whole number of {region.unit}")
     return region
-
-
-def spell_region(region: Region) -> dict[str, Any]:
-    """Spells a region; the inverse of `region_of`."""
-    layout = region.layout
-    spelled = {name: getattr(region, name) for name in _REGION}
-    shape = {name: getattr(layout, name) for name in _LAYOUT} if layout else "contiguous"
-    return spelled | {"layout": shape}
 
 
 def check_places(regions: tuple[Region, ...], from_size: int, to_size: int) -> None:
@@ -127,19 +122,3 @@ def _interleaved(left: Region, right: Region) -> bool:
         and left.layout.stride == right.layout.stride
         and left_end <= right.layout.first
     )
-
-
-def _layout(value: object, where: str, width: int) -> Blocked | None:
-    if value == "contiguous":
-        return None
-    entry = fields(value, f"{where}: layout", _LAYOUT)
-    layout = Blocked(
-        integer(entry["stride"], f"{where}: stride", 1, limits.BLOCK_BYTES_MAX),
-        integer(entry["first"], f"{where}: first", 0, limits.BLOCK_BYTES_MAX),
-        integer(entry["per_block"], f"{where}: per_block", 1, limits.BLOCK_BYTES_MAX),
-        one_of(entry["nibble_order"], f"{where}: nibble_order", ("low", "high")),
-    )
-    bits = layout.per_block * width
-    if bits % 8 or layout.first + bits // 8 > layout.stride:
-        raise Malformed(f"{where}: {layout.per_block} elements do not fit in a block")
-    return layout

@@ -7,10 +7,10 @@ no product or sum can wrap.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import digest, fields, integer, items, one_of
+from neural_diff.canonical import digest, integer, many, named, one_of, readers_of, record
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
 
@@ -21,47 +21,62 @@ REPLACE, GAPS, HASHED = 0, 1, 4
 # How a stream is stored: one byte that repeats, as it is, or deflated.
 CONSTANT, RAW, DEFLATE = 0, 1, 2
 
-_SECTION = (
-    *("region", "start", "count", "op", "codec", "params", "streams"),
-    *("payload_bytes", "payload_sha256", "result_sha256"),
-)
-# Which codec an operation may use, and the parameters and streams that it then has.
-_CODECS = {
-    ("add", GAPS): (("changes",), 5),
-    ("set", GAPS): (("changes",), 3),
-    ("set", REPLACE): (("xor",), 1),
-    ("exact", REPLACE): (("xor",), 1),
-    ("hashed", HASHED): (("buckets", "fraction_bits", "seed"), 3),
+# Which codec an operation may use, the parameters that it then has, and for each of its streams
+# what says how long it is when decoded (see `_lengths`; empty: the numbers in it do).
+_CODECS: dict[tuple[str, int], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("add", GAPS): (("changes",), ("changes", "", "changes", "", "signs")),
+    ("set", GAPS): (("changes",), ("changes", "", "changed bytes")),
+    ("set", REPLACE): (("xor",), ("all bytes",)),
+    ("exact", REPLACE): (("xor",), ("all bytes",)),
+    ("hashed", HASHED): (("buckets", "fraction_bits", "seed"), ("buckets", "", "")),
 }
 
 
 class Stream(NamedTuple):
     """One stream of a payload: how it is coded, its bytes in the file, its bytes when decoded."""
 
-    coding: int
-    stored_bytes: int
-    decoded_bytes: int
+    coding: Annotated[int, one_of(CONSTANT, RAW, DEFLATE)]
+    stored_bytes: Annotated[int, integer(0, limits.STREAM_BYTES_MAX)]
+    decoded_bytes: Annotated[int, integer(0, limits.STREAM_BYTES_MAX)]
+
+
+def _stream(value: object, where: str) -> Stream:
+    """Reads a stream; refuses one that another coding would have stored in fewer bytes."""
+    if not isinstance(value, list) or len(value) != len(Stream._fields):
+        raise Malformed(f"{where}: must be [coding, stored bytes, decoded bytes]")
+    named = dict(zip(Stream._fields, value, strict=True))
+    stream = Stream(**record(named, where, readers_of(Stream)))
+    coding, stored, decoded = stream
+    holds = {
+        CONSTANT: stored == 1 <= decoded,
+        RAW: stored == decoded,
+        DEFLATE: 1 <= stored < decoded,
+    }
+    if not holds[coding]:
+        raise Malformed(f"{where}: {stored} stored bytes cannot be {decoded} bytes in its coding")
+    return stream
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """One change of elements [start, start + count) of a region; decodes alone."""
 
-    region: int
-    start: int
-    count: int
-    op: Op
-    codec: int
-    params: Mapping[str, int]
-    streams: tuple[Stream, ...]
-    payload_sha256: str
-    result_sha256: str
+    region: Annotated[int, integer(0, limits.REGIONS_MAX - 1)]
+    start: Annotated[int, integer(0, limits.REGION_ELEMENTS_MAX)]
+    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]
+    op: Annotated[Op, one_of(*get_args(Op))]
+    codec: Annotated[int, one_of(REPLACE, GAPS, HASHED)]
+    params: Annotated[Mapping[str, int], named(integer(0, 2**32 - 1), limits.STREAMS_MAX)]
+    streams: Annotated[tuple[Stream, ...], many(_stream, limits.STREAMS_MAX, "stream")]
+    payload_bytes: Annotated[int, integer(0, limits.WORKING_BYTES_MAX)]
+    payload_sha256: Annotated[str, digest]
+    result_sha256: Annotated[str, digest]
     offset: int = 0
 
     @property
-    def payload_bytes(self) -> int:
-        """The length of the payload in the file."""
-        return sum(stream.stored_bytes for stream in self.streams)
+    def way(self) -> str:
+        """How the payload says it: `replace` if it gives all elements, else as the operation."""
+        return "replace" if self.codec == REPLACE else self.op
 
     @property
     def working_bytes(self) -> int:
@@ -74,54 +89,68 @@ class Section:
         return self.params.get("changes", self.count)
 
 
-def section_of(value: object, where: str, regions: Sequence[Region], offset: int) -> Section:
-    """Reads a section of a manifest whose payload begins at byte `offset` of the file."""
-    entry = fields(value, where, _SECTION)
-    op = one_of(entry["op"], f"{where}: op", get_args(Op))
-    codec = one_of(entry["codec"], f"{where}: codec", (REPLACE, GAPS, HASHED))
-    if (op, codec) not in _CODECS:
-        raise Malformed(f"{where}: operation {op} has no codec {codec}")
-    names, stream_count = _CODECS[op, codec]
-    place = integer(entry["region"], f"{where}: region", 0, len(regions) - 1)
-    region = regions[place]
-    if (op == "exact") != (region.kind == "bytes") or (op == "hashed" and region.kind != "int"):
-        raise Malformed(f"{where}: operation {op} does not go with a region of {region.kind}")
-    most = limits.REGION_ELEMENTS_MAX if op == "hashed" else limits.SECTION_ELEMENTS_MAX
-    start = integer(entry["start"], f"{where}: start", 0, region.count - 1)
-    count = integer(entry["count"], f"{where}: count", 1, min(region.count - start, most))
-    if start % region.unit or (count % region.unit and start + count < region.count):
-        raise Malformed(f"{where}: does not begin and end between blocks of its region")
-    if op == "hashed" and count != region.count:
-        raise Malformed(f"{where}: a hashed section covers its whole region")
-    section = Section(
-        place,
-        start,
-        count,
-        op,
-        codec,
-        _params(fields(entry["params"], f"{where}: params", names), where, count, op),
-        _streams(entry["streams"], where, stream_count),
-        digest(entry["payload_sha256"], f"{where}: payload_sha256"),
-        digest(entry["result_sha256"], f"{where}: result_sha256"),
-        offset,
-    )
-    total = section.payload_bytes
-    integer(entry["payload_bytes"], f"{where}: payload_bytes (its streams' sum)", total, total)
+def section_of(value: object, where: str) -> Section:
+    """Reads a section of a manifest and checks the rules it keeps alone."""
+    section = Section(**record(value, where, readers_of(Section)))
+    if (section.op, section.codec) not in _CODECS:
+        raise Malformed(f"{where}: operation {section.op} has no codec {section.codec}")
+    names, lengths = _CODECS[section.op, section.codec]
+    bounds = {
+        "changes": integer(1, section.count),
+        "xor": integer(0, int(section.op == "set")),
+        "buckets": integer(1, min(section.count, limits.BUCKETS_MAX)),
+        "fraction_bits": integer(0, limits.FRACTION_BITS_MAX),
+        "seed": integer(0, 2**32 - 1),
+    }
+    record(section.params, f"{where}: params", {name: bounds[name] for name in names})
+    if len(section.streams) != len(lengths):
+        raise Malformed(f"{where}: must have {len(lengths)} streams, has {len(section.streams)}")
+    if section.payload_bytes != sum(stream.stored_bytes for stream in section.streams):
+        raise Malformed(f"{where}: payload_bytes is not its streams' sum")
     if section.working_bytes > limits.WORKING_BYTES_MAX:
         raise Malformed(f"{where}: needs {section.working_bytes} bytes, over the limit")
-    _check_lengths(section, region, where)
     return section
 
 
-def spell_section(section: Section) -> dict[str, Any]:
-    """Spells a section; the inverse of `section_of`."""
-    return {name: getattr(section, name) for name in _SECTION} | {
-        "params": dict(section.params),
-        "streams": [list(stream) for stream in section.streams],
-    }
+def check_sections(
+    regions: Sequence[Region], sections: Sequence[Section], from_size: int, to_size: int
+) -> None:
+    """Sections fit their regions, follow each other, and give all that the file grows by."""
+    for number, section in enumerate(sections):
+        _check_fit(section, f"section {number}", regions)
+    _check_order(sections)
+    # Every byte beyond the base is given by an exact section, so no patch can fill a disk.
+    given = 0
+    for section in sections:
+        if section.op == "exact":
+            start = regions[section.region].file_offset + section.start
+            given += max(0, start + section.count - max(start, from_size))
+    if given != max(0, to_size - from_size):
+        raise Malformed(f"the file grows from {from_size} to {to_size} bytes, {given} are given")
 
 
-def check_order(sections: Sequence[Section]) -> None:
+def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
+    """A section goes with its region, lies inside it, and has streams of the right lengths."""
+    integer(0, len(regions) - 1)(section.region, f"{where}: region")
+    region, op = regions[section.region], section.op
+    if (op == "exact") != (region.kind == "bytes") or (op == "hashed" and region.kind != "int"):
+        raise Malformed(f"{where}: operation {op} does not go with a region of {region.kind}")
+    most = limits.REGION_ELEMENTS_MAX if op == "hashed" else limits.SECTION_ELEMENTS_MAX
+    integer(0, region.count - 1)(section.start, f"{where}: start")
+    integer(1, min(region.count - section.start, most))(section.count, f"{where}: count")
+    if section.start % region.unit or (
+        section.count % region.unit and section.start + section.count < region.count
+    ):
+        raise Malformed(f"{where}: does not begin and end between blocks of its region")
+    if op == "hashed" and section.count != region.count:
+        raise Malformed(f"{where}: a hashed section covers its whole region")
+    lengths = _lengths(section, region)
+    for number, length in enumerate(_CODECS[op, section.codec][1]):
+        if length and section.streams[number].decoded_bytes != lengths[length]:
+            raise Malformed(f"{where}: stream {number} must decode to {lengths[length]} bytes")
+
+
+def _check_order(sections: Sequence[Section]) -> None:
     """Sections go through the regions once; within one, those of an operation do not overlap."""
     reached: dict[str, int] = {}
     for number, section in enumerate(sections):
@@ -134,74 +163,11 @@ def check_order(sections: Sequence[Section]) -> None:
         reached[section.op] = section.start + section.count
 
 
-def check_growth(
-    regions: Sequence[Region], sections: Sequence[Section], from_size: int, to_size: int
-) -> None:
-    """Every byte beyond the base is given by an exact section, so no patch can fill a disk."""
-    given = 0
-    for section in sections:
-        if section.op == "exact":
-            start = regions[section.region].file_offset + section.start
-            given += max(0, start + section.count - max(start, from_size))
-    if given != max(0, to_size - from_size):
-        raise Malformed(f"the file grows from {from_size} to {to_size} bytes, {given} are given")
-
-
-def _params(entry: dict[str, Any], where: str, count: int, op: str) -> dict[str, int]:
-    highest = {
-        "changes": count,
-        "xor": int(op == "set"),
-        "buckets": min(count, limits.BUCKETS_MAX),
-        "fraction_bits": limits.FRACTION_BITS_MAX,
-        "seed": 2**32 - 1,
+def _lengths(section: Section, region: Region) -> dict[str, int]:
+    return {
+        "changes": section.changes,
+        "signs": -(-section.changes // 8),
+        "changed bytes": section.changes * region.element_bytes,
+        "all bytes": section.count * region.element_bytes,
+        "buckets": section.params.get("buckets", 0),
     }
-    for name, value in entry.items():
-        integer(value, f"{where}: {name}", int(name in ("changes", "buckets")), highest[name])
-    return entry
-
-
-def _streams(value: object, where: str, count: int) -> tuple[Stream, ...]:
-    found = []
-    for number, entry in enumerate(items(value, f"{where}: streams", limits.STREAMS_MAX)):
-        place = f"{where}: stream {number}"
-        if len(items(entry, place, 3)) != 3:
-            raise Malformed(f"{place}: must be [coding, stored bytes, decoded bytes]")
-        stream = Stream(
-            one_of(entry[0], f"{place}: coding", (CONSTANT, RAW, DEFLATE)),
-            integer(entry[1], f"{place}: stored bytes", 0, limits.STREAM_BYTES_MAX),
-            integer(entry[2], f"{place}: decoded bytes", 0, limits.STREAM_BYTES_MAX),
-        )
-        _check_stream(stream, place)
-        found.append(stream)
-    if len(found) != count:
-        raise Malformed(f"{where}: must have {count} streams, has {len(found)}")
-    return tuple(found)
-
-
-def _check_stream(stream: Stream, where: str) -> None:
-    """Refuses a stream that another coding would have stored in fewer bytes."""
-    coding, stored, decoded = stream
-    holds = {
-        CONSTANT: stored == 1 <= decoded,
-        RAW: stored == decoded,
-        DEFLATE: 1 <= stored < decoded,
-    }
-    if not holds[coding]:
-        raise Malformed(f"{where}: {stored} stored bytes cannot be {decoded} bytes in its coding")
-
-
-def _check_lengths(section: Section, region: Region, where: str) -> None:
-    """Streams whose length the parameters give have exactly that length."""
-    lengths = [stream.decoded_bytes for stream in section.streams]
-    changes = section.changes
-    if section.op == "add":
-        wanted = {0: changes, 2: changes, 4: -(-changes // 8)}
-    elif section.codec == GAPS:
-        wanted = {0: changes, 2: changes * region.element_bytes}
-    elif section.op == "hashed":
-        wanted = {0: section.params["buckets"]}
-    else:
-        wanted = {0: section.count * region.element_bytes}
-    for number, length in wanted.items():
-        if lengths[number] != length:
-            raise Malformed(f"{where}: stream {number} must decode to {length} bytes")

@@ -2,8 +2,15 @@
 
 Elements are handled as whole bytes, little-endian, in storage order: a 4-bit element takes one
 byte while it is worked on, and the gaps of a blocked layout are left out and later left alone.
+In a stream they are split into planes: all first bytes, then all second bytes, and so on.
+
+A float is added to as its ordinal, a monotone integer: bits whose sign is set have all other bits
+flipped. The map is its own inverse.
 """
 
+from typing import Any
+
+from neural_diff.errors import Malformed
 from neural_diff.region import Region
 
 _LOW = bytes(byte & 15 for byte in range(256))
@@ -58,6 +65,34 @@ def stored_of(region: Region, held: bytearray) -> bytearray:
     size = layout.per_block * region.width // 8
     places = range(layout.first, len(held), layout.stride)
     return bytearray().join(held[place : place + size] for place in places)
+
+
+def ordinal(raw: Any, region: Region) -> Any:
+    """Maps the bits of a float to a monotone integer modulo 2^width, and back; others stay.
+
+    `raw` is one element or a numpy array of them, unsigned and of the region's width.
+    """
+    if not region.is_float:
+        return raw
+    sign = region.width - 1
+    return raw ^ (raw >> sign) * ((1 << sign) - 1)
+
+
+def plane_split(raw: bytes, size: int) -> bytes:
+    """Puts all first bytes of elements of `size` bytes first, then all second bytes, and so on."""
+    return b"".join(raw[byte::size] for byte in range(size))
+
+
+def plane_join(planes: bytes, region: Region) -> bytearray:
+    """Undoes `plane_split`; refuses a 4-bit element with anything in its upper half."""
+    size = region.element_bytes
+    raw = bytearray(len(planes))
+    count = len(planes) // size
+    for byte in range(size):
+        raw[byte::size] = planes[byte * count : (byte + 1) * count]
+    if region.width == 4 and raw and max(raw) > 15:
+        raise Malformed(f"a 4-bit element cannot be {max(raw)}")
+    return raw
 
 
 def _nibble_order(region: Region) -> str:

@@ -251,7 +251,7 @@ def test_the_applier_side_runs_without_numpy(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['numpy'] = None\n"
         "import neural_diff, neural_diff.errors, neural_diff.patch, neural_diff.codec\n"
-        "import neural_diff.sparse, neural_diff.hashed, neural_diff.decode\n"
+        "import neural_diff.view, neural_diff.hashed, neural_diff.decode\n"
         "from pathlib import Path; from neural_diff.apply import NUMPY, apply\n"
         "assert NUMPY is False\n"
         "apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))\n"
@@ -287,3 +287,4 @@ def test_d19_a_power_cut_leaves_the_old_target_and_the_next_try_succeeds(
     assert len(list(tmp_path.glob(".target.*.part"))) == 1
     apply(base, [patch], target)
     assert target.read_bytes() == wanted
+    assert not list(tmp_path.glob(".target.*.part"))

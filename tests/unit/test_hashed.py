@@ -186,4 +186,4 @@ def test_d11_buckets_that_are_no_16_bit_numbers_or_lack_signs_are_refused(
 def test_the_lowest_bucket_is_kept() -> None:
     encoded = encode.hashed(np.array([-32768, 32767, 0, -1], np.int16), 0, 0)
     streams = unpack(encoded.streams, encoded.payload)
-    assert decode_numpy._bucket_values(streams).tolist() == [-32768, 32767, 0, -1]
+    assert decode_numpy._buckets(streams).tolist() == [-32768, 32767, 0, -1]
