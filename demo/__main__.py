@@ -17,15 +17,15 @@ from demo.story import Story
 def main() -> int:
     """Play, then stay or go."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--agents", type=int, default=56, help="devices at the start (least 24)")
+    parser.add_argument("--agents", type=int, default=60, help="devices at the start (least 48)")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--keep", action="store_true", help="leave the folder for a look")
     parser.add_argument(
         "--stay", action=argparse.BooleanOptionalAction, default=sys.stdout.isatty()
     )
     options = parser.parse_args()
-    if options.agents < 24:
-        parser.error("the verdicts need at least 24 devices")
+    if options.agents < 48:
+        parser.error("the verdicts need about 18 devices in the first stage: at least 48 in all")
     folder = Path(tempfile.mkdtemp(prefix="fleetdiff-demo-"))
     cast = Cast(folder, free_port(options.port))
     began = time.monotonic()

@@ -57,7 +57,7 @@ class Story:
 
     cast: Cast
     say: Callable[[str], None]
-    agents: int = 56
+    agents: int = 60
     stages: str = STAGES
     gate: dict[str, float] = field(default_factory=lambda: dict(GATE))
     updates: list[Update] = field(default_factory=list)

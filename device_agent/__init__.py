@@ -1,6 +1,6 @@
 """The device agent: it polls, verifies, downloads, applies, tries, and commits or rolls back.
 
 `states` is the cycle as values and pure functions, `device` is the world it runs in, `run` in
-`device` is the loop. Everything a device needs is pure Python: the standard library, `tuf`, and
+`agent` is the loop. Everything a device needs is pure Python: the standard library, `tuf`, and
 the applier side of `neural_diff`.
 """

@@ -19,7 +19,8 @@ from device_agent.agent import NothingToDo
 from device_agent.config import Config, load_config
 from device_agent.errors import Busy, Misconfigured, Rejected
 
-OK, REFUSED, USAGE, NOTHING, TRY_LATER = 0, 1, 2, 3, 75
+OK, REFUSED = 0, 1
+ENDS = {Rejected: REFUSED, Misconfigured: 2, NothingToDo: 3, Busy: 75, OSError: 75}
 EXIT_CODES = (
     "exit codes: 0 done or nothing to do; 1 refused or failed; 2 usage, configuration or damaged "
     "state; 3 nothing to roll back to; 75 transient: no answer, no space, another agent; try later"
@@ -33,14 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(options.config)
         return int(options.command(config, options))
-    except Misconfigured as error:
-        return _complain(str(error), USAGE)
-    except NothingToDo as error:
-        return _complain(str(error), NOTHING)
-    except Rejected as error:
-        return _complain(str(error), REFUSED)
-    except (Busy, OSError) as error:
-        return _complain(f"{error}; try later", TRY_LATER)
+    except (Rejected, Misconfigured, NothingToDo, Busy, OSError) as error:
+        print(f"fleetdiff-agent: {error}", file=sys.stderr)
+        return next(code for kind, code in ENDS.items() if isinstance(error, kind))
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
@@ -81,8 +77,8 @@ def _status(config: Config, options: argparse.Namespace) -> int:
 
 def _rollback(config: Config, options: argparse.Namespace) -> int:
     with agent.open_device(config) as device:
-        mark = agent.roll_back(device)
-    _answer({"running_sha256": mark.sha256, "release": mark.release}, options.json)
+        answer = agent.roll_back(device)
+    _answer(answer, options.json)
     return OK
 
 
@@ -118,11 +114,6 @@ def _answer(answer: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in answer.items():
         print(f"{name.replace('_', ' ')}: {value}")
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"fleetdiff-agent: {message}", file=sys.stderr)
-    return code
 
 
 class _JsonLines(logging.Formatter):

@@ -8,11 +8,12 @@ a fleet that lost its server does not come back all at once.
 import fcntl
 import json
 import logging
-import os
 import random
+import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,31 +22,37 @@ from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
 from device_agent.device import LocalDevice
+from device_agent.disk import hash_file, open_regular, sync, write_durably
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
-from device_agent.journal import Journal, sync_folder, write_durably
-from device_agent.memory import Notebook
+from device_agent.journal import Journal
 from device_agent.outbox import Event
-from device_agent.slots import Mark, Slots, copy_durably
-from device_agent.states import (
-    Applying,
-    Downloading,
-    Idle,
-    Reporting,
-    State,
-    Switching,
-    Trying,
-    step,
-)
+from device_agent.slots import Slots
+from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
+from device_agent.strict import accept, read
 
 logger = logging.getLogger(__name__)
 
 AGENT_VERSION = "0.1.0"
 CREDENTIAL = "credential.json"
-BEFORE_THE_SWITCH = (Downloading, Applying, Trying, Switching)
 
 
 class NothingToDo(Exception):
     """There is no earlier release to go back to."""
+
+
+@dataclass(frozen=True)
+class Credential:
+    """Who this device is to its server, as enrollment said."""
+
+    device_id: str
+    credential: str
+
+
+@dataclass(frozen=True)
+class Enrolled(Credential):
+    """The answer to enroll."""
+
+    root_sha256: str
 
 
 def utc_now() -> datetime:
@@ -53,24 +60,17 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_device(config: Config, clock: Callable[[], datetime] = utc_now) -> LocalDevice:
-    """Return the enrolled device of a state folder, locked for this agent; close it at the end.
+@contextmanager
+def open_device(config: Config, clock: Callable[[], datetime] = utc_now) -> Iterator[LocalDevice]:
+    """Yield the enrolled device of a state folder, locked for this agent.
 
     Raises:
         Misconfigured: not enrolled, or the root or the saved state cannot be used.
         Busy: another agent has it.
     """
-    path = config.state_dir / CREDENTIAL
-    try:
-        credential = json.loads(path.read_bytes())
-        device_id, secret = credential["device_id"], credential["credential"]
-    except FileNotFoundError as error:
-        raise Misconfigured(
-            f"{config.state_dir} is not enrolled: run fleetdiff-agent enroll --token TOKEN"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Misconfigured(f"{path} is damaged; revoke the device and enroll again") from error
-    return LocalDevice(config, device_id, secret, lock_folder(config.state_dir), clock)
+    known = read_credential(config)
+    with locked(config.state_dir):
+        yield LocalDevice(config, known.device_id, known.credential, clock)
 
 
 def run(device: LocalDevice, stop: threading.Event) -> None:
@@ -142,7 +142,7 @@ def poll_delay_s(device: LocalDevice) -> float:
     """Return how long to wait for the next poll; refusals in a row double it."""
     limits = device.config.limits
     period = _period_s(device.check_in.poll_after_s, limits)
-    slower: float = period * 2 ** min(device.notebook.memory.refusals, 30)
+    slower: float = period * 2 ** min(device.journal.memory.refusals, 30)
     return min(slower, max(period, limits.poll_s_max)) * (0.9 + 0.1 * random.random())
 
 
@@ -157,39 +157,30 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
     root = read_root(config)
     config.state_dir.mkdir(parents=True, exist_ok=True)
     path = config.state_dir / CREDENTIAL
-    lock = lock_folder(config.state_dir)
-    try:
+    with locked(config.state_dir):
         if path.exists():
             raise Misconfigured(f"{config.state_dir} is enrolled already")
         factory = _install_factory_model(config, model_file)
-        answer = Client(config).post(
-            "enroll",
-            {
-                "enrollment_token": token,
-                "model": config.model,
-                "serial": config.serial,
-                "hardware": config.hardware,
-                "attributes": config.attributes,
-                "agent_version": AGENT_VERSION,
-            },
-        )
-        try:
-            known = {name: str(answer[name]) for name in ("device_id", "credential")}
-            offered = str(answer["root_sha256"])
-        except (KeyError, TypeError) as error:
-            raise Rejected("E_HTTP", f"the answer to enroll lacks {error}") from error
-        write_durably(path, json.dumps(known).encode(), mode=0o600)
-    finally:
-        os.close(lock)
+        request = {
+            "enrollment_token": token,
+            "model": config.model,
+            "serial": config.serial,
+            "hardware": config.hardware,
+            "attributes": config.attributes,
+            "agent_version": AGENT_VERSION,
+        }
+        answer = accept(Enrolled, Client(config).post("enroll", request), "E_HTTP")
+        known = Credential(answer.device_id, answer.credential)
+        write_durably(path, json.dumps(asdict(known)).encode(), mode=0o600)
     return {
-        "device_id": known["device_id"],
+        "device_id": answer.device_id,
         "model_sha256": factory,
         "root_sha256": root.sha256,
-        "root_is_the_servers": offered == root.sha256,
+        "root_is_the_servers": answer.root_sha256 == root.sha256,
     }
 
 
-def roll_back(device: LocalDevice) -> Mark:
+def roll_back(device: LocalDevice) -> dict[str, str]:
     """Go back to the release in the spare slot because a person at the device says so.
 
     Only along a way that the family signs; the deployment that is left is not tried again.
@@ -198,40 +189,40 @@ def roll_back(device: LocalDevice) -> Mark:
         NothingToDo: the spare slot holds no good release.
         Rejected: E_DOWNGRADE if no signed edge leads there.
     """
-    mark = device.slots.mark(device.slots.spare)
-    if not mark.good or not device.slots.spare_holds(mark.sha256):
+    memory, spare = device.journal.memory, device.slots.spare_sha256()
+    if spare not in memory.good:
         raise NothingToDo("the spare slot holds no good earlier release")
     running = device.slots.active_sha256(fresh=True)
-    name = mark.release or mark.sha256[:12]
-    memory = device.notebook.memory
-    if (running, mark.sha256) not in memory.back_edges:
+    name = memory.good[spare] or spare[:12]
+    if (running, spare) not in memory.back_edges:
         raise Rejected("E_DOWNGRADE", f"the family signs no way back from here to {name}")
-    if memory.deployment:
-        memory = memory.without(memory.deployment)
-    device.notebook.write(replace(memory, etag=""))
+    left = memory.deployment
+    given_up = memory.giving_up(left) if left else memory.given_up
+    device.journal.remember(given_up=given_up, etag="")
     device.slots.switch()
     device.journal.save(Idle())
-    event = Event("rolled_back", memory.deployment, "by_hand", f"a person went back to {name}")
+    event = Event("rolled_back", left, "by_hand", f"a person went back to {name}")
     device.outbox.add_event(f"by hand {running} {memory.floors.order_seq}", event)
     device.flush()
-    return mark
+    return {"running_sha256": spare, "release": memory.good[spare]}
 
 
 def status(config: Config) -> dict[str, Any]:
     """Return what a state folder says; takes no lock, so it works beside a running agent."""
-    folder = config.state_dir
-    if not (folder / CREDENTIAL).exists():
+    if not (config.state_dir / CREDENTIAL).exists():
         return {"enrolled": False}
-    memory, slots = Notebook(folder / "memory").memory, Slots(folder)
-    active = slots.active
-    marks = {name: slots.mark(name) for name in (active, slots.spare) if name}
+    journal, slots = Journal(config.state_dir), Slots(config.state_dir)
+    memory = journal.memory
+    found = {"running": slots.active_sha256(fresh=True), "spare": slots.spare_sha256()}
+    models = {
+        slot: {"sha256": sha256, "release": memory.good.get(sha256), "good": sha256 in memory.good}
+        for slot, sha256 in found.items()
+    }
     return {
         "enrolled": True,
-        "device_id": json.loads((folder / CREDENTIAL).read_bytes())["device_id"],
-        "state": type(Journal(folder / "cycle", config.limits.saves_max).peek()).__name__,
-        "active_slot": active,
-        "running": marks[active].__dict__ if active else None,
-        "spare": marks[slots.spare].__dict__,
+        "device_id": read_credential(config).device_id,
+        "state": type(journal.state).__name__,
+        **models,
         "order_seq": memory.floors.order_seq,
         "fresh_until": memory.fresh_until,
         "deployment": memory.deployment,
@@ -239,31 +230,50 @@ def status(config: Config) -> dict[str, Any]:
     }
 
 
-def lock_folder(folder: Path) -> int:
-    """Return a descriptor that holds the lock of a state folder until it is closed.
+def read_credential(config: Config) -> Credential:
+    """Return who this device is.
+
+    Raises:
+        Misconfigured: it is not enrolled, or the file is damaged.
+    """
+    path = config.state_dir / CREDENTIAL
+    try:
+        return read(Credential, json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        how = "run fleetdiff-agent enroll --token TOKEN"
+        raise Misconfigured(f"{config.state_dir} is not enrolled: {how}") from error
+    except ValueError as error:
+        raise Misconfigured(f"{path} is damaged; revoke the device and enroll again") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a state folder.
 
     Raises:
         Busy: another agent holds it.
     """
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Busy(f"another agent works in {folder}; stop it first") from error
-    return descriptor
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"another agent works in {folder}; stop it first") from error
+        yield
 
 
 def _install_factory_model(config: Config, model_file: Path | None) -> str:
-    slots = Slots(config.state_dir)
-    if slots.active is not None:  # An enrollment that was cut short did this already.
-        slots.empty()
+    slots, journal = Slots(config.state_dir), Journal(config.state_dir)
+    slots.empty()  # An enrollment that was cut short may have come this far.
     if model_file is None:
         return ""
-    digest = copy_durably(model_file, slots.file("a"))
-    slots.set_mark("a", Mark(digest, "", good=True))
+    target = slots.spare
+    with open_regular(model_file) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy)
+    sync(target)
+    sync(target.parent)
+    digest = hash_file(target)
+    journal.remember(good=journal.memory.knowing_good(digest, ""))
     slots.switch()
-    sync_folder(config.state_dir)
     return digest
 
 

@@ -7,7 +7,6 @@ that cannot be trusted yet must not be loaded into the agent. The old model's co
 release off this device; whether the release is good is for the fleet to say.
 """
 
-import json
 import logging
 import math
 import os
@@ -17,19 +16,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from device_agent.errors import Rejected
-from device_agent.journal import Record
 from device_agent.plan import Plan
+from device_agent.strict import accept
 
 logger = logging.getLogger(__name__)
 
 OUTPUT_BYTES_MAX = 1 << 20
-COUNT_MAX = 1_000_000
 COUNTS_KEPT_MAX = 4
 MANIFEST = "canary.json"
 SPLIT = ("sub", "del", "ins")
@@ -38,11 +37,10 @@ LABEL = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What the signed manifest says of a shard."""
+class Row:
+    """A shard in the signed manifest."""
 
-    file: str
-    set: str
+    file: Annotated[str, FILE_NAME]
     sha256: str
     bytes: int
     utterances: int
@@ -50,10 +48,35 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Manifest:
+    """The signed manifest of a canary set, as far as a device needs it."""
+
+    shards: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Shard(Row):
+    """A shard, and the digest of the manifest that lists it."""
+
+    set: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What an engine says it heard; beside it stand its counts."""
+
+    utterances: int
+    ref_words: int
+    canary_set: str
+    scorer: Annotated[str, LABEL]
+    runtime: Annotated[str, LABEL]
+
+
+@dataclass(frozen=True)
 class Counts:
     """Word errors of one model on one shard, and how long it took."""
 
-    split: Mapping[str, int]  # sub, del, ins
+    split: dict[str, int]  # sub, del, ins
     milliseconds: int
     scorer: str
     runtime: str
@@ -66,11 +89,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Trial:
-    """Both models on one shard."""
+    """Both models on one shard; `kept` are counts for the next trial."""
 
     old: Counts
     new: Counts
     old_first: bool
+    kept: dict[str, Counts]
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,10 @@ class Engine:
 
     command: Sequence[str]
     timeout_s: float
+
+
+Models = tuple[tuple[str, Path], tuple[str, Path]]
+Known = Mapping[str, Counts]
 
 
 def gate_refuses(old_errors: int, new_errors: int, ref_words: int) -> bool:
@@ -92,13 +120,7 @@ def gate_refuses(old_errors: int, new_errors: int, ref_words: int) -> bool:
 
 
 def run_trial(
-    engine: Engine,
-    models: tuple[tuple[str, Path], tuple[str, Path]],
-    shard: Shard,
-    folder: Path,
-    known: Record,
-    *,
-    old_first: bool,
+    engine: Engine, models: Models, shard: Shard, folder: Path, known: Known, *, old_first: bool
 ) -> Trial | None:
     """Count the errors of both models; None if the old one cannot be heard, and the new one can.
 
@@ -107,27 +129,28 @@ def run_trial(
         models: (SHA-256, file) of the old and of the new one.
         shard: what both must have heard.
         folder: holds the manifest and that shard.
-        known: counts of earlier trials; the counts of this one are added.
+        known: counts of earlier trials, as the last one kept them.
         old_first: which model hears the shard while the device is still cool.
 
     Raises:
         Rejected: E_ENGINE or E_SLOW.
     """
     (old_sha256, old_file), (new_sha256, new_file) = models
-    old, new = _load(known, old_sha256, shard), None
+    old = known.get(_key(old_sha256, shard))
     if old is None and old_first:
         old = _run_old(engine, old_file, folder, shard)
+        new = run_engine(engine, new_file, folder, shard)
     else:
         new = run_engine(engine, new_file, folder, shard)
-        if old is not None and (old.runtime, old.scorer) == (new.runtime, new.scorer):
-            old_first = True  # It was measured before, in an earlier trial.
-        else:
-            old, old_first = _run_old(engine, old_file, folder, shard), False
-    new = new or run_engine(engine, new_file, folder, shard)
+        # A model that was measured before, in the same way, was measured first.
+        old_first = old is not None and (old.runtime, old.scorer) == (new.runtime, new.scorer)
+        old = old if old_first else _run_old(engine, old_file, folder, shard)
     if old is None:
         return None
-    _keep(known, shard, {old_sha256: old, new_sha256: new})
-    return Trial(old, new, old_first)
+    latest = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
+    earlier = {key: counts for key, counts in known.items() if key not in latest}
+    kept = dict([*earlier.items(), *latest.items()][-COUNTS_KEPT_MAX:])
+    return Trial(old, new, old_first, kept)
 
 
 def _run_old(engine: Engine, model: Path, folder: Path, shard: Shard) -> Counts | None:
@@ -175,10 +198,9 @@ def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Count
     """
     with _start([*engine.command, "--model", str(model), "--canary", str(folder)]) as process:
         assert process.stdout is not None
-        late = threading.Event()
-        timer = threading.Timer(engine.timeout_s, _kill, (process, late))
-        timer.start()
+        timer = threading.Timer(engine.timeout_s, _kill, [process])
         started = time.monotonic()
+        timer.start()
         try:
             output = process.stdout.read(OUTPUT_BYTES_MAX + 1)
             if len(output) > OUTPUT_BYTES_MAX:
@@ -186,13 +208,13 @@ def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Count
             process.wait()
         finally:
             timer.cancel()
-            _kill(process, threading.Event())
-        spent = round(1000 * (time.monotonic() - started))
-    if late.is_set():
+            _kill(process)
+        spent_s = time.monotonic() - started
+    if spent_s >= engine.timeout_s:
         raise Rejected("E_SLOW", f"the engine ran longer than {engine.timeout_s} s")
     if process.returncode != 0:
         raise Rejected("E_ENGINE", f"the engine ended with {process.returncode}")
-    return read_counts(output, shard, spent)
+    return read_counts(output, shard, round(1000 * spent_s))
 
 
 def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
@@ -201,23 +223,15 @@ def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
     Raises:
         Rejected: E_ENGINE.
     """
-    try:
-        document = json.loads(output)
-        numbers = [document[name] for name in (*SPLIT, "utterances", "ref_words")]
-        labels = [document[name] for name in ("scorer", "runtime")]
-        heard = document["canary_set"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Rejected("E_ENGINE", f"the engine printed no counts: {error!r}") from error
-    if not all(type(n) is int and 0 <= n <= COUNT_MAX for n in numbers):
-        raise Rejected("E_ENGINE", f"the engine printed impossible counts: {numbers}")
-    if not all(isinstance(text, str) and LABEL.match(text) for text in labels):
-        raise Rejected("E_ENGINE", "the engine's scorer or runtime is not a label")
-    sub, deleted, ins, utterances, ref_words = numbers
-    if (heard, utterances, ref_words) != (shard.set, shard.utterances, shard.ref_words):
+    document = accept(dict[str, Any], output, "E_ENGINE")
+    heard = accept(Heard, document, "E_ENGINE")
+    split = accept(dict[str, int], {name: document.get(name) for name in SPLIT}, "E_ENGINE")
+    what = (heard.canary_set, heard.utterances, heard.ref_words)
+    if what != (shard.set, shard.utterances, shard.ref_words):
         raise Rejected("E_ENGINE", "the engine heard something else than the shard")
-    if sub + deleted > ref_words or ins > ref_words:
-        raise Rejected("E_ENGINE", f"more errors than words: {numbers}")
-    return Counts(dict(zip(SPLIT, numbers, strict=False)), milliseconds, *labels)
+    if split["sub"] + split["del"] > heard.ref_words or split["ins"] > heard.ref_words:
+        raise Rejected("E_ENGINE", f"more errors than the shard's {heard.ref_words} words: {split}")
+    return Counts(split, milliseconds, heard.scorer, heard.runtime)
 
 
 def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
@@ -226,52 +240,30 @@ def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
     Raises:
         Rejected: E_CANARY.
     """
-    try:
-        rows = [row for row in json.loads(manifest)["shards"] if row["sha256"] == shard_sha256]
-        file, numbers = rows[0]["file"], [rows[0][k] for k in ("bytes", "utterances", "ref_words")]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise Rejected("E_CANARY", f"the manifest does not list the shard: {error!r}") from error
-    if not isinstance(file, str) or not FILE_NAME.match(file) or file == MANIFEST:
-        raise Rejected("E_CANARY", f"the manifest names a file {str(file)[:80]!r}")
-    if not all(type(n) is int and n > 0 for n in numbers):
-        raise Rejected("E_CANARY", f"the manifest has impossible sizes for {file}")
-    return Shard(file, sha256(manifest).hexdigest(), shard_sha256, *numbers)
+    rows = [r for r in accept(Manifest, manifest, "E_CANARY").shards if r.sha256 == shard_sha256]
+    if not rows:
+        raise Rejected("E_CANARY", f"the manifest does not list shard {shard_sha256[:12]}")
+    row = rows[0]
+    if row.file == MANIFEST or not (row.bytes and row.utterances and row.ref_words):
+        raise Rejected("E_CANARY", f"the manifest has an impossible {row}")
+    return Shard(**row.__dict__, set=sha256(manifest).hexdigest())
 
 
 def _start(command: list[str]) -> "subprocess.Popen[bytes]":
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
     try:
         return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            command, stdin=null, stdout=pipe, stderr=null, start_new_session=True
         )
     except (FileNotFoundError, PermissionError) as error:
         raise Rejected("E_ENGINE", f"the engine cannot be started: {error}") from error
 
 
-def _kill(process: "subprocess.Popen[bytes]", late: threading.Event) -> None:
-    """End the engine and whatever it started."""
-    if process.returncode is None:
-        late.set()
-        try:
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End the engine and whatever it started, unless it ended by itself."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            late.clear()
-
-
-def _load(known: Record, model_sha256: str, shard: Shard) -> Counts | None:
-    entry = (known.document or {}).get(_key(model_sha256, shard))
-    return None if entry is None else Counts(**entry)
-
-
-def _keep(known: Record, shard: Shard, counts: Mapping[str, Counts]) -> None:
-    entries: dict[str, Any] = dict(known.document or {})
-    for model_sha256, found in counts.items():
-        entries.pop(_key(model_sha256, shard), None)
-        entries[_key(model_sha256, shard)] = asdict(found)
-    known.save(dict(list(entries.items())[-COUNTS_KEPT_MAX:]))
 
 
 def _key(model_sha256: str, shard: Shard) -> str:

@@ -7,7 +7,7 @@ credential stays behind. A download is read by nobody before its digest is right
 import http.client
 import json
 import re
-import time
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,19 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from device_agent.config import Config
+from device_agent.disk import hash_file
 from device_agent.errors import Rejected, Unavailable
 from device_agent.plan import PRINTABLE
-from device_agent.slots import hash_file
-from device_agent.transport import (
-    Deadline,
-    Transport,
-    paced,
-    parse_json,
-    poll_after_s,
-    read_body,
-    refusal_of,
-)
+from device_agent.transport import Deadline, paced, poll_after_s, read_body, refusal_of, request
 
+BUNDLE_BYTES_MAX = 2 * 1024 * 1024
+RECEIPT_BYTES_MAX = 64 * 1024
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a poll; the body of a 304 is empty."""
+    """An answer of the device API; the body of a 304 is empty."""
 
     status: int
     etag: str
@@ -58,18 +52,14 @@ class Client:
     Args:
         config: the server, the blob hosts and the limits.
         credential: sent to the server, and to nobody else; empty before enrollment.
-        clock: monotonic seconds.
     """
 
-    def __init__(
-        self, config: Config, credential: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, config: Config, credential: str = "") -> None:
         self._config = config
-        self._limits = config.limits
-        self._credential = credential
-        self._clock = clock
         self._api = config.server.rstrip("/") + "/device/v1/"
-        self._transport = Transport(config)
+        self._identity = {"Authorization": f"Bearer {credential}"} if credential else {}
+        secure = config.server.startswith("https:")
+        self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
 
     def poll(self, active: str, root: int, timestamp: int, etag: str) -> Reply:
         """Ask for news, given the digest that runs, what was verified and the last answer's ETag.
@@ -79,32 +69,18 @@ class Client:
             Rejected: E_SIZE, E_HTTP.
         """
         question = {"root": root, "t": timestamp, **({"s": active} if active else {})}
-        url = f"{self._api}poll?{urlencode(question)}"
-        headers = {**self._identity(), **({"If-None-Match": etag} if etag else {})}
-        with self._transport.request("GET", url, headers) as (response, late):
-            if response.status not in (200, 304):
-                raise refusal_of(response, known=bool(self._credential))
-            body = b""
-            if response.status == 200:
-                body = read_body(response, self._limits.bundle_bytes_max, late)
-            found = response.getheader("ETag", "")
-            kept = found if PRINTABLE.match(found) else ""
-            return Reply(response.status, kept, poll_after_s(response), body)
+        headers = {"If-None-Match": etag} if etag else {}
+        return self._ask("GET", f"poll?{urlencode(question)}", headers, BUNDLE_BYTES_MAX)
 
-    def post(self, path: str, document: dict[str, Any]) -> Any:
-        """Send a JSON document and return the JSON answer.
+    def post(self, path: str, document: dict[str, Any]) -> bytes:
+        """Send a JSON document and return the answer's body.
 
         Raises:
             Unavailable: no answer, or one to wait for.
             Rejected: E_SIZE, E_HTTP with what the server says is wrong.
         """
-        body = json.dumps(document).encode()
-        headers = {**self._identity(), "Content-Type": "application/json"}
-        with self._transport.request("POST", self._api + path, headers, body) as (response, late):
-            if response.status not in (200, 201, 202):
-                raise refusal_of(response, known=bool(self._credential))
-            answer = read_body(response, self._limits.reply_bytes_max, late)
-        return parse_json(answer)
+        headers, body = {"Content-Type": "application/json"}, json.dumps(document).encode()
+        return self._ask("POST", path, headers, RECEIPT_BYTES_MAX, body).body
 
     def fetch(self, sha256: str, length: int, part: Path) -> None:
         """Bring an artifact whole into `part`, going on from what is there.
@@ -125,64 +101,62 @@ class Client:
                 raise Unavailable(f"artifact {sha256[:12]} did not fit what was here of it")
             raise Rejected("E_HASH", f"artifact {sha256[:12]} has other bytes than its name")
 
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], most: int, body: bytes | None = None
+    ) -> Reply:
+        url, headers = self._api + path, self._identity | headers
+        with request(self._config.limits, self._tls, method, url, headers, body) as (found, late):
+            if found.status not in (200, 201, 202, 304):
+                raise refusal_of(found, known=bool(self._identity))
+            answer = read_body(found, most, late)
+            etag = found.getheader("ETag", "")
+            etag = etag if PRINTABLE.match(etag) else ""
+            return Reply(found.status, etag, poll_after_s(found), answer)
+
     def _download(self, sha256: str, length: int, part: Path, have: int) -> None:
+        limits, url = self._config.limits, f"{self._api}artifacts/{sha256}"
         headers = {"Range": f"bytes={have}-"} if have else {}
-        url = f"{self._api}artifacts/{sha256}"
-        with self._transport.request("GET", url, {**headers, **self._identity()}) as (
-            response,
-            late,
-        ):
-            if response.status != 307:
-                self._save(response, late, length, part, have)
+        with request(limits, self._tls, "GET", url, headers | self._identity) as (found, late):
+            if found.status != 307:
+                self._save(found, late, length, part, have)
                 return
-            elsewhere = self._blob_url(url, response.getheader("Location", ""))
-        with self._transport.request("GET", elsewhere, headers) as (response, late):
-            self._save(response, late, length, part, have)
+            elsewhere = self._blob_url(url, found.getheader("Location", ""))
+        with request(limits, self._tls, "GET", elsewhere, headers) as (found, late):
+            self._save(found, late, length, part, have)
 
     def _save(
-        self,
-        response: http.client.HTTPResponse,
-        late: Deadline,
-        length: int,
-        part: Path,
-        have: int,
+        self, found: http.client.HTTPResponse, late: Deadline, length: int, part: Path, have: int
     ) -> None:
-        if response.status == 416:
+        if found.status == 416:
             part.unlink()
             raise Unavailable("the rest of a download was refused; starting again", 416)
-        if response.status not in (200, 206):
-            raise refusal_of(response, known=bool(self._credential))
-        start = _start(response, length)
+        if found.status not in (200, 206):
+            raise refusal_of(found, known=bool(self._identity))
+        start = _start(found, length)
         if start not in (0, have):
             raise Unavailable(f"asked for bytes from {have}, got them from {start}")
-        declared = response.length
+        declared = found.length
         if declared is not None and start + declared != length:
             raise Rejected("E_SIZE", f"{start + declared} bytes announced, {length} signed")
         late.cancel()  # From here the least rate is the limit.
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            got = start
-            for chunk in paced(response, length - start, self._limits, self._clock):
+            for chunk in paced(found, length - start, self._config.limits):
                 file.write(chunk)
-                got += len(chunk)
+            got = file.tell()
         if got > length:
             part.unlink()
             raise Rejected("E_SIZE", f"more than the {length} bytes that are signed")
         if got < length:
             raise Unavailable(f"cut off after {got} of {length} bytes")
 
-    def _identity(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._credential}"} if self._credential else {}
-
     def _blob_url(self, base: str, location: str) -> str:
         try:
             target = urlsplit(urljoin(base, location))
         except ValueError as error:
             raise Rejected("E_REDIRECT", f"a redirect to {location[:80]!r}") from error
-        secure = target.scheme == "https" or (
-            target.scheme == "http" and urlsplit(base).scheme == "http"
-        )
+        secure = target.scheme in ("https", urlsplit(base).scheme)
         if not secure or target.netloc not in self._config.blob_hosts:
             raise Rejected("E_REDIRECT", f"artifacts are not fetched from {target.netloc[:80]!r}")
         return target.geturl()

@@ -5,12 +5,12 @@ misspelt limit must not become a default one.
 """
 
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 from device_agent.errors import Misconfigured
+from device_agent.strict import read
 from trust.roles import NAME
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -31,15 +31,8 @@ class Limits:
     silence_s_max: float = 20.0  # for one read or one connect
     rate_bytes_s_min: int = 256  # of a download, over any window
     rate_window_s: float = 30.0
-    bundle_bytes_max: int = 2 * 1024 * 1024
-    reply_bytes_max: int = 64 * 1024
-    canary_set_bytes_max: int = 1024 * 1024
-    shard_bytes_max: int = 64 * 1024 * 1024
     spare_bytes: int = 1024 * 1024  # kept free beside what an update needs
     recogniser_s_max: float = 600.0
-    saves_max: int = 28  # journal saves and resumes of one deployment
-    outbox_items_max: int = 500
-    batch_items_max: int = 100
 
 
 @dataclass(frozen=True)
@@ -74,52 +67,14 @@ class Config:
 
 
 def load_config(path: Path) -> Config:
-    """Return the configuration in a TOML file; relative paths are relative to that file.
+    """Return the configuration in a file; relative paths in it are relative to it.
 
     Raises:
-        Misconfigured: it cannot be read, or a key is unknown, missing or of the wrong type.
+        Misconfigured: it is missing, not understood, or contradicts itself.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = read(Config, tomllib.loads(path.read_text(encoding="utf-8")), exact=True)
     except (OSError, ValueError) as error:
         raise Misconfigured(f"{path}: {error}") from error
-    try:
-        values = _checked(Config, document)
-        if isinstance(values.get("limits"), dict):
-            values["limits"] = Limits(**_checked(Limits, values["limits"]))
-        for name in ("state_dir", "root"):
-            values[name] = path.parent / values[name]
-        return Config(**values)
-    except Misconfigured as error:
-        raise Misconfigured(f"{path}: {error}") from error
-
-
-def _checked(kind: type[Config] | type[Limits], document: dict[str, Any]) -> dict[str, Any]:
-    known = {f.name: f for f in fields(kind)}
-    if unknown := sorted(set(document) - set(known)):
-        raise Misconfigured(f"unknown key {unknown[0]!r}")
-    needed = {f.name for f in known.values() if f.default is f.default_factory is MISSING}
-    if missing := sorted(needed - set(document)):
-        raise Misconfigured(f"missing key {missing[0]!r}")
-    hints = get_type_hints(kind)
-    return {name: _value(name, hints[name], value) for name, value in document.items()}
-
-
-def _value(name: str, hint: Any, value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number and value >= 0:
-        return float(value)
-    if hint is int and isinstance(value, int) and number and value >= 0:
-        return value
-    if (hint is str or hint is bool) and isinstance(value, hint):
-        return value
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    texts = tuple[str, ...]
-    if hint == texts and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if hint is Limits and isinstance(value, dict):
-        return value
-    if hint == dict[str, str] and isinstance(value, dict):
-        return {key: _value(f"{name}.{key}", str, text) for key, text in value.items()}
-    raise Misconfigured(f"{name} = {value!r} has the wrong type or is negative")
+    folder = path.parent
+    return replace(config, state_dir=folder / config.state_dir, root=folder / config.root)

@@ -1,6 +1,6 @@
 """The world of the cycle: the disk, the network and the engine of one device.
 
-    state_dir/  lock  credential.json (0600)  cycle.0/.1  memory.0/.1  outbox.0/.1
+    state_dir/  lock  credential.json (0600)  journal.0/.1
                 current -> slots/a   slots/a  slots/b   downloads/  canary/  tuf/
 
 Every method may be run again after a power cut: it looks at what is there, most of all at digests,
@@ -9,18 +9,18 @@ Nothing here is global: one process may run many devices, each in a folder of it
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 
 from device_agent.canary import (
     MANIFEST,
     Engine,
+    Shard,
+    Trial,
     gate_refuses,
     read_manifest,
     report_of,
@@ -29,12 +29,12 @@ from device_agent.canary import (
 from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
+from device_agent.disk import settle
 from device_agent.errors import Rejected
-from device_agent.journal import Journal, Record, sync_folder
-from device_agent.memory import Notebook
+from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
-from device_agent.plan import Plan, Step
-from device_agent.slots import Mark, Slots, hash_file
+from device_agent.plan import Canary, Plan, Step
+from device_agent.slots import Slots
 from device_agent.states import Reporting
 from neural_diff.apply import apply as apply_patches
 from neural_diff.errors import Corrupt, NeuralDiffError, WrongBase
@@ -47,56 +47,22 @@ LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
 
 
 class LocalDevice:
-    """A real device; `states.Device` says what each method is for."""
+    """A real device, whose folder the caller has locked; `states.Device` says what methods do."""
 
     def __init__(
-        self,
-        config: Config,
-        device_id: str,
-        credential: str,
-        lock: int,
-        clock: Callable[[], datetime],
+        self, config: Config, device_id: str, credential: str, clock: Callable[[], datetime]
     ) -> None:
-        self._lock = lock
         folder = config.state_dir
-        self._downloads = folder / "downloads"
-        self._canary = folder / "canary"
-        self.config = config
-        self.device_id = device_id
-        try:
-            self.journal = Journal(folder / "cycle", config.limits.saves_max)
-            self.outbox = Outbox(
-                folder / "outbox",
-                config.limits.outbox_items_max,
-                config.limits.batch_items_max,
-                lambda: write_time(clock()),
-            )
-            self.notebook = Notebook(folder / "memory")
-            for path in (self._downloads, self._canary):
-                path.mkdir(exist_ok=True)
-            self.slots = Slots(folder)
-            self.client = Client(config, credential)
-            self.check_in = CheckIn(
-                config, device_id, self.client, self.slots, self.notebook, self.outbox, clock
-            )
-        except BaseException:
-            os.close(lock)
-            raise
-
-    def __enter__(self) -> "LocalDevice":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the state folder back."""
-        os.close(self._lock)
+        self._downloads, self._canary = folder / "downloads", folder / "canary"
+        for path in (self._downloads, self._canary):
+            path.mkdir(exist_ok=True)
+        self.config, self.device_id = config, device_id
+        self.journal, self.slots = Journal(folder), Slots(folder)
+        self.outbox = Outbox(self.journal, lambda: write_time(clock()))
+        self.client = Client(config, credential)
+        self.check_in = CheckIn(
+            config, device_id, self.client, self.slots, self.journal, self.outbox, clock
+        )
 
     def check(self) -> Plan | None:
         """Ask the server for news."""
@@ -107,7 +73,7 @@ class LocalDevice:
 
     def spare_holds(self, sha256: str) -> bool:
         """Read the spare slot and compare."""
-        return self.slots.spare_holds(sha256)
+        return self.slots.spare_sha256() == sha256
 
     def fetch(self, plan: Plan, pipeline: int) -> None:
         """Download what is missing of a pipeline and of the canary."""
@@ -118,80 +84,64 @@ class LocalDevice:
         for path in self._downloads.iterdir():
             if path.name.removesuffix(".part") not in wanted:
                 path.unlink()
-        if not self.slots.spare_holds(plan.sha256):
-            self.slots.require_space(self._space_for(plan, steps))
+        if not self.spare_holds(plan.sha256):
+            self._require_space(plan, steps)
             for step in steps:
                 self._fetch_blob(step.sha256, step.bytes, self._downloads / step.sha256)
-        if self._wants_trial(plan):
-            self._fetch_canary(plan)
+        if canary := self._canary_of(plan):
+            self._fetch_canary(canary)
 
     def build(self, plan: Plan, pipeline: int) -> None:
         """Write the new model into the spare slot and confirm its digest."""
         steps = plan.pipelines[pipeline]
-        if not self.slots.spare_holds(plan.sha256):
-            self._write(steps, self.slots.clear_spare())
-        spare = self.slots.spare
-        if hash_file(self.slots.file(spare)) != plan.sha256:
-            self.slots.clear_spare()
+        if not self.spare_holds(plan.sha256):
+            self.slots.spare.unlink(missing_ok=True)
+            self._write(steps, self.slots.spare)
+        if not self.spare_holds(plan.sha256):
+            self.slots.spare.unlink(missing_ok=True)
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
-        self.slots.set_mark(spare, Mark(plan.sha256, plan.release, good=False))
         self._event(plan, Event("applied", bytes=sum(step.bytes for step in steps)))
         self._clear_downloads()
 
     def evaluate(self, plan: Plan) -> None:
         """Hear both models on this device's shard, queue the report, and judge."""
-        new = self.slots.file(self.slots.spare)
-        if not self.slots.spare_holds(plan.sha256):
-            raise Rejected("E_RESULT", f"the spare slot no longer holds release {plan.release}")
-        old = self.slots.active_file()
-        if not self._wants_trial(plan) or plan.canary is None or old is None:
+        self._require_spare(plan)
+        canary, old = self._canary_of(plan), self.slots.active
+        if canary is None or old is None:
             logger.info("release %s is taken without a trial", plan.release)
             return
-        folder = self._canary_folder(plan)
-        shard = read_manifest((folder / MANIFEST).read_bytes(), plan.canary.shard_sha256)
+        folder = self._canary_folder(canary)
+        shard = read_manifest((folder / MANIFEST).read_bytes(), canary.shard_sha256)
         limit = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
+        engine = Engine(self.config.recogniser, limit)
+        models = (plan.base, old), (plan.sha256, self.slots.spare)
+        known = self.journal.memory.counts
         draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
-        trial = run_trial(
-            Engine(self.config.recogniser, limit),
-            ((plan.base, old), (plan.sha256, new)),
-            shard,
-            folder,
-            Record(self._canary / "counts"),
-            old_first=draw % 2 == 0,
-        )
+        trial = run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
         if trial is None:
             self._event(plan, Event("note", reason="E_ENGINE", detail="the old model is not heard"))
             return
-        refused = gate_refuses(trial.old.errors, trial.new.errors, shard.ref_words)
-        self.notebook.write(self.notebook.memory.with_attempt(plan.release, plan.deployment))
-        attempt = self.notebook.memory.attempt[2]
-        self.outbox.add_report(
-            report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
-        )
-        if refused:
-            found = f"{trial.new.errors} errors where the running model makes {trial.old.errors}"
-            raise Rejected("E_GATE", f"{found}, on {shard.ref_words} words")
+        self.journal.remember(counts=trial.kept)
+        self._judge(plan, shard, trial)
 
     def still_ordered(self, plan: Plan) -> bool:
         """Ask once more, unless the switch is done already."""
-        if self.slots.active_sha256(fresh=True) == plan.sha256:
-            return True
-        return self.check_in.still_ordered(plan)
+        done = self.slots.active_sha256(fresh=True) == plan.sha256
+        return done or self.check_in.still_ordered(plan)
 
     def switch(self, plan: Plan) -> None:
         """Make the spare slot the active one, if its bytes are still the right ones."""
         if self.slots.active_sha256(fresh=True) != plan.sha256:
-            if not self.slots.spare_holds(plan.sha256):
-                raise Rejected("E_RESULT", f"the spare slot no longer holds {plan.release}")
+            self._require_spare(plan)
             self.slots.switch()
         self._event(plan, Event("activated"))
 
     def commit(self, plan: Plan) -> bool:
-        """Mark the active slot good if its bytes, read now, are the ordered ones."""
-        active = self.slots.active
-        if active is None or self.slots.active_sha256(fresh=True) != plan.sha256:
+        """Remember the active bytes, read now, as good if they are the ordered ones."""
+        if self.slots.active_sha256(fresh=True) != plan.sha256:
             return False
-        self.slots.set_mark(active, Mark(plan.sha256, plan.release, good=True))
+        good = self.journal.memory.knowing_good(plan.sha256, plan.release)
+        self.journal.remember(good=good)
         return True
 
     def restore(self, sha256: str) -> None:
@@ -199,7 +149,7 @@ class LocalDevice:
         if not sha256:
             self.slots.empty()
         elif self.slots.active_sha256(fresh=True) != sha256:
-            if not self.slots.spare_holds(sha256):
+            if not self.spare_holds(sha256):
                 raise Rejected("E_BASE", f"neither slot holds {sha256[:12]}")
             self.slots.switch()
 
@@ -213,10 +163,11 @@ class LocalDevice:
             f"{outcome.about} {outcome.deployment} {outcome.kind} {outcome.reason}",
             Event(outcome.kind, outcome.deployment, outcome.reason, outcome.detail, fetched),
         )
-        memory = self.notebook.memory
-        if outcome.reason in LOCAL_VERDICTS:
-            memory = memory.without(outcome.deployment)
-        self.notebook.write(replace(memory, etag="", refusals=memory.refusals + 1 if bad else 0))
+        memory = self.journal.memory
+        final = outcome.reason in LOCAL_VERDICTS
+        given_up = memory.giving_up(outcome.deployment) if final else memory.given_up
+        refusals = memory.refusals + 1 if bad else 0
+        self.journal.remember(etag="", given_up=given_up, refusals=refusals)
         self._clear_downloads()
 
     def flush(self) -> None:
@@ -226,46 +177,54 @@ class LocalDevice:
         except OSError as error:
             logger.info("%d reports wait: %s", len(self.outbox), error)
 
+    def _judge(self, plan: Plan, shard: Shard, trial: Trial) -> None:
+        release, deployment, attempt = self.journal.memory.attempt
+        if (release, deployment) != (plan.release, plan.deployment):  # The same one counts once.
+            attempt = attempt + 1 if release == plan.release else 1
+            self.journal.remember(attempt=(plan.release, plan.deployment, attempt))
+        old, new = trial.old.errors, trial.new.errors
+        refused = gate_refuses(old, new, shard.ref_words)
+        report = report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
+        self.outbox.add_report(report)
+        if refused:
+            found = f"{new} errors where the running model makes {old}"
+            raise Rejected("E_GATE", f"{found}, on {shard.ref_words} words")
+
     def _event(self, plan: Plan, event: Event) -> None:
         key = f"{plan.order_seq} {plan.deployment} {event.kind} {event.reason}"
         self.outbox.add_event(key, replace(event, deployment=plan.deployment))
 
-    def _wants_trial(self, plan: Plan) -> bool:
+    def _canary_of(self, plan: Plan) -> Canary | None:
         """A way back is not tried: the model it leaves may be the one that cannot be heard."""
-        back = (plan.base, plan.sha256) in self.notebook.memory.back_edges
-        return bool(self.config.recogniser and plan.canary and plan.base) and not back
+        back = (plan.base, plan.sha256) in self.journal.memory.back_edges
+        return plan.canary if self.config.recogniser and plan.base and not back else None
 
-    def _space_for(self, plan: Plan, steps: tuple[Step, ...]) -> int:
+    def _require_spare(self, plan: Plan) -> None:
+        if not self.spare_holds(plan.sha256):
+            raise Rejected("E_RESULT", f"the spare slot no longer holds release {plan.release}")
+
+    def _require_space(self, plan: Plan, steps: tuple[Step, ...]) -> None:
         missing = sum(s.bytes for s in steps if not (self._downloads / s.sha256).exists())
         largest = max(plan.bytes, *(step.to_bytes for step in steps))
-        spare = self.slots.file(self.slots.spare)
-        freed = spare.stat().st_size if spare.exists() else 0
-        return missing + max(0, largest - freed) + self.config.limits.spare_bytes
+        freed = self.slots.spare.stat().st_size if self.slots.spare.exists() else 0
+        needed = missing + max(0, largest - freed) + self.config.limits.spare_bytes
+        free = shutil.disk_usage(self.config.state_dir).free
+        if free < needed:
+            raise Rejected("E_SPACE", f"{needed} bytes are needed and {free} are free")
 
     def _fetch_blob(self, sha256: str, length: int, target: Path) -> None:
-        if target.exists():
-            return
-        part = self._downloads / f"{sha256}.part"
-        self.client.fetch(sha256, length, part)
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(target)
-        sync_folder(target.parent)
+        if not target.exists():
+            part = self._downloads / f"{sha256}.part"
+            self.client.fetch(sha256, length, part)
+            settle(part, target)
 
-    def _canary_folder(self, plan: Plan) -> Path:
-        assert plan.canary is not None
-        return self._canary / f"{plan.canary.set[:32]}-{plan.canary.shard_sha256[:32]}"
+    def _canary_folder(self, canary: Canary) -> Path:
+        return self._canary / f"{canary.set[:32]}-{canary.shard_sha256[:32]}"
 
-    def _fetch_canary(self, plan: Plan) -> None:
-        assert plan.canary is not None
-        limits, canary = self.config.limits, plan.canary
-        if canary.set_bytes > limits.canary_set_bytes_max:
-            raise Rejected("E_CANARY", f"a canary manifest of {canary.set_bytes} bytes")
-        if canary.shard_bytes > limits.shard_bytes_max:
-            raise Rejected("E_CANARY", f"a canary shard of {canary.shard_bytes} bytes")
-        folder = self._canary_folder(plan)
+    def _fetch_canary(self, canary: Canary) -> None:
+        folder = self._canary_folder(canary)
         for other in self._canary.iterdir():
-            if other.is_dir() and other != folder:
+            if other != folder:
                 shutil.rmtree(other)
         folder.mkdir(exist_ok=True)
         self._fetch_blob(canary.set, canary.set_bytes, folder / MANIFEST)
@@ -276,14 +235,11 @@ class LocalDevice:
 
     def _write(self, steps: tuple[Step, ...], target: Path) -> None:
         files = [self._downloads / step.sha256 for step in steps]
-        base = self.slots.active_file()
-        if steps[0].op == "full":
-            base, files = files[0], files[1:]
+        base = files.pop(0) if steps[0].op == "full" else self.slots.active
         if base is None:
             raise Rejected("E_BASE", "a patch, and no model to apply it to")
         if not files:
-            base.replace(target)
-            sync_folder(target.parent)
+            settle(base, target)
             return
         try:
             apply_patches(base, files, target)

@@ -43,7 +43,7 @@ class Unavailable(OSError):
         self.poll_after_s = poll_after_s
 
 
-class Misconfigured(Exception):
+class Misconfigured(ValueError):
     """A device that a person must set up first: configuration, enrollment, damaged state."""
 
 

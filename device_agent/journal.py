@@ -1,83 +1,130 @@
-"""What survives a power cut: small documents, and the state that a device is in.
+"""The journal: everything a device keeps through a power cut, in one document.
 
-A `Record` is one JSON document in two files that are written in turn, each with a checksum and a
-generation. A torn write hits the older one, so the newer one is always whole. The `Journal` is a
-record of the cycle's state that counts: an attempt that is saved or resumed too often is ended,
-so that a release that crashes the agent cannot do so for ever.
+It holds the state of the cycle and the `Memory`: floors that never sink (a device that forgets
+them can be shown old metadata again), what was settled, and what waits to be sent. It is written
+before anything acts on it, to two files in turn, each with a checksum and a generation. A torn
+write hits the older one, so the newer one is always whole.
+
+Saves of one attempt are counted: one that is saved or resumed too often is ended, so that a
+release that crashes the agent cannot do so for ever.
 """
 
 import json
-import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
+from device_agent.canary import Counts
+from device_agent.disk import sync
 from device_agent.errors import Misconfigured
-from device_agent.plan import read_plan
 from device_agent.states import Idle, State, give_up
+from device_agent.strict import read
+from trust.floors import Floors
+
+SAVES_MAX = 28  # journal saves and resumes of one attempt
+KEPT_MAX = 16  # deployments given up, good models
+NEWBORN = {"generation": 0, "saves": 0, "state": {"name": "Idle"}, "memory": {}}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a device knows beside its state.
+
+    Attributes:
+        root_version: the root that the metadata cache is under, 0 for the pinned one.
+        etag: of the last answer that left nothing to do; empty if there is something.
+        fresh_until: when the first of the signed documents it rests on expires.
+        refusals: attempts in a row that ended badly; they slow the polling down.
+        deployment: the last one that was begun.
+        given_up: deployments that this device decided against and does not try again.
+        back_edges: (from, to) digests that the family signs as ways back.
+        good: model digest -> release name, of models that proved themselves here.
+        attempt: (release, deployment, number) of the last trial on the canary.
+        counts: of earlier trials, so that a model is heard once.
+        queue: (path, document) of what the server has not acknowledged.
+        said: keys of what was queued before.
+        next_seq: the number of the next event; it never repeats.
+    """
+
+    floors: Floors = field(default_factory=Floors)
+    root_version: int = 0
+    etag: str = ""
+    fresh_until: str = ""
+    refusals: int = 0
+    deployment: str = ""
+    given_up: tuple[str, ...] = ()
+    back_edges: tuple[tuple[str, str], ...] = ()
+    good: dict[str, str] = field(default_factory=dict)
+    attempt: tuple[str, str, int] = ("", "", 0)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    queue: tuple[tuple[str, dict[str, Any]], ...] = ()
+    said: tuple[str, ...] = ()
+    next_seq: int = 1
+
+    def giving_up(self, deployment: str) -> tuple[str, ...]:
+        """Return what is given up, with this deployment."""
+        return (*(d for d in self.given_up if d != deployment), deployment)[-KEPT_MAX:]
+
+    def knowing_good(self, model: str, release: str) -> dict[str, str]:
+        """Return the good models, with this one as the latest."""
+        others = [(m, name) for m, name in self.good.items() if m != model]
+        return dict([*others, (model, release)][-KEPT_MAX:])
 
 
 class Journal:
-    """The saved state of the cycle."""
-
-    def __init__(self, path: Path, saves_max: int) -> None:
-        self._record = Record(path)
-        self._saves_max = saves_max
-
-    def peek(self) -> State:
-        """Return the saved state without entering it."""
-        document = self._record.document
-        return Idle() if document is None else decode(document["state"])
-
-    def resume(self) -> State:
-        """Return the state to go on with; entering it again is counted."""
-        state = self.peek()
-        return state if isinstance(state, Idle) else self.save(state)
-
-    def save(self, state: State) -> State:
-        """Save a state before it is entered, and return it, or the one that ends the attempt."""
-        saves = 0 if self._record.document is None else int(self._record.document["saves"])
-        saves = 0 if isinstance(state, Idle) else saves + 1
-        if saves > self._saves_max:
-            state, saves = give_up(state, "E_STATE_LOOP"), 0
-        self._record.save({"saves": saves, "state": encode(state)})
-        return state
-
-
-class Record:
-    """One JSON document, whole after any power cut.
+    """The state and the memory of a device, whole after any power cut.
 
     Attributes:
-        document: what was saved last, or None.
+        state: the state that was saved last.
+        memory: what was remembered last.
 
     Raises:
         Misconfigured: both files are damaged, which no power cut does.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._files = (path.with_name(f"{path.name}.0"), path.with_name(f"{path.name}.1"))
-        found = [_read(file) for file in self._files if file.exists()]
+    def __init__(self, folder: Path) -> None:
+        self._files = (folder / "journal.0", folder / "journal.1")
+        found = [_read_entry(file) for file in self._files if file.exists()]
         whole = [entry for entry in found if entry is not None]
         # A single torn file is a first save that never ended.
         if len(found) == 2 and not whole:
-            raise Misconfigured(f"{path}.0 and .1 are both damaged; restore or re-enroll")
-        newest: tuple[int, dict[str, Any] | None] = max(whole, key=itemgetter(0), default=(0, None))
-        self._generation, self.document = newest
+            raise Misconfigured(f"{folder}/journal.0 and .1 are both damaged; enroll again")
+        newest: dict[str, Any] = max(whole, key=itemgetter("generation"), default=NEWBORN)
+        self._generation, self._saves = newest["generation"], newest["saves"]
+        self.state, self.memory = decode(newest["state"]), read(Memory, newest["memory"])
 
-    def save(self, document: dict[str, Any]) -> None:
-        """Replace the document."""
+    def resume(self) -> State:
+        """Return the state to go on with; entering it again is counted."""
+        return self.state if isinstance(self.state, Idle) else self.save(self.state)
+
+    def save(self, state: State) -> State:
+        """Save a state before it is entered, and return it, or the one that ends the attempt."""
+        saves = 0 if isinstance(state, Idle) else self._saves + 1
+        if saves > SAVES_MAX:
+            state, saves = give_up(state, "E_STATE_LOOP"), 0
+        self._write(state, saves, self.memory)
+        return state
+
+    def remember(self, **changes: Any) -> None:
+        """Change fields of the memory, all at once."""
+        memory = replace(self.memory, **changes)
+        if memory != self.memory:
+            self._write(self.state, self._saves, memory)
+
+    def _write(self, state: State, saves: int, memory: Memory) -> None:
         generation = self._generation + 1
-        body = json.dumps({"generation": generation, "document": document}).encode()
+        known = {**asdict(memory), "floors": memory.floors.to_json()}
+        entry = {"generation": generation, "saves": saves, "state": encode(state), "memory": known}
+        body = json.dumps(entry).encode()
         file = self._files[generation % 2]
-        with file.open("wb") as stream:
-            stream.write(sha256(body).hexdigest().encode() + b"\n" + body)
-            stream.flush()
-            os.fsync(stream.fileno())
+        file.write_bytes(sha256(body).hexdigest().encode() + b"\n" + body)
+        sync(file)
         if generation <= 2:
-            sync_folder(file.parent)
-        self._generation, self.document = generation, document
+            sync(file.parent)
+        self._generation, self._saves = generation, saves
+        self.state, self.memory = state, memory
 
 
 def encode(state: State) -> dict[str, Any]:
@@ -88,38 +135,11 @@ def encode(state: State) -> dict[str, Any]:
 def decode(document: dict[str, Any]) -> State:
     """Return the state that `encode` wrote."""
     kind = next(kind for kind in get_args(State) if kind.__name__ == document["name"])
-    values = {name: value for name, value in document.items() if name != "name"}
-    if "plan" in values:
-        values["plan"] = read_plan(values["plan"])
-    state: State = kind(**values)
+    state: State = read(kind, document)
     return state
 
 
-def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file at once: after a power cut it is the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _read(file: Path) -> tuple[int, dict[str, Any]] | None:
+def _read_entry(file: Path) -> dict[str, Any] | None:
     digest, _, body = file.read_bytes().partition(b"\n")
-    if sha256(body).hexdigest().encode() != digest:
-        return None
-    entry = json.loads(body)
-    return entry["generation"], entry["document"]
+    whole = sha256(body).hexdigest().encode() == digest
+    return read(dict[str, Any], json.loads(body)) if whole else None

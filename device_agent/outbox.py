@@ -1,33 +1,31 @@
 """Events and canary reports on their way to the server.
 
-A durable queue: what is added stays, through power cuts and weeks without a network, until the
-server acknowledges it. Events carry a sequence number that never repeats, so a batch that was
-sent twice counts once. An entry has a key, and a key is queued once: a step that runs twice, or a
-refusal that repeats with every poll, says so once.
+A durable queue in the journal: what is added stays, through power cuts and weeks without a
+network, until the server acknowledges it. Events carry a sequence number that never repeats, so a
+batch that was sent twice counts once. An entry has a key, and a key is queued once: a step that
+runs twice, or a refusal that repeats with every poll, says so once.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
+from device_agent.client import Client
 from device_agent.errors import Rejected, one_line
-from device_agent.journal import Record
+from device_agent.journal import Journal
+from device_agent.strict import accept
 
 logger = logging.getLogger(__name__)
 
+ITEMS_MAX = 500
+BATCH_ITEMS_MAX = 100
 KEYS_KEPT_MAX = 256
 DETAIL_LETTERS_MAX = 500
 EVENTS = "events"
 REPORTS = "canary-reports"
-
-
-class Sender(Protocol):
-    """What the outbox needs of the client."""
-
-    def post(self, path: str, document: dict[str, Any]) -> Any:
-        """Send a JSON document and return the JSON answer."""
 
 
 @dataclass(frozen=True)
@@ -41,40 +39,35 @@ class Event:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """The answer to events: the highest number that was stored."""
+
+    acknowledged: int
+
+
 class Outbox:
     """The queue. Full, it loses its oldest entry and says so in the log."""
 
-    def __init__(self, path: Path, items_max: int, batch_max: int, now: Callable[[], str]) -> None:
-        self._record = Record(path)
-        self._items_max = items_max
-        self._batch_max = batch_max
+    def __init__(self, journal: Journal, now: Callable[[], str]) -> None:
+        self._journal = journal
         self._now = now
-        document = self._record.document or {"next_seq": 1, "items": [], "keys": []}
-        self._next_seq = int(document["next_seq"])
-        self._items: list[dict[str, Any]] = document["items"]
-        self._keys: list[str] = document["keys"]
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._journal.memory.queue)
 
     def add_event(self, key: str, event: Event) -> None:
         """Queue an event, unless one with this key was queued before."""
-        body = {
-            "seq": self._next_seq,
-            "kind": event.kind,
-            "deployment": event.deployment,
-            "at": self._now(),
-            "reason": event.reason,
-            "detail": one_line(event.detail)[:DETAIL_LETTERS_MAX],
-            "bytes": event.bytes,
-        }
-        self._add(key, EVENTS, body)
+        seq = self._journal.memory.next_seq
+        detail = one_line(event.detail)[:DETAIL_LETTERS_MAX]
+        body = {**asdict(event), "seq": seq, "at": self._now(), "detail": detail}
+        self._add(key, EVENTS, body, next_seq=seq + 1)
 
     def add_report(self, report: dict[str, Any]) -> None:
         """Queue a canary report, unless it was queued before."""
         self._add(f"report {report['report_id']}", REPORTS, report)
 
-    def flush(self, sender: Sender) -> None:
+    def flush(self, client: Client) -> None:
         """Send everything in order.
 
         What the server refuses for good is dropped with a warning: one entry that it cannot take
@@ -83,11 +76,12 @@ class Outbox:
         Raises:
             OSError: the rest could not be sent and stays.
         """
-        batch_max = self._batch_max
-        while self._items:
-            kind, batch = self._first_batch(batch_max)
+        batch_max = BATCH_ITEMS_MAX
+        while queue := self._journal.memory.queue:
+            path, items = next(groupby(queue[:batch_max], key=itemgetter(0)))
+            batch = [body for _, body in items]
             try:
-                sent = self._send(sender, kind, batch)
+                sent = _send(client, path, batch)
             except Rejected as error:
                 if len(batch) > 1:
                     batch_max = 1
@@ -96,40 +90,22 @@ class Outbox:
                 sent = 1
             if sent == 0:
                 return
-            self._save(self._items[sent:])
+            self._journal.remember(queue=queue[sent:])
 
-    def _first_batch(self, batch_max: int) -> tuple[str, list[dict[str, Any]]]:
-        kind = self._items[0]["to"]
-        most = batch_max if kind == EVENTS else 1
-        batch = []
-        for item in self._items[:most]:
-            if item["to"] != kind:
-                break
-            batch.append(item["body"])
-        return kind, batch
-
-    def _send(self, sender: Sender, kind: str, batch: list[dict[str, Any]]) -> int:
-        if kind == REPORTS:
-            sender.post(REPORTS, batch[0])
-            return 1
-        answer = sender.post(EVENTS, {"events": batch})
-        highest = answer.get("acknowledged") if isinstance(answer, dict) else None
-        if not isinstance(highest, int):
-            raise Rejected("E_HTTP", f"events were answered with {str(answer)[:80]}")
-        return sum(1 for event in batch if event["seq"] <= highest)
-
-    def _add(self, key: str, to: str, body: dict[str, Any]) -> None:
-        if key in self._keys:
+    def _add(self, key: str, path: str, body: dict[str, Any], **changes: int) -> None:
+        memory = self._journal.memory
+        if key in memory.said:
             return
-        if len(self._items) >= self._items_max:
-            logger.warning("the outbox is full; its oldest entry is lost: %s", self._items[0])
-        items = [*self._items, {"to": to, "body": body}][-self._items_max :]
-        seq = self._next_seq + (to == EVENTS)
-        self._save(items, seq, [*self._keys, key][-KEYS_KEPT_MAX:])
+        if len(memory.queue) >= ITEMS_MAX:
+            logger.warning("the outbox is full; its oldest entry is lost: %s", memory.queue[0])
+        queue = (*memory.queue, (path, body))[-ITEMS_MAX:]
+        self._journal.remember(queue=queue, said=(*memory.said, key)[-KEYS_KEPT_MAX:], **changes)
 
-    def _save(
-        self, items: list[dict[str, Any]], seq: int | None = None, keys: list[str] | None = None
-    ) -> None:
-        seq, keys = seq or self._next_seq, self._keys if keys is None else keys
-        self._record.save({"next_seq": seq, "items": items, "keys": keys})
-        self._items, self._next_seq, self._keys = items, seq, keys
+
+def _send(client: Client, path: str, batch: list[dict[str, Any]]) -> int:
+    """Return how many were taken."""
+    if path == REPORTS:
+        client.post(REPORTS, batch[0])
+        return 1
+    receipt = accept(Receipt, client.post(EVENTS, {"events": batch}), "E_HTTP")
+    return sum(event["seq"] <= receipt.acknowledged for event in batch)

@@ -6,21 +6,24 @@ every way must end in the bytes that the order names. Pure: values in, verdict o
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from device_agent.errors import Rejected
 from trust.errors import Untrusted
 from trust.order import Order
 from trust.roles import BYTES_MAX, NAME, SHA256, Family
 
 PIPELINES_MAX = 8
 STEPS_MAX = 8
-TIMEOUT_S_MAX = 86_400
+TRIAL_S_MAX = 86_400
+CANARY_SET_BYTES_MAX = 1 << 20
+SHARD_BYTES_MAX = 1 << 26
 LABEL = re.compile(r"[\x21-\x7e]{1,64}\Z")
 DIGEST_OR_NOTHING = re.compile(r"([0-9a-f]{64})?\Z")
 PRINTABLE = re.compile(r"[\x20-\x7e]{0,256}\Z")
+
+Digest = Annotated[str, SHA256]
+Size = Annotated[int, BYTES_MAX]
 
 
 @dataclass(frozen=True)
@@ -35,29 +38,29 @@ class Step:
         to_bytes: its size.
     """
 
-    op: str
-    sha256: str
-    bytes: int
-    to: str
-    to_bytes: int
+    op: Annotated[str, re.compile(r"(undo|patch|full)\Z")]
+    sha256: Digest
+    bytes: Size
+    to: Digest
+    to_bytes: Size
 
 
 @dataclass(frozen=True)
 class Canary:
     """The canary shard to try a release on: its signed manifest and the shard's own blob."""
 
-    set: str
-    set_bytes: int
-    shard: str
-    shard_sha256: str
-    shard_bytes: int
+    set: Digest
+    set_bytes: Annotated[int, CANARY_SET_BYTES_MAX]
+    shard: Annotated[str, NAME]
+    shard_sha256: Digest
+    shard_bytes: Annotated[int, SHARD_BYTES_MAX]
 
 
 @dataclass(frozen=True)
 class Gate:
     """What the server asks of the trial."""
 
-    timeout_s: int
+    timeout_s: Annotated[int, TRIAL_S_MAX]
 
 
 @dataclass(frozen=True)
@@ -70,148 +73,50 @@ class Plan:
         etag: of the answer that brought it.
     """
 
-    deployment: str
-    rollout: str
-    direction: str
-    release: str
-    sha256: str
-    bytes: int
-    pipelines: tuple[tuple[Step, ...], ...]
+    deployment: Annotated[str, LABEL]
+    release: Annotated[str, NAME]
+    sha256: Digest
+    bytes: Size
+    pipelines: Annotated[tuple[Annotated[tuple[Step, ...], STEPS_MAX], ...], PIPELINES_MAX]
     canary: Canary | None
     gate: Gate
     order_seq: int = 0
-    base: str = ""
-    etag: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as `read_plan` reads it."""
-        return asdict(self)
+    base: Annotated[str, DIGEST_OR_NOTHING] = ""
+    etag: Annotated[str, PRINTABLE] = ""
 
 
-def check_plan(plan: Plan, order: Order, family: Family, running: str) -> None:
+def check_plan(plan: Plan, order: Order, family: Family) -> None:
     """Refuse a plan that uses or reaches anything that is not signed.
 
     Raises:
         Untrusted: E_NOT_RELEASED, with the first thing that is wrong.
     """
-    release = family.releases[order.release]
-    if (plan.deployment, plan.release, plan.sha256, plan.bytes) != (
-        order.deployment,
-        order.release,
-        order.sha256,
-        release.bytes,
-    ):
+    wanted = (order.deployment, order.release, order.sha256, family.releases[order.release].bytes)
+    if (plan.deployment, plan.release, plan.sha256, plan.bytes) != wanted:
         raise Untrusted("E_NOT_RELEASED", "the plan leads elsewhere than the order")
     for pipeline in plan.pipelines:
-        _check_pipeline(pipeline, plan.sha256, family, running)
+        _check_pipeline(pipeline, plan, family)
     if plan.canary is not None:
-        signed = family.canary
-        if signed is None or (plan.canary.set, plan.canary.set_bytes) != (
-            signed.sha256,
-            signed.bytes,
-        ):
+        signed = family.canary and (family.canary.sha256, family.canary.bytes)
+        if signed != (plan.canary.set, plan.canary.set_bytes):
             raise Untrusted("E_NOT_RELEASED", "the plan's canary set is not the signed one")
 
 
-def _check_pipeline(pipeline: tuple[Step, ...], goal: str, family: Family, running: str) -> None:
-    at = running
-    patches = {p.sha256: p for p in family.patches}
+def _check_pipeline(pipeline: tuple[Step, ...], plan: Plan, family: Family) -> None:
+    patches = {p.sha256: (p.from_sha256, p.to_sha256) for p in family.patches}
+    at = plan.base
     for number, step in enumerate(pipeline):
-        patch = patches.get(step.sha256)
+        size = family.blob_bytes(step.sha256)
         if step.op == "undo":
-            fits = len(pipeline) == 1 and step.sha256 == step.to
+            fits, size = len(pipeline) == 1 and step.sha256 == step.to, step.bytes
         elif step.op == "full":
-            release = family.release_of(step.sha256)
-            fits = number == 0 and release is not None and step.to == step.sha256
-            fits = fits and step.bytes == family.blob_bytes(step.sha256)
+            known = family.release_of(step.sha256) is not None
+            fits = number == 0 and known and step.to == step.sha256
         else:
-            fits = patch is not None and (patch.from_sha256, patch.to_sha256) == (at, step.to)
-            fits = fits and patch is not None and step.bytes == patch.bytes
-        if not fits:
-            raise Untrusted(
-                "E_NOT_RELEASED", f"step {number + 1}, {step.op} {step.sha256[:12]}, is not signed"
-            )
+            fits = patches.get(step.sha256) == (at, step.to)
+        if not fits or step.bytes != size:
+            what = f"step {number + 1}, {step.op} {step.sha256[:12]}, is not signed"
+            raise Untrusted("E_NOT_RELEASED", what)
         at = step.to
-    if at != goal:
+    if at != plan.sha256:
         raise Untrusted("E_NOT_RELEASED", "a pipeline ends in other bytes than ordered")
-
-
-def read_plan(document: Any) -> Plan:
-    """Return the plan in a JSON object, of the wire or of the journal.
-
-    Raises:
-        Rejected: E_PLAN, naming the field.
-    """
-    read = _Reader(document)
-    pipelines = read.rows("pipelines", PIPELINES_MAX)
-    canary = read.value("canary")
-    return Plan(
-        deployment=read.text("deployment", LABEL),
-        rollout=read.text("rollout", LABEL),
-        direction=read.text("direction", re.compile(r"(forward|back)\Z")),
-        release=read.text("release", NAME),
-        sha256=read.text("sha256", SHA256),
-        bytes=read.count("bytes"),
-        pipelines=tuple(_read_pipeline(p) for p in pipelines),
-        canary=None if canary is None else _read_canary(canary),
-        gate=Gate(_Reader(read.value("gate")).count("timeout_s", TIMEOUT_S_MAX)),
-        order_seq=read.count("order_seq") if "order_seq" in read.document else 0,
-        base=read.text("base", DIGEST_OR_NOTHING) if "base" in read.document else "",
-        etag=read.text("etag", PRINTABLE) if "etag" in read.document else "",
-    )
-
-
-def _read_pipeline(document: Any) -> tuple[Step, ...]:
-    return tuple(
-        Step(
-            op=read.text("op", re.compile(r"(undo|patch|full)\Z")),
-            sha256=read.text("sha256", SHA256),
-            bytes=read.count("bytes"),
-            to=read.text("to", SHA256),
-            to_bytes=read.count("to_bytes"),
-        )
-        for read in map(_Reader, _Reader({"steps": document}).rows("steps", STEPS_MAX))
-    )
-
-
-def _read_canary(document: Any) -> Canary:
-    read = _Reader(document)
-    return Canary(
-        set=read.text("set", SHA256),
-        set_bytes=read.count("set_bytes"),
-        shard=read.text("shard", NAME),
-        shard_sha256=read.text("shard_sha256", SHA256),
-        shard_bytes=read.count("shard_bytes"),
-    )
-
-
-class _Reader:
-    """Takes typed fields out of a JSON object, or says which one is wrong."""
-
-    def __init__(self, document: Any) -> None:
-        if not isinstance(document, Mapping):
-            raise Rejected("E_PLAN", f"{str(document)[:40]!r} stands where an object belongs")
-        self.document = document
-
-    def value(self, name: str) -> Any:
-        if name not in self.document:
-            raise Rejected("E_PLAN", f"the plan has no {name}")
-        return self.document[name]
-
-    def text(self, name: str, form: re.Pattern[str]) -> str:
-        value = self.value(name)
-        if not isinstance(value, str) or not form.match(value):
-            raise Rejected("E_PLAN", f"{name} = {str(value)[:80]!r} is not understood")
-        return value
-
-    def count(self, name: str, most: int = BYTES_MAX) -> int:
-        value = self.value(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            raise Rejected("E_PLAN", f"{name} = {str(value)[:80]!r} is no number up to {most}")
-        return value
-
-    def rows(self, name: str, most: int) -> list[Any]:
-        value = self.value(name)
-        if not isinstance(value, list | tuple) or not 0 < len(value) <= most:
-            raise Rejected("E_PLAN", f"{name} must be a list of 1 to {most}")
-        return list(value)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from device_agent.errors import Rejected
-from device_agent.plan import Plan, Step
+from device_agent.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Reporting:
 
 
 State = Idle | Downloading | Applying | Trying | Switching | Committing | RollingBack | Reporting
+
+BEFORE_THE_SWITCH = (Downloading, Applying, Trying, Switching)
 
 
 class Device(Protocol):
@@ -164,7 +166,7 @@ def download(
     plan = state.plan
     if state.pipeline >= len(plan.pipelines):
         return _over(plan, "refused", "E_NO_PIPELINE", "every pipeline of the plan failed")
-    if is_undo(plan.pipelines[state.pipeline]):
+    if plan.pipelines[state.pipeline][0].op == "undo":
         if device.spare_holds(plan.sha256):
             return RollingBack(plan, plan.sha256, "rolled_back", "ordered")
         return Downloading(plan, state.pipeline + 1)
@@ -238,11 +240,6 @@ def give_up(state: State, reason: str) -> Idle | RollingBack | Reporting:
             return Idle()
         case _:
             assert_never(state)
-
-
-def is_undo(pipeline: tuple[Step, ...]) -> bool:
-    """Return whether a pipeline takes the bytes from the spare slot."""
-    return pipeline[0].op == "undo"
 
 
 def _next_or_over(state: Downloading | Applying, error: Rejected) -> Downloading | Reporting:

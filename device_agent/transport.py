@@ -11,98 +11,78 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic as clock_s
 from urllib.parse import urlsplit
 
-from device_agent.config import Config, Limits
+from device_agent.config import Limits
 from device_agent.errors import Rejected, Unavailable, one_line
 
 CHUNK_BYTES = 1 << 16
 PROBLEM_BYTES_MAX = 1 << 16
-TRY_LATER = frozenset({408, 421, 425, 429})  # and 3xx, 5xx
-CREDENTIAL_REFUSED = frozenset({401, 403})  # later a person may have mended it
-USER_AGENT = "fleetdiff-agent/1"
+TRY_LATER = frozenset({401, 403, 408, 421, 425, 429})  # and 3xx, 5xx
+OURS = {
+    "User-Agent": "fleetdiff-agent/1",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
 
 
-class Transport:
-    """Makes requests; knows the trusted authorities and the limits, and no credential."""
-
-    def __init__(self, config: Config) -> None:
-        self._limits = config.limits
-        secure = config.server.startswith("https:")
-        self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
-
-    @contextmanager
-    def request(
-        self,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        body: bytes | None = None,
-    ) -> Iterator[tuple[http.client.HTTPResponse, "Deadline"]]:
-        """Yield the answer to one request, and the deadline that hangs over it.
-
-        Raises:
-            Unavailable: the server breaks HTTP, or off.
-            Rejected: E_HTTP for an encoding nobody asked for.
-            OSError: no connection.
-        """
-        parts = urlsplit(url)
-        headers = {
-            "User-Agent": USER_AGENT,
-            "Accept-Encoding": "identity",
-            "Connection": "close",
-            **headers,
-        }
-        timeout = self._limits.silence_s_max
-        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
-        if parts.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                parts.netloc, timeout=timeout, context=self._tls
-            )
-        try:
-            connection.connect()
-            with Deadline(connection.sock, self._limits.request_s_max) as late:
-                target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-                connection.request(method, target, body, headers)
-                response = connection.getresponse()
-                if response.getheader("Content-Encoding", "identity") != "identity":
-                    raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")
-                yield response, late
-        except http.client.HTTPException as error:
-            raise Unavailable(f"{method} {parts.path}: {error!r}") from error
-        finally:
-            connection.close()
-
-
-class Deadline:
+class Deadline(threading.Timer):
     """Cuts a connection after a while, however slowly bytes still drip from it."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
+        super().__init__(seconds, self._cut)
         self._connection = connection
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
+        self.daemon = True
         self.passed = False
-
-    def __enter__(self) -> "Deadline":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Let it pass: something else limits what follows."""
-        self._timer.cancel()
+        self.start()
 
     def _cut(self) -> None:
         self.passed = True
-        try:
+        with suppress(OSError):  # It was closed a moment ago.
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:  # It was closed a moment ago.
-            return
+
+
+@contextmanager
+def request(
+    limits: Limits,
+    tls: ssl.SSLContext | None,
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    body: bytes | None = None,
+) -> Iterator[tuple[http.client.HTTPResponse, Deadline]]:
+    """Yield the answer to one request, and the deadline that hangs over it.
+
+    Raises:
+        Unavailable: the server breaks HTTP, or off.
+        Rejected: E_HTTP for an encoding nobody asked for.
+        OSError: no connection.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=limits.silence_s_max)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(
+            parts.netloc, timeout=limits.silence_s_max, context=tls
+        )
+    late = None
+    try:
+        connection.connect()
+        late = Deadline(connection.sock, limits.request_s_max)
+        target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        connection.request(method, target, body, OURS | headers)
+        response = connection.getresponse()
+        if response.getheader("Content-Encoding", "identity") != "identity":
+            raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")
+        yield response, late
+    except http.client.HTTPException as error:
+        raise Unavailable(f"{method} {parts.path}: {error!r}") from error
+    finally:
+        if late:
+            late.cancel()
+        connection.close()
 
 
 def read_body(response: http.client.HTTPResponse, most: int, late: Deadline) -> bytes:
@@ -123,15 +103,13 @@ def read_body(response: http.client.HTTPResponse, most: int, late: Deadline) -> 
     return body
 
 
-def paced(
-    response: http.client.HTTPResponse, wanted: int, limits: Limits, clock: Callable[[], float]
-) -> Iterator[bytes]:
+def paced(response: http.client.HTTPResponse, wanted: int, limits: Limits) -> Iterator[bytes]:
     """Yield chunks until `wanted` bytes came, or more than that, or no more come.
 
     Raises:
         Unavailable: slower than the least rate over a window.
     """
-    window_start, window_bytes = clock(), 0
+    window_start, window_bytes = clock_s(), 0
     # With a declared length the socket must not be read beyond it; without, one byte more
     # than wanted is enough to know that the server lies.
     left = wanted if response.length is not None else wanted + 1
@@ -139,11 +117,11 @@ def paced(
         yield chunk
         left -= len(chunk)
         window_bytes += len(chunk)
-        elapsed = clock() - window_start
+        elapsed = clock_s() - window_start
         if elapsed >= limits.rate_window_s:
             if window_bytes < limits.rate_bytes_s_min * elapsed:
                 raise Unavailable(f"{window_bytes} bytes in {elapsed:.0f} s is too slow")
-            window_start, window_bytes = clock(), 0
+            window_start, window_bytes = clock_s(), 0
 
 
 def refusal_of(response: http.client.HTTPResponse, *, known: bool) -> Exception:
@@ -155,28 +133,15 @@ def refusal_of(response: http.client.HTTPResponse, *, known: bool) -> Exception:
     """
     said = response.reason
     if response.getheader("Content-Type", "").startswith("application/problem+json"):
-        try:
+        with suppress(ValueError, AttributeError, RecursionError):
             problem = json.loads(response.read(PROBLEM_BYTES_MAX))
             said = f"{problem.get('title', said)}: {problem.get('detail', '')}"
-        except (ValueError, AttributeError, RecursionError):
-            pass
-    message = f"{response.status} {one_line(str(said))[:300].strip(': ')}"
-    later = TRY_LATER | CREDENTIAL_REFUSED if known else TRY_LATER
-    if 400 <= response.status < 500 and response.status not in later:
+    status = response.status
+    message = f"{status} {one_line(str(said))[:300].strip(': ')}"
+    final = 400 <= status < 500 and status not in TRY_LATER
+    if final or (status in (401, 403) and not known):
         return Rejected("E_HTTP", message)
-    return Unavailable(message, response.status, poll_after_s(response))
-
-
-def parse_json(body: bytes) -> Any:
-    """Return the value of a JSON body.
-
-    Raises:
-        Rejected: E_HTTP if it is none.
-    """
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Rejected("E_HTTP", f"the answer is not JSON: {error}") from error
+    return Unavailable(message, status, poll_after_s(response))
 
 
 def poll_after_s(response: http.client.HTTPResponse) -> float | None:

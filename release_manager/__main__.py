@@ -1,24 +1,63 @@
-"""`fleetdiff`: parse, dispatch, and turn every expected failure into two lines and an exit code."""
+"""`fleetdiff`: the one table of commands, the command line that it makes, and its exit codes.
 
+A row is a usage line and the function that it runs. In a usage line small words are the command;
+capitals and `--flags` name `ARGUMENTS`; brackets make one optional, dots allow several. The
+function's docstring is the help, with an example. Every expected failure becomes two lines: what
+was wrong, what to do.
+"""
+
+import argparse
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+import release_manager
 from neural_diff.errors import NeuralDiffError
-from release_manager import devices, diffs, first_steps, models, releases, rollouts, show
-from release_manager.command import build_parser
-from release_manager.config import read_settings
-from release_manager.errors import Stop
+from release_manager import diffs, fleet, models, releases, rollouts, show
+from release_manager.arguments import ARGUMENTS, COMMON
+from release_manager.config import Settings, read_settings
+from release_manager.errors import Refused
+from release_manager.show import Reply
 from trust.errors import Untrusted
 
-COMMANDS = (
-    *(first_steps.init, first_steps.login, first_steps.status, models.create, models.model_list),
-    *(models.canary_publish, diffs.make, diffs.apply, diffs.inspect),
-    *(releases.release_publish, releases.release_list),
-    *(devices.cohort_create, devices.cohort_list, devices.cohort_show),
-    *(rollouts.start, rollouts.rollout_list, rollouts.status, rollouts.pause, rollouts.resume),
-    *(rollouts.halt, rollouts.wait_for, devices.token, devices.device_list, devices.device_show),
-)
+COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
+    "init [--dev] [--publish]": models.init,
+    "login": fleet.login,
+    "status": fleet.status,
+    "model create MODEL": models.create,
+    "model list": fleet.list_models,
+    "canary publish MODEL FOLDER": models.publish_canary,
+    "diff make BASE [TARGET] --out [--buckets] [--result]": diffs.make,
+    "diff apply BASE PATCH... --out": diffs.apply,
+    "diff inspect PATCH": diffs.inspect,
+    "release publish MODEL RELEASE FILE [--patch] [--hardware] [--format] [--rollback-from-here] "
+    "[--no-rollback]": releases.publish,
+    "release list MODEL": fleet.list_releases,
+    "cohort create NAME --model [--device] [--filter]": fleet.create_cohort,
+    "cohort list": fleet.list_cohorts,
+    "cohort show NAME": fleet.show_cohort,
+    "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt]": rollouts.start,
+    "rollout list [--model] [--state]": fleet.list_rollouts,
+    "rollout status ID [--watch]": rollouts.status,
+    "rollout pause ID [--reason]": rollouts.pause,
+    "rollout resume ID [--reason]": rollouts.resume,
+    "rollout halt ID --reason": rollouts.halt,
+    "rollout wait ID [--until] [--timeout]": rollouts.wait,
+    "device token --model [--uses] [--ttl] [--cohort]": fleet.make_token,
+    "device list [--model] [--cohort] [--limit]": fleet.list_devices,
+    "device show ID": fleet.show_device,
+}
+GROUPS = {
+    "model": "lines of speech models",
+    "canary": "the recordings that a release is judged by",
+    "diff": "make, apply and look at diffs on this machine",
+    "release": "publish versions of a model",
+    "cohort": "sets of devices",
+    "rollout": "bring a release to a cohort in stages",
+    "device": "let devices in, and look at them",
+}
 FAILED = 1
 INTERRUPTED = 130
 _WHAT_TO_DO = {
@@ -32,14 +71,13 @@ _DO_NOT_PUBLISH = "do not publish through this server until you know why; nothin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = build_parser(COMMANDS).parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     try:
-        settings = read_settings(vars(args), os.environ)
-        answer = args.run(args, settings)
+        answer: Reply = args.run(args, read_settings(vars(args), os.environ))
         show.reply(answer, args.json)
         sys.stdout.flush()
-        return int(answer.exit_code)
-    except Stop as error:
+        return answer.exit_code
+    except Refused as error:
         show.failure(str(error), error.advice)
         return error.exit_code
     except Untrusted as error:
@@ -50,16 +88,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        show.failure(_sentence(error), "check the path, its permissions and the free space")
+        where = f"{error.filename}: " if error.filename else ""
+        advice = "check the path, its permissions and the free space"
+        show.failure(f"{where}{error.strerror or error}", advice)
     except KeyboardInterrupt:
         show.failure("interrupted", "run the same command again; it goes on where it was left")
         return INTERRUPTED
     return FAILED
 
 
-def _sentence(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        show.failure(message, f"see {self.prog} --help")
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; what it parses carries `run`, the command's function."""
+    layout, text = argparse.RawDescriptionHelpFormatter, release_manager.__doc__ or ""
+    exit_codes = text[text.index("exit codes:") :]
+    parser = _Parser(prog="fleetdiff", description=text, formatter_class=layout)
+    groups = {"": parser.add_subparsers(title="commands", metavar="COMMAND", required=True)}
+    for group, text in GROUPS.items():
+        found = groups[""].add_parser(group, help=text, description=f"{group}: {text}")
+        groups[group] = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for usage, run in COMMANDS.items():
+        group, verb = ["", *words_of(usage)][-2:]
+        text = inspect.getdoc(run) or ""
+        command = groups[group].add_parser(
+            verb,
+            help=text.partition("\n")[0],
+            description=text,
+            epilog=exit_codes,
+            formatter_class=layout,
+        )
+        command.set_defaults(run=run)
+        for argument in usage.split()[len(words_of(usage)) :]:
+            _add_argument(command, argument)
+        common = command.add_argument_group("common options")
+        for flag, options in COMMON.items():
+            common.add_argument(flag, **options)
+    return parser
+
+
+def words_of(usage: str) -> list[str]:
+    """Return the words of the command in a usage line."""
+    return [word for word in usage.split() if word[0].islower()]
+
+
+def _add_argument(command: argparse.ArgumentParser, argument: str) -> None:
+    name = argument.strip("[].")
+    options = dict(ARGUMENTS[name])
+    if name.startswith("--"):
+        flags = ["-o", name] if name == "--out" else [name]
+        command.add_argument(*flags, required=argument == name, **options)
+    else:
+        count = "+" if argument.endswith("...") else "?" if argument != name else None
+        command.add_argument(name.lower(), metavar=name, nargs=count, **options)
 
 
 if __name__ == "__main__":

@@ -1,59 +1,66 @@
-"""What users write on the command line, as values: shares, durations, pairs, names.
+"""What users write on the command line: every argument once, and how its text becomes a value.
 
-Each function takes the text and returns the value, or raises `argparse.ArgumentTypeError` with a
+A reader takes the text and returns the value, or raises `argparse.ArgumentTypeError` with a
 sentence that says what is expected.
 """
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
+from release_manager.rollouts import STATES, WAITABLE
 from trust.roles import NAME
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-FILTERS = "hardware=NAME, running=RELEASE, attributes.KEY=VALUE or tags.KEY=VALUE"
+_Match = re.Match[str]
 
 
-def name(text: str) -> str:
-    """Return the name of a model, release or cohort."""
-    if not NAME.match(text):
-        raise ArgumentTypeError(
-            f"{text!r} is not a name: small letters, digits, dot, dash, underscore, at most 64"
-        )
-    return text
+def _reader(
+    pattern: str, expected: str, value: Callable[[_Match], Any] = itemgetter(0)
+) -> Callable[[str], Any]:
+    """Return the reader of texts that match a pattern and whose value is not zero."""
+
+    def read(text: str) -> Any:
+        match = re.fullmatch(pattern, text)
+        found = value(match) if match else None
+        if not found:
+            raise ArgumentTypeError(f"{text!r} is not {expected}")
+        return found
+
+    return read
 
 
-def identity(text: str) -> str:
-    """Return the id of a rollout or a device, as the server gave it."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) or text.strip(".") == "":
-        raise ArgumentTypeError(f"{text!r} is not an id: copy it from a list command")
-    return text
+def _number(text: str) -> float:
+    return float(text) if "." in text else int(text)
 
 
-def share_bp(text: str) -> int:
-    """Return a percentage in basis points."""
-    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,2})?)%", text)
-    share = int(Decimal(match[1]) * 100) if match else 0
-    if not 0 < share <= 10_000:
-        raise ArgumentTypeError(f"{text!r} is not a share: write 5%, 0.25% or 100%")
-    return share
-
-
-def duration_s(text: str) -> int:
-    """Return a duration in seconds."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
-    if not match or not int(match[1]):
-        raise ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 24h or 7d")
-    return int(match[1]) * _SECONDS[match[2]]
-
-
-def count(text: str) -> int:
-    """Return a number of things, at least one."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not int(text):
-        raise ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)
+NAMES = "a name: small letters, digits, dot, dash, underscore, at most 64"
+FILTERS = "a filter: hardware=NAME, running=RELEASE, attributes.KEY=VALUE or tags.KEY=VALUE"
+name = _reader(NAME.pattern, NAMES)
+identity = _reader(r"(?!\.+$)[A-Za-z0-9._-]{1,64}", "an id: copy it from a list command")
+count = _reader(r"[0-9]{1,9}", "a number from 1", lambda match: int(match[0]))
+share_bp = _reader(
+    r"(100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)%",
+    "a share: write 5%, 0.25% or 100%",
+    lambda match: int(Decimal(match[1]) * 100),
+)
+duration_s = _reader(
+    r"([0-9]{1,9})([smhd]?)",
+    "a duration: write 90s, 15m, 24h or 7d",
+    lambda match: int(match[1]) * _SECONDS[match[2]],
+)
+gate_entry = _reader(
+    r"([^=]+)=(-?[0-9]{1,12}(?:\.[0-9]{1,12})?)",
+    "a field of the gate and its number, as margin_rel=0.02",
+    lambda match: (match[1], _number(match[2])),
+)
+filter_entry = _reader(
+    r"(hardware|running|(?:attributes|tags)\.[^=]+)=(.+)", FILTERS, itemgetter(1, 2)
+)
 
 
 def stages(text: str) -> list[dict[str, Any]]:
@@ -61,43 +68,12 @@ def stages(text: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for stage in text.split(","):
         share, _, soak = stage.strip().partition(":")
-        found.append(
-            {
-                "share_bp": share_bp(share),
-                "soak_s": duration_s(soak) if soak else 0,
-                "in_flight_max": None,
-            }
-        )
+        soak_s = duration_s(soak) if soak else 0
+        found.append({"share_bp": share_bp(share), "soak_s": soak_s, "in_flight_max": None})
     shares = [stage["share_bp"] for stage in found]
     if shares != sorted(set(shares)) or shares[-1] != 10_000:
         raise ArgumentTypeError(f"{text!r}: shares must grow from stage to stage, and end at 100%")
     return found
-
-
-def pair(text: str) -> tuple[str, str]:
-    """Return the two sides of `key=value`."""
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise ArgumentTypeError(f"{text!r} is not of the form key=value")
-    return key, value
-
-
-def gate_entry(text: str) -> tuple[str, float]:
-    """Return a field of the gate and its number."""
-    key, value = pair(text)
-    if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", value):
-        raise ArgumentTypeError(f"{text!r}: a field of the gate is a number")
-    return key, float(value) if "." in value else int(value)
-
-
-def filter_entry(text: str) -> tuple[str, str]:
-    """Return one condition on a cohort's devices."""
-    key, value = pair(text)
-    first, dot, rest = key.partition(".")
-    fitting = bool(dot and rest) if first in ("attributes", "tags") else not dot
-    if first not in ("hardware", "running", "attributes", "tags") or not fitting:
-        raise ArgumentTypeError(f"{text!r} is not a filter: write {FILTERS}")
-    return key, value
 
 
 def cohort_filter(entries: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -110,3 +86,59 @@ def cohort_filter(entries: Sequence[tuple[str, str]]) -> dict[str, Any]:
         else:
             document.setdefault(kind, []).extend(value.split(","))
     return document
+
+
+def _arg(text: str, read: Callable[[str], Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Return an argument in the words of `add_argument`; without a reader it is a switch."""
+    default = " (default: %(default)s)" if options.get("default") else ""
+    kind = {"type": read} if read else {"action": "store_true"}
+    return {"help": text + default, **kind, **options}
+
+
+def _many(text: str, read: Callable[[str], Any], metavar: str) -> dict[str, Any]:
+    text = f"{text}; may be repeated"
+    return _arg(text, read, metavar=metavar, action="append", default=[])
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "MODEL": _arg("name of the model", name),
+    "RELEASE": _arg("name of the release, for example r2", name),
+    "NAME": _arg("name of the cohort", name),
+    "ID": _arg("as the list command shows it", identity),
+    "FILE": _arg("the full model file", Path),
+    "FOLDER": _arg("holds canary.json and its shards", Path),
+    "BASE": _arg("the file that devices have", Path),
+    "TARGET": _arg("the new file", Path),
+    "PATCH": _arg("the patch file; several in order", Path),
+    "--dev": _arg("all keys in one folder, held by one person"),
+    "--publish": _arg("only give a folder's root to the server"),
+    "--out": _arg("the file to write", Path),
+    "--buckets": _arg("trained buckets, instead of TARGET", Path, metavar="FILE"),
+    "--result": _arg("with --buckets: the new file to write", Path, metavar="FILE"),
+    "--patch": _many("a patch that leads to FILE", Path, "FILE"),
+    "--hardware": _many("only for this hardware", name, "NAME"),
+    "--format": _arg("of the model file", name, default="safetensors"),
+    "--rollback-from-here": _arg("allow the way back to the newest release, even without a patch"),
+    "--no-rollback": _arg("allow no way back (default: to the releases that patches start from)"),
+    "--model": _arg("whose devices or rollouts", name),
+    "--cohort": _arg("the cohort", name),
+    "--device": _many("a device, by id", identity, "ID"),
+    "--filter": _many("what its devices are, as hardware=h1", filter_entry, "KEY=VALUE"),
+    "--limit": _arg("at most so many", count, default=100),
+    "--uses": _arg("how many devices", count, default=1),
+    "--ttl": _arg("how long it is good", duration_s, default="24h"),
+    "--stages": _arg("shares, 5%%:24h to stay at least so long", stages, default="5%,25%,100%"),
+    "--gate": _many("a field of the gate", gate_entry, "KEY=VALUE"),
+    "--on-halt": _arg("what devices do then", str, choices=("revert", "keep"), default="revert"),
+    "--reason": _arg("why; kept with the rollout", str, default=""),
+    "--state": _arg("only in this state", str, choices=STATES),
+    "--until": _arg("the state to wait for", str, choices=WAITABLE, default="completed"),
+    "--timeout": _arg("as 90s or 2h (default: wait for ever)", duration_s),
+    "--watch": _arg("show every change until it ends"),
+}
+COMMON = {
+    "--server": _arg("address of the server", str, metavar="URL"),
+    "--token": _arg("API token", str),
+    "--keys": _arg("folder of keys", Path, metavar="DIR"),
+    "--json": _arg("print one JSON document"),
+}

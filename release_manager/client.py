@@ -6,19 +6,21 @@ only: a redirect, which artifacts may answer with, is followed without it.
 """
 
 import json
-import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from email.message import Message
+from hashlib import sha256
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from release_manager import show
 from release_manager.config import Secret, Settings
-from release_manager.errors import Refused, Unreachable, Usage, refusal
+from release_manager.errors import Refused, Unreachable, Usage
 
 TIMEOUT_S = 60
 TRIES = 5
@@ -26,14 +28,17 @@ FIRST_PAUSE_S = 0.5
 PAUSE_S_MAX = 30.0
 JSON_BYTES_MAX = 64 << 20
 PROBLEM_BYTES_MAX = 64 << 10
-COPY_BYTES = 1 << 20
 TRANSIENT = frozenset({429, 502, 503, 504})
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes to do."""
-_Result = TypeVar("_Result")
-_Body = Callable[[], bytes | Iterator[bytes]]
-_JSON = {"Content-Type": "application/json"}
+_ADVICE = {
+    401: "log in again: fleetdiff login --server URL --token TOKEN",
+    403: "use a token with the scope that the message names",
+    404: "check the name; the list commands show what is there",
+    409: "look at the present state first, then run the command again if it still makes sense",
+    413: "publish a smaller file, or raise the server's limit",
+}
+_T = TypeVar("_T")
+_Read = Callable[[HTTPResponse], _T]
+_Body = bytes | Path | None
 
 
 def connect(settings: Settings) -> "Client":
@@ -43,13 +48,29 @@ def connect(settings: Settings) -> "Client":
         Usage: no server or no token is configured.
     """
     if settings.server is None or settings.token is None:
-        missing = "server" if settings.server is None else "token"
         raise Usage(
-            f"no {missing} is configured",
+            f"no {'token' if settings.server else 'server'} is configured",
             "run fleetdiff login --server URL --token TOKEN, or set FLEETDIFF_SERVER and "
             "FLEETDIFF_TOKEN",
         )
     return Client(settings.server, settings.token)
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 and the size of a file.
+
+    Raises:
+        Refused: it is empty.
+        OSError: it cannot be read.
+    """
+    digest, size = sha256(), 0
+    with path.open("rb") as file:
+        for block in show.blocks(file.read, path.stat().st_size, f"hashing {path.name}"):
+            digest.update(block)
+            size += len(block)
+    if not size:
+        raise Refused(f"{path} is empty", "give the file that was meant")
+    return digest.hexdigest(), size
 
 
 class Client:
@@ -67,44 +88,45 @@ class Client:
 
     def post(self, path: str, document: Mapping[str, Any]) -> Any:
         """Return the JSON answer to a POST, which is never repeated."""
-        body = json.dumps(document).encode()
-        return self._call("POST", path, _read_json, lambda: body, _JSON)
+        return self._call("POST", path, _read_json, json.dumps(document).encode())
 
-    def exists(self, path: str) -> bool:
-        """Return whether a HEAD finds something."""
-        return self._found("HEAD", path, lambda _: True) is not None
+    def put(self, path: str, body: bytes | Path) -> Any:
+        """Send exact bytes of JSON, or stream a file, and return the JSON answer."""
+        return self._call("PUT", path, _read_json, body)
 
-    def get_bytes(self, path: str, bytes_max: int) -> bytes | None:
+    def find(self, path: str, bytes_max: int) -> bytes | None:
         """Return the body of a GET, or None if there is none."""
         return self._found("GET", path, lambda response: _read_at_most(response, bytes_max))
 
-    def put(self, path: str, body: bytes) -> Any:
-        """Send exact bytes of JSON and return the JSON answer."""
-        return self._call("PUT", path, _read_json, lambda: body, _JSON)
+    def upload(self, file: Path, digest: str) -> None:
+        """Upload an artifact unless the server has it."""
+        if self._found("HEAD", f"/v1/artifacts/{digest}", lambda _: True) is None:
+            self.put(f"/v1/artifacts/{digest}", file)
 
-    def upload(self, path: str, file: Path, progress: Progress) -> None:
-        """Stream a file."""
-        size = file.stat().st_size
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        self._call("PUT", path, _read_json, lambda: _blocks(file, size, progress), headers)
+    def download(self, digest: str, target: Path) -> bool:
+        """Download an artifact to `target`; False if the server does not have it.
 
-    def download(self, path: str, target: Path, progress: Progress) -> None:
-        """Stream the answer to a GET into a new file."""
+        Raises:
+            Refused: the bytes are not those that the digest names.
+        """
 
-        def save(response: HTTPResponse) -> None:
-            size, done = response.length or 0, 0
+        def save(response: HTTPResponse) -> bool:
+            label = f"downloading {digest[:12]}"
             with target.open("wb") as file:
-                while block := response.read(COPY_BYTES):
+                for block in show.blocks(response.read, response.length or 0, label):
                     file.write(block)
-                    done += len(block)
-                    progress(done, max(size, done))
-            _check_whole(response)
+            return _is_whole(response)
 
-        self._call("GET", path, save)
+        if not self._found("GET", f"/v1/artifacts/{digest}", save):
+            return False
+        if hash_file(target)[0] != digest:
+            raise Refused(
+                f"the server sent other bytes for {digest}",
+                "its store is damaged or somebody is in between; do not publish until cleared",
+            )
+        return True
 
-    def _found(
-        self, method: str, path: str, read: Callable[[HTTPResponse], _Result]
-    ) -> _Result | None:
+    def _found(self, method: str, path: str, read: _Read[_T]) -> _T | None:
         try:
             return self._call(method, path, read)
         except Refused as error:
@@ -112,87 +134,70 @@ class Client:
                 raise
             return None
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        read: Callable[[HTTPResponse], _Result],
-        body: _Body | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> _Result:
-        last = 1 if method == "POST" else TRIES
-        for attempt in range(1, last + 1):
-            request = Request(self.server + path, body() if body else None, method=method)
-            for name, value in {"Accept": "application/json", **(headers or {})}.items():
-                request.add_header(name, value)
-            request.add_unredirected_header("Authorization", f"Bearer {self._token.reveal()}")
+    def _call(self, method: str, path: str, read: _Read[_T], body: _Body = None) -> _T:
+        """Send a request until it is answered for good, and return what `read` makes of that."""
+        tries = 1 if method == "POST" else TRIES
+        trouble = ""
+        for attempt in range(tries):
             try:
-                with self._opener.open(request, timeout=TIMEOUT_S) as response:
-                    return read(response)
+                with ExitStack() as stack:
+                    request = self._request(method, path, body, stack)
+                    return read(stack.enter_context(self._opener.open(request, timeout=TIMEOUT_S)))
             except HTTPError as error:
                 with error:
                     _raise_if_final(error)
-                    trouble = f"it answered {error.code}"
-                    pause_s = _retry_after_s(error.headers)
+                trouble, pause_s = f"it answered {error.code}", _retry_after_s(error.headers)
             except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-                reason = getattr(error, "reason", error)
-                if isinstance(reason, ssl.SSLError):
-                    raise Usage(
-                        f"no trusted connection to {self.server}: {reason}",
-                        "check the address; set SSL_CERT_FILE if the server has its own authority",
-                    ) from None
-                trouble, pause_s = str(reason), 0.0
-            if attempt < last:
-                time.sleep(max(pause_s, FIRST_PAUSE_S * 2 ** (attempt - 1)))
+                trouble, pause_s = str(getattr(error, "reason", error)), 0.0
+            if attempt < tries - 1:
+                time.sleep(max(pause_s, FIRST_PAUSE_S * 2**attempt))
         raise Unreachable(
-            f"{self.server} cannot be reached: {trouble} (after {last} "
-            f"{'try' if last == 1 else 'tries'})",
+            f"{self.server} cannot be reached: {trouble} (tries: {tries})",
             "check the address and that the server runs, then run the same command again",
         )
 
+    def _request(self, method: str, path: str, body: _Body, stack: ExitStack) -> Request:
+        request = Request(self.server + path, method=method, headers={"Accept": "application/json"})
+        request.add_unredirected_header("Authorization", f"Bearer {self._token.revealed}")
+        if isinstance(body, Path):
+            size, file = body.stat().st_size, stack.enter_context(body.open("rb"))
+            request.data = blocks = show.blocks(file.read, size, f"uploading {body.name}")
+            stack.callback(blocks.close)  # no bar outlives its attempt
+            request.add_header("Content-Type", "application/octet-stream")
+            request.add_header("Content-Length", str(size))
+        elif body is not None:
+            request.data = body
+            request.add_header("Content-Type", "application/json")
+        return request
+
 
 class _OnlyReadsMove(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> Request | None:
-        if req.get_method() != "GET":
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-
-def _blocks(file: Path, size: int, progress: Progress) -> Iterator[bytes]:
-    with file.open("rb") as source:
-        while block := source.read(COPY_BYTES):
-            yield block
-            progress(source.tell(), size)
+    def redirect_request(self, req: Request, *rest: Any, **named: Any) -> Request | None:
+        return super().redirect_request(req, *rest, **named) if req.get_method() == "GET" else None
 
 
 def _raise_if_final(error: HTTPError) -> None:
+    """Raise the refusal that a problem document (RFC 9457) describes, unless it will pass."""
     if error.code in TRANSIENT:
         return
     try:
         problem = json.loads(error.read(PROBLEM_BYTES_MAX))
     except (ValueError, HTTPException, OSError):
         problem = None  # a proxy's page, or none at all: the status says enough
-    raise refusal(error.code, problem if isinstance(problem, dict) else {}) from None
+    told: dict[str, Any] = problem if isinstance(problem, dict) else {}
+    parts = [str(told.get("title") or f"the server answered {error.code}"), told.get("detail")]
+    message = ": ".join(str(part) for part in parts if part)
+    known = ("type", "title", "status", "detail", "instance")
+    more = [
+        f"{k}={v}" for k, v in told.items() if k not in known and not isinstance(v, list | dict)
+    ]
+    advice = _ADVICE.get(error.code, "correct what the message names, then run the command again")
+    raise Refused(f"{message} ({', '.join(more)})" if more else message, advice, error.code)
 
 
 def _retry_after_s(headers: Message) -> float:
     text = headers.get("Retry-After", "")
     return min(float(text), PAUSE_S_MAX) if text.isdigit() else 0.0
-
-
-def _read_at_most(response: HTTPResponse, bytes_max: int) -> bytes:
-    body = response.read(bytes_max + 1)
-    if len(body) > bytes_max:
-        raise _not_ours(f"more than {bytes_max} bytes")
-    _check_whole(response)
-    return body
-
-
-def _check_whole(response: HTTPResponse) -> None:
-    if response.length:
-        raise IncompleteRead(b"", response.length)
 
 
 def _read_json(response: HTTPResponse) -> Any:
@@ -201,6 +206,20 @@ def _read_json(response: HTTPResponse) -> Any:
         return json.loads(body) if body else {}
     except ValueError:
         raise _not_ours("something that is not JSON") from None
+
+
+def _read_at_most(response: HTTPResponse, bytes_max: int) -> bytes:
+    body = response.read(bytes_max + 1)
+    if len(body) > bytes_max:
+        raise _not_ours(f"more than {bytes_max} bytes")
+    _is_whole(response)
+    return body
+
+
+def _is_whole(response: HTTPResponse) -> bool:
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+    return True
 
 
 def _not_ours(what: str) -> Refused:

@@ -1,4 +1,4 @@
-"""The folder of keys, and `init`, which fills it.
+"""The folder of keys, and what it remembers.
 
     DIR/offline/root.pem  targets.pem  family-<model>.pem    stay on the release manager's machine
     DIR/online/snapshot.pem  timestamp.pem  director.pem     go to the server's publisher
@@ -10,16 +10,21 @@ made; until then running `init` again makes what is missing.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Targets
 
 from release_manager.config import replace_file
 from release_manager.errors import Refused
+from trust.accept import check_signed
+from trust.errors import Untrusted
 from trust.roles import OFFLINE_ROLES, ONLINE_ROLES, family_role
 from trust.sign import generate_key, load_signer, new_root, sign
 
@@ -28,7 +33,7 @@ _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 @dataclass(frozen=True)
 class KeyFolder:
-    """Names the files in a folder of keys, and reads them."""
+    """A folder of keys."""
 
     path: Path
 
@@ -37,47 +42,72 @@ class KeyFolder:
         """The pinned root."""
         return self.path / "root.json"
 
-    @property
-    def seen_file(self) -> Path:
-        """What was the newest of each document when it was last verified."""
-        return self.path / "seen.json"
-
     def key_file(self, role: str) -> Path:
         """The private key of a role."""
         return self.path / ("online" if role in ONLINE_ROLES else "offline") / f"{role}.pem"
 
-    def signer(self, role: str) -> CryptoSigner:
+    def signer(self, role: str, keyids: Sequence[str] = ()) -> CryptoSigner:
         """Return the signer of a role.
 
         Raises:
-            Refused: there is no such key, or its file holds none.
+            Refused: there is no such key, its file holds none, or not one of `keyids` if given any.
         """
         file = self.key_file(role)
+        advice = f"restore the key of {role} from its backup, or give the right folder with --keys"
         try:
-            return load_signer(file)
+            signer = load_signer(file)
         except FileNotFoundError:
-            raise Refused(
-                f"{file} is missing: the key of {role}",
-                "give the right folder with --keys, or restore the key from its backup",
-            ) from None
+            raise Refused(f"{file} is missing: the key of {role}", advice) from None
         except ValueError as error:
-            raise Refused(
-                str(error), "restore the key from its backup, or remove it if it was never used"
-            ) from None
+            raise Refused(str(error), advice) from None
+        if keyids and signer.public_key.keyid not in keyids:
+            raise Refused(f"{file} is not the key that was signed for {role}", advice)
+        return signer
 
     def pinned_root(self) -> bytes:
-        """Return the pinned root's bytes.
+        """Return the pinned root's bytes, which vouch for themselves.
 
         Raises:
-            Refused: there is none.
+            Refused: there is none, or it is damaged.
         """
         try:
-            return self.root_file.read_bytes()
+            body = self.root_file.read_bytes()
+            read_signed("root", body)
         except FileNotFoundError:
             raise Refused(
                 f"{self.path} holds no root.json",
                 "give the right folder with --keys, or make one: fleetdiff init --dev --keys DIR",
             ) from None
+        except Untrusted as error:
+            advice = "restore the file from a device or a backup, or use another folder"
+            raise Refused(f"{error} ({self.root_file})", advice) from None
+        return body
+
+    def check_seen(self, role: str, version: int, body: bytes) -> None:
+        """Compare a verified document (version 0: none) with the newest seen, and remember it.
+
+        Raises:
+            Untrusted: it is older than, or another than, what was seen.
+            Refused: the memory is damaged.
+        """
+        file = self.path / "seen.json"
+        try:
+            seen = json.loads(file.read_bytes()) if file.exists() else {}
+            known, digest = seen.get(role, (0, ""))
+            newer = version > known
+        except (ValueError, TypeError, AttributeError):
+            raise Refused(
+                f"{file} is damaged", "remove it if you are sure that the server was not set back"
+            ) from None
+        found = sha256(body).hexdigest() if version else ""
+        if newer:
+            document = json.dumps(seen | {role: (version, found)}, sort_keys=True)
+            replace_file(file, document.encode())
+        elif version < known:
+            message = f"{role} is at {version}, but {known} was seen before"
+            raise Untrusted("E_ROLLBACK_META", message)
+        elif found != digest:
+            raise Untrusted("E_EQUIVOCATION", f"two different documents are {role} {version}")
 
 
 def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
@@ -87,7 +117,11 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
         Refused: a file that is there does not fit the others; nothing is overwritten.
     """
     if folder.root_file.exists():
-        _check_folder(folder)
+        root = read_signed("root", folder.pinned_root()).signed
+        for role in _TOP_LEVEL:
+            # A key that is not here was moved where it belongs, which is as it should be.
+            if folder.key_file(role).exists():
+                folder.signer(role, root.roles[role].keyids)
         return []
     made = []
     for role in (*OFFLINE_ROLES, *ONLINE_ROLES):
@@ -97,69 +131,39 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
             generate_key(file)
             made.append(str(file.relative_to(folder.path)))
     keys = {role: folder.signer(role).public_key for role in _TOP_LEVEL}
-    root = sign(new_root(keys, now, dev=True), [folder.signer("root")])
-    replace_file(folder.root_file, root)
+    replace_file(folder.root_file, sign(new_root(keys, now, dev=True), [folder.signer("root")]))
     folder.root_file.chmod(0o644)
     return [*made, folder.root_file.name]
 
 
-def family_signer(folder: KeyFolder, model: str, delegated: list[str] | None) -> CryptoSigner:
+def family_signer(folder: KeyFolder, model: str, named: list[Key]) -> CryptoSigner:
     """Return the signer of a model's family; its key is made if nobody holds one yet.
 
     Args:
         folder: where the key lies.
         model: whose family.
-        delegated: ids of the keys that targets names for it, or None if it names none.
+        named: the keys that targets names for it; none if it does not know the family.
 
     Raises:
         Refused: the family belongs to a key that is not in this folder.
     """
     role = family_role(model)
-    if delegated is None and not folder.key_file(role).exists():
+    if not named and not folder.key_file(role).exists():
         generate_key(folder.key_file(role))
-    signer = folder.signer(role)
-    if delegated is not None and signer.public_key.keyid not in delegated:
-        raise Refused(
-            f"{folder.key_file(role)} is not the key that targets names for {role}",
-            "restore the right key from its backup; a family's key is not replaced silently",
-        )
-    return signer
+    return folder.signer(role, [key.keyid for key in named])
 
 
-def read_seen(folder: KeyFolder) -> dict[str, tuple[int, str]]:
-    """Return role -> (version, SHA-256) of the newest documents that were verified before."""
+def read_signed(role: str, body: bytes, delegator: Root | Targets | None = None) -> Metadata[Any]:
+    """Return a document that its delegator (None: itself, a root) asked for and signed.
+
+    Raises:
+        Untrusted: E_SIG.
+    """
     try:
-        stored = json.loads(folder.seen_file.read_bytes())
-        return {role: (int(version), str(digest)) for role, (version, digest) in stored.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError):
-        raise Refused(
-            f"{folder.seen_file} is damaged",
-            "remove it if you are sure that the server was not set back meanwhile",
-        ) from None
-
-
-def write_seen(folder: KeyFolder, seen: dict[str, tuple[int, str]]) -> None:
-    """Keep what was verified."""
-    replace_file(folder.seen_file, json.dumps(seen, sort_keys=True).encode())
-
-
-def _check_folder(folder: KeyFolder) -> None:
-    try:
-        root = Metadata[Root].from_bytes(folder.pinned_root())
-        root.verify_delegate("root", root)
-    except (RepositoryError, ValueError) as error:
-        raise Refused(
-            f"{folder.root_file} is not a signed root: {error}",
-            "restore it from a device or a backup, or use another folder",
-        ) from None
-    for role in _TOP_LEVEL:
-        # A key that is not here was moved where it belongs, which is as it should be.
-        if folder.key_file(role).exists():
-            keyid = folder.signer(role).public_key.keyid
-            if keyid not in root.signed.roles[role].keyids:
-                raise Refused(
-                    f"{folder.key_file(role)} is not the key that root.json names",
-                    "restore the key from its backup, or use another folder",
-                )
+        document: Metadata[Any] = Metadata.from_bytes(body)
+    except (RepositoryError, ValueError, RecursionError) as error:
+        raise Untrusted("E_SIG", f"{role} is not a metadata document: {error}") from None
+    if document.signed.type != ("root" if role == "root" else "targets"):
+        raise Untrusted("E_SIG", f"{role} is a {document.signed.type} document")
+    check_signed(role, delegator or document.signed, document)
+    return document

@@ -10,16 +10,15 @@ since it may be newer than the snapshot that the publisher signs.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
-from typing import Any
+from typing import TypeVar
 
-from tuf.api.exceptions import RepositoryError
+from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from release_manager.client import Client, connect
 from release_manager.config import Settings
 from release_manager.errors import Refused
-from release_manager.keys import KeyFolder, family_signer, read_seen, write_seen
+from release_manager.keys import KeyFolder, family_signer, read_signed
 from trust.accept import METADATA_BYTES_MAX, accept_family, accept_targets
 from trust.errors import Untrusted
 from trust.order import write_time
@@ -29,8 +28,8 @@ from trust.sign import next_family, next_targets, sign
 ROOTS_MAX = 64
 TRIES = 3
 RENEW_BEFORE = timedelta(days=10)
-
 Entries = Sequence[tuple[str, TargetFile]]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,27 @@ class Desk:
 class Repository:
     """What the server holds, verified from the pinned root."""
 
-    root: Metadata[Root]
+    root: Root
     targets: Metadata[Targets] | None
-    targets_bytes: bytes | None
     newest: dict[str, int]
 
-    def delegated(self, role: str) -> list[str] | None:
-        """Return the ids of the keys that targets names for a role, or None."""
+    def keys(self, role: str) -> list[Key]:
+        """Return the keys that targets names for a role; none if it does not name the role."""
         delegations = self.targets.signed.delegations if self.targets else None
         found = (delegations.roles or {}).get(role) if delegations else None
-        return list(found.keyids) if found else None
+        return [delegations.keys[keyid] for keyid in found.keyids] if delegations and found else []
+
+    def targets_in_force(self, now: datetime) -> Targets:
+        """Return targets, of which there must be some that did not expire."""
+        if self.targets is None:
+            raise Refused("the server has no signed targets yet", "run fleetdiff init --publish")
+        _check_in_force("targets", self.targets.signed, now)
+        return self.targets.signed
 
 
-def update_family(desk: Desk, model: str, change: Callable[[Family | None], Entries]) -> Family:
+def update_family(
+    desk: Desk, model: str, change: Callable[[Family | None], Entries]
+) -> tuple[Family, bool]:
     """Sign and upload the next version of a family, if `change` asks for one.
 
     It is also signed again, unchanged, when it would expire soon: devices install nothing then.
@@ -69,35 +76,39 @@ def update_family(desk: Desk, model: str, change: Callable[[Family | None], Entr
         change: gets the verified family (None: it has none yet) and returns the entries to add
             or replace. It is asked again if somebody else published meanwhile.
 
+    Returns:
+        The family as it is now, and whether `change` asked for something.
+
     Raises:
         Untrusted: what the server shows is not what was signed.
         Refused: the model is not there, or the server does not take the document.
     """
-    role = family_role(model)
-    for attempt in range(TRIES):
+    role, changed = family_role(model), False
+
+    def attempt() -> Family:
+        nonlocal changed
         repository = fetch(desk)
-        targets = _targets_in_force(desk, repository)
-        delegated = repository.delegated(role)
-        if delegated is None:
+        targets, keys = repository.targets_in_force(desk.now), repository.keys(role)
+        if not keys:
             raise Refused(f"there is no model {model}", f"make it: fleetdiff model create {model}")
-        signer = family_signer(desk.folder, model, delegated)
-        body = _fetch_newest(desk, role, repository.newest, targets)
-        previous = Metadata[Targets].from_bytes(body).signed if body else None
+        signer = family_signer(desk.folder, model, keys)
+        held = _fetch_newest(desk, role, repository.newest, targets)
+        previous = held.signed if held else None
         family = read_family(model, previous) if previous else None
         entries = change(family)
+        changed |= bool(entries)
         if family and previous and not entries and previous.expires > desk.now + RENEW_BEFORE:
             return family
         following = next_family(_without_replaced(previous, entries), entries, desk.now)
-        signed = sign(following, [signer])
-        accept_targets(role, signed, targets, body, desk.now)
         after = accept_family(model, following.signed, family)
-        if _upload(desk, role, signed, last=attempt == TRIES - 1):
-            return after
-    raise AssertionError("the last try raises")
+        _upload(desk, role, following, signer, targets, held)
+        return after
+
+    return _unless_overtaken(attempt), changed
 
 
-def update_targets(desk: Desk, models: Sequence[str]) -> bool:
-    """Make targets delegate to these models' families (their keys are made where missing).
+def update_targets(desk: Desk, model: str = "") -> bool:
+    """Make targets delegate to a model's family (whose key is made if it is missing).
 
     Returns:
         Whether anything had to be signed.
@@ -106,20 +117,24 @@ def update_targets(desk: Desk, models: Sequence[str]) -> bool:
         Untrusted: what the server shows is not what was signed.
         Refused: a key is missing, or the server does not take the document.
     """
-    for attempt in range(TRIES):
+
+    def attempt() -> bool:
         repository = fetch(desk)
-        named = {model: repository.delegated(family_role(model)) for model in models}
-        keys = {m: family_signer(desk.folder, m, ids).public_key for m, ids in named.items()}
-        new = {model: key for model, key in keys.items() if named[model] is None}
+        new = {}
+        if model:
+            keys = repository.keys(family_role(model))
+            key = family_signer(desk.folder, model, keys).public_key
+            new = {} if keys else {model: key}
         if repository.targets and not new:
             return False
         previous = repository.targets.signed if repository.targets else None
-        following = next_targets(previous, new, _director(desk, previous), desk.now)
-        signed = sign(following, [desk.folder.signer("targets")])
-        accept_targets("targets", signed, repository.root, repository.targets_bytes, desk.now)
-        if _upload(desk, "targets", signed, last=attempt == TRIES - 1):
-            return True
-    raise AssertionError("the last try raises")
+        director = repository.keys(DIRECTOR) or [desk.folder.signer(DIRECTOR).public_key]
+        following = next_targets(previous, new, director[0], desk.now)
+        signer = desk.folder.signer("targets")
+        _upload(desk, "targets", following, signer, repository.root, repository.targets)
+        return True
+
+    return _unless_overtaken(attempt)
 
 
 def publish_root(desk: Desk) -> bool:
@@ -159,110 +174,74 @@ def fetch(desk: Desk) -> Repository:
         Untrusted: with the code that names what is wrong.
         Refused: there is no pinned root.
     """
-    newest = _newest_versions(desk.client)
+    answer = desk.client.get("/v1/metadata")
+    if not isinstance(answer, dict) or not all(type(v) is int for v in answer.values()):
+        raise Untrusted("E_MIX", "the server's list of metadata is not understood")
     root = _follow_roots(desk)
-    body = _fetch_newest(desk, "targets", newest, root)
-    targets = Metadata[Targets].from_bytes(body) if body else None
-    return Repository(root, targets, body, newest)
+    return Repository(root, _fetch_newest(desk, "targets", answer, root), answer)
 
 
-def _follow_roots(desk: Desk) -> Metadata[Root]:
+def _follow_roots(desk: Desk) -> Root:
     body = desk.folder.pinned_root()
-    root = _read("root", body, None)
-    while (following := _download(desk.client, f"{root.signed.version + 1}.root.json")) is not None:
-        if root.signed.version >= ROOTS_MAX:
+    root: Root = read_signed("root", body).signed
+    while (following := _download(desk.client, f"{root.version + 1}.root.json")) is not None:
+        if root.version >= ROOTS_MAX:
             raise Untrusted("E_SIZE", f"more than {ROOTS_MAX} roots")
+        # Signed by the keys that the root before names, and by those that it names itself.
+        read_signed("root", following)
         body, before = following, root
-        root = _read("root", body, before)
-        _check_signed("root", root, root)
-        if root.signed.version != before.signed.version + 1:
+        root = read_signed("root", body, before).signed
+        if root.version != before.version + 1:
             raise Untrusted("E_ROLLBACK_META", "a root's number is not that of its file")
-    if root.signed.expires <= desk.now:
-        raise Untrusted("E_FREEZE", f"root expired at {write_time(root.signed.expires)}")
-    _check_seen(desk, "root", root.signed.version, body)
+    _check_in_force("root", root, desk.now)
+    desk.folder.check_seen("root", root.version, body)
     return root
 
 
 def _fetch_newest(
-    desk: Desk, role: str, newest: dict[str, int], delegator: Metadata[Any]
-) -> bytes | None:
+    desk: Desk, role: str, newest: dict[str, int], delegator: Root | Targets
+) -> Metadata[Targets] | None:
     version = newest.get(role, 0)
     body = _download(desk.client, f"{version}.{role}.json") if version else None
-    if body is None:
-        _check_seen(desk, role, 0, b"")
-        return None
-    found = _read(role, body, delegator)
-    if found.signed.version != version:
-        raise Untrusted("E_MIX", f"{role} {version} says that it is {found.signed.version}")
-    _check_seen(desk, role, version, body)
-    return body
+    found = None
+    if body is not None:
+        found = read_signed(role, body, delegator)
+        if found.signed.version != version:
+            raise Untrusted("E_MIX", f"{role} {version} says that it is {found.signed.version}")
+    desk.folder.check_seen(role, version if body else 0, body or b"")
+    return found
 
 
-def _read(role: str, body: bytes, delegator: Metadata[Any] | None) -> Metadata[Any]:
-    """Return a document verified by its delegator; the pinned root vouches for itself."""
-    try:
-        document: Metadata[Any] = Metadata.from_bytes(body)
-    except (RepositoryError, ValueError, RecursionError) as error:
-        raise Untrusted("E_SIG", f"{role} is not a metadata document: {error}") from None
-    if document.signed.type != ("root" if role == "root" else "targets"):
-        raise Untrusted("E_SIG", f"{role} is a {document.signed.type} document")
-    _check_signed(role, delegator or document, document)
-    return document
+def _upload(
+    desk: Desk,
+    role: str,
+    following: Metadata[Targets],
+    signer: Signer,
+    delegator: Root | Targets,
+    previous: Metadata[Targets] | None,
+) -> None:
+    """Sign a document, judge it as the server will, and upload it."""
+    body = sign(following, [signer])
+    before = previous.to_bytes() if previous else None
+    accept_targets(role, body, Metadata(delegator), before, desk.now)
+    desk.client.put(f"/v1/metadata/{role}", body)
+    desk.folder.check_seen(role, following.signed.version, body)
 
 
-def _check_signed(role: str, delegator: Metadata[Any], document: Metadata[Any]) -> None:
-    try:
-        delegator.verify_delegate(role, document)
-        keys = [
-            delegator.signed.get_key(k) for k in delegator.signed.get_delegated_role(role).keyids
-        ]
-    except (RepositoryError, ValueError) as error:
-        raise Untrusted("E_SIG", f"{role} is not signed by its keys: {error}") from None
-    if len({str(key.keyval) for key in keys}) != len(keys):
-        raise Untrusted("E_SIG", f"a key of {role} is listed twice")
+def _unless_overtaken(attempt: Callable[[], _Result]) -> _Result:
+    """Return what an attempt returns; it is made again if another document came first."""
+    for _ in range(TRIES - 1):
+        try:
+            return attempt()
+        except Refused as error:
+            if error.status != 409:
+                raise
+    return attempt()
 
 
-def _check_seen(desk: Desk, role: str, version: int, body: bytes) -> None:
-    seen = read_seen(desk.folder)
-    known, digest = seen.get(role, (0, ""))
-    found = sha256(body).hexdigest() if version else ""
-    if version < known:
-        raise Untrusted("E_ROLLBACK_META", f"{role} is at {version}, but {known} was seen before")
-    if version == known and found != digest:
-        raise Untrusted("E_EQUIVOCATION", f"two different documents are {role} {version}")
-    if version > known:
-        write_seen(desk.folder, seen | {role: (version, found)})
-
-
-def _upload(desk: Desk, role: str, body: bytes, *, last: bool) -> bool:
-    """Upload a document; False if another one came first, so that a try is left."""
-    try:
-        desk.client.put(f"/v1/metadata/{role}", body)
-    except Refused as error:
-        if error.status == 409 and not last:
-            return False
-        raise
-    version = Metadata[Targets].from_bytes(body).signed.version
-    _check_seen(desk, role, version, body)
-    return True
-
-
-def _targets_in_force(desk: Desk, repository: Repository) -> Metadata[Targets]:
-    if repository.targets is None:
-        raise Refused("the server has no signed targets yet", "run fleetdiff init --publish")
-    if repository.targets.signed.expires <= desk.now:
-        expired = write_time(repository.targets.signed.expires)
-        raise Untrusted("E_FREEZE", f"targets expired at {expired}")
-    return repository.targets
-
-
-def _director(desk: Desk, previous: Targets | None) -> Any:
-    """The director that targets already names; a new targets takes it from the folder."""
-    delegations = previous.delegations if previous else None
-    role = (delegations.roles or {}).get(DIRECTOR) if delegations else None
-    if delegations and role:
-        return delegations.keys[role.keyids[0]]
-    return desk.folder.signer(DIRECTOR).public_key
+def _check_in_force(role: str, signed: Root | Targets, now: datetime) -> None:
+    if signed.expires <= now:
+        raise Untrusted("E_FREEZE", f"{role} expired at {write_time(signed.expires)}")
 
 
 def _without_replaced(previous: Targets | None, entries: Entries) -> Targets | None:
@@ -273,12 +252,5 @@ def _without_replaced(previous: Targets | None, entries: Entries) -> Targets | N
     return Targets(version=previous.version, expires=previous.expires, targets=kept)
 
 
-def _newest_versions(client: Client) -> dict[str, int]:
-    answer = client.get("/v1/metadata")
-    if not isinstance(answer, dict):
-        raise Untrusted("E_MIX", "the server's list of metadata is not understood")
-    return {str(role): version for role, version in answer.items() if isinstance(version, int)}
-
-
 def _download(client: Client, name: str) -> bytes | None:
-    return client.get_bytes(f"/v1/metadata/{name}", METADATA_BYTES_MAX)
+    return client.find(f"/v1/metadata/{name}", METADATA_BYTES_MAX)

@@ -1,16 +1,38 @@
-"""Everything a user sees: one JSON document or a table on stdout, notes and bars on stderr.
+"""Everything a user sees: one JSON document or its text on stdout, notes and bars on stderr.
 
-Commands return a `Reply`; this module prints it. A column's last word is its unit, so
-`bytes_sent` and `old_wer_bp` become sizes and percentages by themselves. Texts from the server
-lose their control characters: a device's serial cannot repaint the terminal.
+A command returns the document that `--json` prints, and every document is made text in one way:
+its fields line by line, then what `SECTIONS` names, lists as tables of the columns given there. A
+column's name tells its unit, so `bytes_sent`, `old_wer_bp` and `share` become sizes and percentages
+by themselves. Texts from the server lose their control characters: a device's serial cannot repaint
+the terminal. The tables are our own because those of `rich` wrap where no terminal reads them.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from rich import filesize
+
+from neural_diff.apply import Progress
+
+BLOCK_BYTES = 1 << 20
+SECTIONS = {
+    "whoami": "",
+    "health": "",
+    "models": "name releases",
+    "rollouts": "id model release cohort state",
+    "publisher": "",
+    "downloads": "from kind bytes share",
+    "regions": "name kind width elements ops changed bytes",
+    "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
+    "old_wer_bp new_wer_bp",
+    "deployments": "",
+    "events": "",
+}
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @dataclass(frozen=True)
@@ -19,22 +41,18 @@ class Reply:
 
     Attributes:
         document: for `--json`.
-        lines: for people.
+        text: for people.
         exit_code: of the process.
     """
 
     document: Any
-    lines: Sequence[str]
+    text: str
     exit_code: int = 0
 
 
 def reply(answer: Reply, as_json: bool) -> None:
     """Print a reply on stdout."""
-    if as_json:
-        print(json.dumps(answer.document, indent=1, default=str))
-    else:
-        for line in answer.lines:
-            print(line)
+    print(json.dumps(answer.document, indent=1) if as_json else answer.text)
 
 
 def note(text: str) -> None:
@@ -47,8 +65,61 @@ def failure(message: str, advice: str) -> None:
     print(f"fleetdiff: {_clean(message)}\n  {_clean(advice)}", file=sys.stderr)
 
 
+def as_text(document: Mapping[str, Any]) -> str:
+    """Return a document as people read it: its fields, then its sections."""
+    shown = {name: value for name, value in document.items() if value not in _EMPTY}
+    own = {n: v for n, v in shown.items() if n in SECTIONS}
+    plain = {n: v for n, v in shown.items() if n not in SECTIONS}
+    width = max(map(len, plain), default=0)
+    parts = ["\n".join(f"{_label(n):<{width}}  {value_text(n, v)}" for n, v in plain.items())]
+    for name, value in own.items():
+        whole = isinstance(value, Mapping)
+        text = as_text(value) if whole else as_table(value, SECTIONS[name])
+        parts.append(f"{name}\n{text}")
+    return "\n\n".join(filter(None, parts))
+
+
+def outcome(done: Mapping[str, Any]) -> str:
+    """Return the text of what was published, or found to be published before."""
+    headline = "published" if done["published"] else "already published; nothing changed"
+    return f"{headline}\n{as_text(done)}"
+
+
+def as_table(items: Sequence[Mapping[str, Any]], columns: str) -> str:
+    """Return a table of these fields of every item (none named: all), or `none`."""
+    if not items:
+        return "none"
+    names = columns.split() or list(items[0])
+    rows = [[_label(name).upper() for name in names]]
+    rows += [[value_text(name, item.get(name)) for name in names] for item in items]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def value_text(name: str, value: Any) -> str:
+    """Return a value as people read it; a word of its name tells the unit."""
+    if value in _EMPTY:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        held = {str(k): v for k, v in value.items() if v not in _EMPTY}
+        return " ".join(f"{_clean(k)}={value_text(k, v)}" for k, v in held.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(value_text("", v) for v in value)
+    if isinstance(value, int | float):
+        words = name.split("_")
+        if words[-1] == "bp":
+            return f"{value / 100:.2f} %"
+        if "bytes" in (words[0], words[-1]):
+            return filesize.decimal(int(value))
+        if words[0] == "share":
+            return f"{100 * value:.2f} %"
+    return _clean(str(value))
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str) -> Iterator[Progress]:
     """Give a function of (bytes done, bytes to do) that moves a bar, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
@@ -63,63 +134,31 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def table(columns: str, items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table: the named fields of every item, or one line saying `none`."""
-    names = columns.split()
-    if not items:
-        return ["none"]
-    rows = [[_label(name).upper() for name in names]]
-    rows += [[value_text(name, item.get(name)) for name in names] for item in items]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+def blocks(read: Callable[[int], bytes], total: int, label: str) -> Generator[bytes, None, None]:
+    """Give what `read` reads, block by block to its end, and move a bar."""
+    done = 0
+    with progress(label) as report:
+        while block := read(BLOCK_BYTES):
+            yield block
+            done += len(block)
+            report(done, max(total, done))
 
 
-def listed(answer: Mapping[str, Any], columns: str) -> Reply:
-    """Return the reply that shows a list endpoint's answer."""
-    return Reply(answer, table(columns, answer["items"]))
+@contextmanager
+def screen() -> Iterator[Callable[[str], None]]:
+    """Give a function that shows a text: in place of the one before, if stdout is a terminal."""
+    if not sys.stdout.isatty():
+        yield lambda text: print(text, end="\n\n", flush=True)
+        return
+    from rich.live import Live
+    from rich.text import Text
 
-
-def published(done: dict[str, Any]) -> Reply:
-    """Return the reply of a command that publishes, or found that it was done before."""
-    outcome = "published" if done["published"] else "already published; nothing changed"
-    return Reply(done, [outcome, *fields(done)])
-
-
-def fields(document: Mapping[str, Any]) -> list[str]:
-    """Return one aligned line for each field."""
-    width = max((len(name) for name in document), default=0)
-    return [f"{_label(name):<{width}}  {value_text(name, v)}" for name, v in document.items()]
-
-
-def value_text(name: str, value: Any) -> str:
-    """Return a value as people read it; the name's first or last word tells the unit."""
-    if value is None or value == "" or value == [] or value == {}:
-        return "-"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and name.endswith("_bp"):
-        return f"{value / 100:.2f} %"
-    if number and ("bytes" in (name.split("_")[0], name.split("_")[-1])):
-        return _size(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        held = {str(k): v for k, v in value.items() if v not in (None, "", [], {})}
-        return " ".join(f"{_clean(k)}={value_text(k, v)}" for k, v in held.items()) or "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(value_text("", v) for v in value)
-    return _clean(str(value))
+    with Live(auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda text: live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 def _label(name: str) -> str:
     return _clean(name.removesuffix("_bp").replace("_", " "))
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("the last unit returns")
 
 
 def _clean(text: str) -> str:

@@ -14,7 +14,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from trust.errors import Untrusted
 from trust.order import write_time
-from trust.roles import Family, read_family
+from trust.roles import DIRECTOR, NAME, Family, family_role, key_material, read_family
 
 METADATA_BYTES_MAX = 1024 * 1024
 LIFETIME_LEAST = timedelta(hours=1)
@@ -31,14 +31,9 @@ def accept_root(body: bytes, current: bytes | None, now: datetime) -> Metadata[R
     uploaded = _read(body, Root)
     _check_follows("root", uploaded.signed, current, now)
     before = Metadata[Root].from_bytes(current) if current else uploaded
-    _check_signed("root", before.signed, uploaded)
-    _check_signed("root", uploaded.signed, uploaded)
-    owners: dict[str, str] = {}
-    for name, role in uploaded.signed.roles.items():
-        for keyid in role.keyids:
-            material = str(uploaded.signed.get_key(keyid).keyval)
-            if owners.setdefault(material, name) != name:
-                raise Untrusted("E_SIG", f"one key serves as {owners[material]} and as {name}")
+    check_signed("root", before.signed, uploaded)
+    check_signed("root", uploaded.signed, uploaded)
+    _check_roles(uploaded.signed, list(uploaded.signed.roles), set())
     return uploaded
 
 
@@ -52,10 +47,10 @@ def accept_targets(
     """
     uploaded = _read(body, Targets)
     _check_follows(role, uploaded.signed, current, now)
-    _check_signed(role, delegator.signed, uploaded)
-    if role == "targets" and uploaded.signed.targets:
-        raise Untrusted("E_NOT_RELEASED", "top-level targets signs no files itself")
-    if role != "targets" and uploaded.signed.delegations is not None:
+    check_signed(role, delegator.signed, uploaded)
+    if role == "targets":
+        _check_delegations(uploaded.signed, delegator.signed)
+    elif uploaded.signed.delegations is not None:
         raise Untrusted("E_NOT_RELEASED", f"{role} may not delegate further")
     return uploaded
 
@@ -98,6 +93,8 @@ def _read(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any]:
         raise Untrusted("E_SIG", f"not a metadata document: {error}") from error
     if not isinstance(uploaded.signed, kind):
         raise Untrusted("E_SIG", f"a {uploaded.signed.type} document, not {kind.type}")
+    if uploaded.unrecognized_fields or type(uploaded.signed.version) is not int:
+        raise Untrusted("E_SIG", "members outside the signature, or a version that is no number")
     if canonical != body:
         raise Untrusted("E_SIG", "the bytes are not the canonical form of what they say")
     return uploaded
@@ -118,15 +115,46 @@ def _check_follows(
         )
 
 
-def _check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) -> None:
+def check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) -> None:
+    """Check that as many of the role's keys signed a document as its delegator asks for.
+
+    Raises:
+        Untrusted: E_SIG.
+    """
     try:
         result = delegator.get_verification_result(role, uploaded.signed_bytes, uploaded.signatures)
-        keys = [delegator.get_key(keyid) for keyid in delegator.get_delegated_role(role).keyids]
-    except (RepositoryError, ValueError) as error:
-        raise Untrusted("E_SIG", f"{role} is not delegated: {error}") from error
-    if len({str(key.keyval) for key in keys}) != len(keys):
-        raise Untrusted("E_SIG", f"a key of {role} is listed twice")
+        key_material(delegator, role)
+    except (RepositoryError, ValueError, TypeError) as error:
+        raise Untrusted("E_SIG", f"{role} is not delegated or not signed: {error}") from error
     if not result.verified:
         raise Untrusted(
             "E_SIG", f"{role} has {len(result.signed)} of {result.threshold} signatures"
         )
+
+
+def _check_delegations(targets: Targets, root: Root) -> None:
+    """Each family signs its own folder and nothing else; the director signs no file at all."""
+    if targets.targets:
+        raise Untrusted("E_NOT_RELEASED", "top-level targets signs no files itself")
+    roles = (targets.delegations.roles if targets.delegations else None) or {}
+    for name, role in roles.items():
+        folder = DIRECTOR if name == DIRECTOR else name.removeprefix("family-")
+        known = name == DIRECTOR or (name == family_role(folder) and NAME.match(folder))
+        if not known or role.paths != [f"{folder}/*"] or role.terminating is not True:
+            raise Untrusted("E_NOT_RELEASED", f"{name} may not sign {role.paths}")
+    if DIRECTOR not in roles or family_role(DIRECTOR) in roles:
+        raise Untrusted("E_NOT_RELEASED", f"{DIRECTOR} must be a role, and no model's name")
+    taken = {key for name in root.roles for key in key_material(root, name)}
+    _check_roles(targets, list(roles), taken)
+
+
+def _check_roles(delegator: Root | Targets, names: list[str], taken: set[str]) -> None:
+    """Refuse a threshold that cannot be met and a key that serves in two roles."""
+    for name in names:
+        threshold = delegator.get_delegated_role(name).threshold
+        material = key_material(delegator, name)
+        if type(threshold) is not int or not 1 <= threshold <= len(material):
+            raise Untrusted("E_SIG", f"{name} asks for {threshold!r} of {len(material)} keys")
+        if taken & material:
+            raise Untrusted("E_SIG", f"a key of {name} serves in another role too")
+        taken |= material

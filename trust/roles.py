@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Root, TargetFile, Targets
 
 from trust.errors import Untrusted
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_PATCH_FILE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}_[a-z0-9][a-z0-9._-]{0,63}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
@@ -100,6 +101,24 @@ def canary_path(model: str, canary: str) -> str:
     return f"{model}/{canary}.canary"
 
 
+def key_material(delegator: Root | Targets, name: str) -> set[str]:
+    """Return the public keys of a role, however they are spelled.
+
+    Raises:
+        Untrusted: E_SIG if a key is missing, or if one has two ids: python-tuf counts it twice.
+        ValueError: the delegator knows no such role.
+    """
+    keyids = delegator.get_delegated_role(name).keyids
+    try:
+        keys = [delegator.get_key(keyid) for keyid in keyids]
+    except ValueError as error:
+        raise Untrusted("E_SIG", f"{name} names a key that is not there: {error}") from error
+    material = {"".join(str(key.keyval.get("public")).split()).lower() for key in keys}
+    if len(material) != len(keys):
+        raise Untrusted("E_SIG", f"a key of {name} is listed twice")
+    return material
+
+
 def read_family(model: str, signed: Targets) -> Family:
     """Return the family that a verified `Targets` document describes.
 
@@ -131,21 +150,26 @@ def read_family(model: str, signed: Targets) -> Family:
 
 def _read_entry(model: str, path: str, target: TargetFile) -> Release | PatchTarget | CanaryTarget:
     sha256 = target.hashes.get("sha256", "")
-    if not SHA256.match(sha256) or not 0 < target.length <= BYTES_MAX:
-        raise Untrusted("E_NOT_RELEASED", f"{path} has no SHA-256 or an impossible size")
     try:
-        entry = _reader(target.custom["kind"])(path, target, sha256, target.custom)
+        if not SHA256.match(sha256) or _integer(target.length, 1) > BYTES_MAX:
+            raise ValueError("no SHA-256 or an impossible size")
+        entry = _READERS[target.custom["kind"]](path, target, sha256, target.custom)
     except (KeyError, TypeError, ValueError) as error:
         raise Untrusted("E_NOT_RELEASED", f"{path} is not understood: {error!r}") from error
-    if not isinstance(entry, PatchTarget) and path != _expected_path(model, entry):
+    if not _names_what_it_holds(model, path, entry):
         raise Untrusted("E_NOT_RELEASED", f"{path} does not name what it holds")
     return entry
 
 
-def _expected_path(model: str, entry: Release | CanaryTarget) -> str:
+def _names_what_it_holds(
+    model: str, path: str, entry: Release | PatchTarget | CanaryTarget
+) -> bool:
     if isinstance(entry, Release):
-        return release_path(model, entry.name)
-    return canary_path(model, entry.id)
+        return path == release_path(model, entry.name)
+    if isinstance(entry, CanaryTarget):
+        return path == canary_path(model, entry.id)
+    family, _, file = path.partition("/")
+    return family == model and _PATCH_FILE.match(file) is not None
 
 
 def _read_release(path: str, target: TargetFile, sha256: str, custom: Mapping[str, Any]) -> Release:
@@ -157,8 +181,8 @@ def _read_release(path: str, target: TargetFile, sha256: str, custom: Mapping[st
         sha256=sha256,
         bytes=target.length,
         format=_name(custom["format"]),
-        hardware=tuple(_name(h) for h in custom["hardware"]),
-        rollback_from=tuple(_name(r) for r in custom["rollback_from"]),
+        hardware=_names(custom["hardware"]),
+        rollback_from=_names(custom["rollback_from"]),
     )
 
 
@@ -181,19 +205,15 @@ def _read_canary(
 
 
 _Reader = Callable[[str, TargetFile, str, Mapping[str, Any]], Release | PatchTarget | CanaryTarget]
-
-
-def _reader(kind: str) -> _Reader:
-    readers: dict[str, _Reader] = {
-        "release": _read_release,
-        "patch": _read_patch,
-        "canary": _read_canary,
-    }
-    return readers[kind]
+_READERS: dict[str, _Reader] = {
+    "release": _read_release,
+    "patch": _read_patch,
+    "canary": _read_canary,
+}
 
 
 def _exactly(custom: Mapping[str, Any], names: str) -> None:
-    if set(custom) != set(names.split()) or custom["v"] != 1 or custom["v"] is True:
+    if set(custom) != set(names.split()) or _integer(custom["v"], 1) != 1:
         raise ValueError(f"custom must hold exactly {names}, with v = 1")
 
 
@@ -201,6 +221,12 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not NAME.match(value):
         raise ValueError(f"{value!r} is not a name")
     return value
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{values!r} is not a list of names")
+    return tuple(_name(value) for value in values)
 
 
 def _integer(value: Any, least: int) -> int:

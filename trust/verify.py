@@ -11,13 +11,14 @@ release it is told. The cache folder is disposable; `Floors` is what a device mu
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from securesystemslib.exceptions import Error as SecureSystemsError
+from securesystemslib.exceptions import StorageError
 from tuf.api.exceptions import (
     BadVersionNumberError,
     DownloadError,
@@ -29,12 +30,21 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from trust.errors import Untrusted
-from trust.order import Order, read_envelope, read_order, read_time, write_time
-from trust.roles import DIRECTOR, Family, Release, family_role, read_family, release_path
+from trust.floors import Floors
+from trust.order import Order, read_envelope, read_order, write_time
+from trust.roles import (
+    DIRECTOR,
+    Family,
+    Release,
+    family_role,
+    key_material,
+    read_family,
+    release_path,
+)
 
 TIMESTAMP_AHEAD_MAX = timedelta(days=10)
 ORDER_AHEAD_MAX = timedelta(days=14)
@@ -47,47 +57,6 @@ LIMITS = UpdaterConfig(
     targets_max_length=1024 * 1024,
 )
 _URL = "bundle:///"
-
-
-@dataclass(frozen=True)
-class Floors:
-    """What a device has seen and will never go back behind; persisted, unlike the cache.
-
-    Attributes:
-        versions: role -> [fingerprint of its key set, version]. Keyed by key set, so that
-            rotating a key recovers from a version that was pushed far ahead.
-        order_seq: the highest order accepted.
-        order_sha256: digest of that order's payload: one number, one content.
-        time: the latest moment that is known to have passed.
-    """
-
-    versions: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    order_seq: int = 0
-    order_sha256: str = ""
-    time: datetime = datetime(2026, 1, 1, tzinfo=UTC)  # when this code was young
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the floors as plain JSON values."""
-        return {
-            "versions": {role: list(floor) for role, floor in self.versions.items()},
-            "order_seq": self.order_seq,
-            "order_sha256": self.order_sha256,
-            "time": write_time(self.time),
-        }
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> "Floors":
-        """Return the floors that `to_json` wrote."""
-        return Floors(
-            versions={r: (str(k), int(v)) for r, (k, v) in document["versions"].items()},
-            order_seq=int(document["order_seq"]),
-            order_sha256=str(document["order_sha256"]),
-            time=read_time(document["time"]),
-        )
-
-    def now(self, clock: datetime) -> datetime:
-        """Return the time to judge expiry by: the clock's, unless it ran backwards."""
-        return max(clock, self.time)
 
 
 @dataclass(frozen=True)
@@ -127,20 +96,26 @@ def refresh(
         Untrusted: with the code that names the attack.
         OSError: the cache folder cannot be written.
     """
-    now = floors.now(now)
+    now, family = floors.now(now), family_role(model)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         updater = Updater(
-            str(cache), _URL, fetcher=_Bundle(metadata), config=LIMITS, bootstrap=pinned_root
+            str(cache), _URL, fetcher=_Bundle(metadata, cache), config=LIMITS, bootstrap=pinned_root
         )
         updater.refresh()
         # Any path of the family makes ngclient load it; the target itself may be absent.
         updater.get_targetinfo(release_path(model, "any"))
-    except (RepositoryError, DownloadError, SecureSystemsError, ValueError) as error:
+        signed = _read_cache(cache, family)
+    except (RepositoryError, DownloadError, SecureSystemsError, ValueError, TypeError) as error:
         raise _named(error) from error
-    trusted, roles = _read_cache(cache, model)
-    _check_dates(trusted, roles, now)
-    return trusted, _raise_floors(floors, trusted, roles)
+    _check_dates(signed, now)
+    trusted = Trusted(
+        targets=signed["targets"],
+        family=read_family(model, signed[family]),
+        versions={name: document.version for name, document in signed.items()},
+        expires=min(document.expires for document in signed.values()),
+    )
+    return trusted, _raise_floors(floors, signed)
 
 
 def check_order(
@@ -155,7 +130,7 @@ def check_order(
     signed = read_envelope(envelope)
     try:
         trusted.targets.verify_delegate(DIRECTOR, signed.pae(), signed.signatures)
-    except (UnsignedMetadataError, ValueError) as error:
+    except (UnsignedMetadataError, ValueError, TypeError) as error:
         raise Untrusted("E_SIG", f"the order is not signed by the director: {error}") from error
     order = read_order(signed.payload)
     if order.device != device_id or order.model != model:
@@ -201,13 +176,21 @@ def check_transition(
 
 
 class _Bundle(FetcherInterface):
-    """Serves `tuf.ngclient` from the bundle; what is not in it does not exist."""
+    """Serves `tuf.ngclient` from the bundle; what is not in it does not exist.
 
-    def __init__(self, metadata: Mapping[str, bytes]) -> None:
+    Except the timestamp: a bundle without one says that the device has the newest already, and
+    then the one that was verified before is looked at again, for its expiry.
+    """
+
+    def __init__(self, metadata: Mapping[str, bytes], cache: Path) -> None:
         self._metadata = metadata
+        self._timestamp = cache / "timestamp.json"
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        body = self._metadata.get(url.removeprefix(_URL))
+        name = url.removeprefix(_URL)
+        body = self._metadata.get(name)
+        if body is None and name == self._timestamp.name and self._timestamp.exists():
+            body = self._timestamp.read_bytes()
         if body is None:
             raise DownloadHTTPError(f"{url} is not in the bundle", 404)
         return iter([body])
@@ -220,77 +203,60 @@ _CODE_OF = (
     (EqualVersionNumberError, "E_ROLLBACK_META"),
     (BadVersionNumberError, "E_ROLLBACK_META"),
     (LengthOrHashMismatchError, "E_MIX"),
+    (StorageError, "E_NOT_RELEASED"),  # the walk found no family to store
 )
 
 
 def _named(error: Exception) -> Untrusted:
+    # A file is asked for because the one in the cache expired: then that is what is wrong.
+    expired = isinstance(error.__context__, ExpiredMetadataError)
+    if expired and isinstance(error, DownloadHTTPError):
+        return Untrusted("E_FREEZE", f"{error.__context__}, and there is none newer")
     code = next((code for kind, code in _CODE_OF if isinstance(error, kind)), "E_SIG")
     return Untrusted(code, str(error))
 
 
-@dataclass(frozen=True)
-class _SignedRole:
-    """One verified document, with the role (keys and threshold) that signed it."""
+def _read_cache(cache: Path, family: str) -> dict[str, Any]:
+    """Return role -> document, as `tuf.ngclient` has just verified and stored them.
 
-    signed: Root | Timestamp | Snapshot | Targets
-    role: Role
-    delegator: Root | Targets
-
-
-def _read_cache(cache: Path, model: str) -> tuple[Trusted, dict[str, _SignedRole]]:
-    family = family_role(model)
-    try:
-        root = Metadata[Root].from_file(os.fspath(cache / "root.json")).signed
-        targets = Metadata[Targets].from_file(os.fspath(cache / "targets.json")).signed
-        delegated = (targets.delegations.roles if targets.delegations else None) or {}
-        if family not in delegated or DIRECTOR not in delegated:
-            raise Untrusted("E_NOT_RELEASED", f"targets does not delegate {family} and director")
-        roles = {"root": _SignedRole(root, root.roles["root"], root)}
-        for name in ("timestamp", "snapshot", "targets"):
-            signed = Metadata[Any].from_file(os.fspath(cache / f"{name}.json")).signed
-            roles[name] = _SignedRole(signed, root.roles[name], root)
-        signed = Metadata[Targets].from_file(os.fspath(cache / f"{family}.json")).signed
-        roles[family] = _SignedRole(signed, delegated[family], targets)
-    except (RepositoryError, ValueError) as error:
-        raise _named(error) from error
-    except FileNotFoundError as error:
-        raise Untrusted("E_NOT_RELEASED", f"{model} has no signed family") from error
-    for signed_role in roles.values():
-        _refuse_twin_keys(signed_role)
-    return Trusted(
-        targets=targets,
-        family=read_family(model, signed),
-        versions={name: r.signed.version for name, r in roles.items()},
-        expires=min(r.signed.expires for r in roles.values()),
-    ), roles
+    The family is verified once more: what ngclient walks past it leaves in the cache unchecked.
+    """
+    names = ("root", "timestamp", "snapshot", "targets", family)
+    files = {name: Metadata[Any].from_file(os.fspath(cache / f"{name}.json")) for name in names}
+    signed = {name: file.signed for name, file in files.items()}
+    listed = signed["snapshot"].meta.get(f"{family}.json")
+    if listed is None or listed.version != signed[family].version:
+        raise Untrusted("E_MIX", f"{family} is not the one that snapshot names")
+    signed["targets"].verify_delegate(family, files[family].signed_bytes, files[family].signatures)
+    for name in (*names, DIRECTOR):
+        key_material(_delegator(signed, name), name)
+    return signed
 
 
-def _refuse_twin_keys(signed_role: _SignedRole) -> None:
-    """One key under two ids must not meet a threshold of two (python-tuf counts it twice)."""
-    keys = [signed_role.delegator.get_key(keyid) for keyid in signed_role.role.keyids]
-    material = {(key.keytype, json.dumps(key.keyval, sort_keys=True)) for key in keys}
-    if len(material) != len(keys):
-        raise Untrusted("E_SIG", f"a key of {signed_role.signed.type} is listed twice")
+def _delegator(signed: Mapping[str, Any], name: str) -> Any:
+    top = name in ("root", "timestamp", "snapshot", "targets")
+    return signed["root" if top else "targets"]
 
 
-def _check_dates(trusted: Trusted, roles: Mapping[str, _SignedRole], now: datetime) -> None:
-    for name, role in roles.items():
-        if role.signed.expires <= now:
-            raise Untrusted("E_FREEZE", f"{name} expired at {write_time(role.signed.expires)}")
-    if roles["timestamp"].signed.expires > now + TIMESTAMP_AHEAD_MAX:
+def _check_dates(signed: Mapping[str, Any], now: datetime) -> None:
+    for name, document in signed.items():
+        if document.expires <= now:
+            raise Untrusted("E_FREEZE", f"{name} expired at {write_time(document.expires)}")
+    if signed["timestamp"].expires > now + TIMESTAMP_AHEAD_MAX:
         raise Untrusted("E_CLOCK", "timestamp is valid for longer than any publisher signs")
 
 
-def _raise_floors(floors: Floors, trusted: Trusted, roles: Mapping[str, _SignedRole]) -> Floors:
+def _raise_floors(floors: Floors, signed: Mapping[str, Any]) -> Floors:
     versions = dict(floors.versions)
-    for name, role in roles.items():
-        keys = json.dumps([sorted(role.role.keyids), role.role.threshold]).encode()
+    for name, document in signed.items():
+        role = _delegator(signed, name).get_delegated_role(name)
+        keys = json.dumps([sorted(role.keyids), role.threshold]).encode()
         # The root's floor never resets: its chain of signatures is what allows new keys.
         fingerprint = "" if name == "root" else sha256(keys).hexdigest()[:16]
         known, floor = versions.get(name, ("", 0))
-        if known == fingerprint and role.signed.version < floor:
+        if known == fingerprint and document.version < floor:
             raise Untrusted(
-                "E_ROLLBACK_META", f"{name} version {role.signed.version}, but {floor} was seen"
+                "E_ROLLBACK_META", f"{name} version {document.version}, but {floor} was seen"
             )
-        versions[name] = (fingerprint, role.signed.version)
+        versions[name] = (fingerprint, document.version)
     return replace(floors, versions=versions)

@@ -81,18 +81,25 @@ def operator(scope: str | None) -> Callable[..., Operator]:
     return admit
 
 
-def device(session: Tx, authorization: Bearer = None) -> Device:
-    """Return the device that calls, in the transaction of its request, one at a time."""
-    return access.identify_device(session, _bearer(authorization), lock=True)
-
-
 def fetching_device(session: Reader, authorization: Bearer = None) -> Device:
     """Return the device that calls to fetch something; a download holds up no writer."""
     return access.identify_device(session, _bearer(authorization))
 
 
-for _dependency in (device, fetching_device):
-    _dependency.scope = "device"  # type: ignore[attr-defined]
+def device(
+    _admitted: Annotated[Device, Depends(fetching_device)],
+    session: Tx,
+    authorization: Bearer = None,
+) -> Device:
+    """Return the device that calls, in the transaction of its request, one at a time.
+
+    It is admitted first: a stranger never gets as far as a transaction. Routes ask for their
+    caller before they ask for `Tx`, for the same reason.
+    """
+    return access.identify_device(session, _bearer(authorization), lock=True)
+
+
+device.scope = fetching_device.scope = "device"  # type: ignore[attr-defined]
 Caller = Annotated[Device, Depends(device)]
 Fetcher = Annotated[Device, Depends(fetching_device)]
 

@@ -40,8 +40,8 @@ def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
 
 @router.get("/poll", responses={**document(401, 422), 304: {"description": "Nothing changed"}})
 def poll(
-    session: Tx,
     device: Caller,
+    session: Tx,
     config: Config,
     now: Now,
     request: Request,
@@ -81,7 +81,7 @@ def get_artifact(
 
 
 @router.post("/events", responses=document(401, 413, 422))
-def post_events(body: DeviceEvents, session: Tx, device: Caller, now: Now) -> dict[str, int]:
+def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> dict[str, int]:
     """Store a batch of events; repeats are no-ops."""
     events = [
         {
@@ -100,7 +100,7 @@ def post_events(body: DeviceEvents, session: Tx, device: Caller, now: Now) -> di
 
 @router.post("/canary-reports", status_code=202, responses=document(401, 409, 413, 422))
 def post_canary_report(
-    body: NewCanaryReport, session: Tx, device: Caller, now: Now, request: Request
+    device: Caller, body: NewCanaryReport, session: Tx, now: Now, request: Request
 ) -> dict[str, str]:
     """Store a canary report; the first valid pair of a device counts."""
     fields = body.model_dump(exclude={"scorer", "order", "old", "new"})

@@ -38,14 +38,14 @@ def whoami(caller: Anyone) -> dict[str, Any]:
 
 
 @router.get("/health")
-def get_health(session: Reader, now: Now, _caller: CanReadHealth) -> dict[str, Any]:
+def get_health(_caller: CanReadHealth, session: Reader, now: Now) -> dict[str, Any]:
     """Show the fleet by release, the latest rollouts, and when signed metadata runs out."""
     return fleet_view(session, now)
 
 
 @router.post("/enrollment-tokens", status_code=201, responses=document(404, 422))
 def create_enrollment_token(
-    body: NewEnrollmentToken, session: Tx, now: Now, _caller: CanEnroll
+    _caller: CanEnroll, body: NewEnrollmentToken, session: Tx, now: Now
 ) -> dict[str, Any]:
     """Make a token with which devices enroll; it is shown once."""
     lifetime = timedelta(seconds=body.ttl_s)
@@ -57,8 +57,8 @@ def create_enrollment_token(
 
 @router.get("/devices", responses=document(404, 422))
 def list_devices(
-    session: Reader,
     _caller: CanReadDevices,
+    session: Reader,
     model: Name | None = None,
     cohort: Name | None = None,
     cursor: Label | None = None,
@@ -74,7 +74,7 @@ def list_devices(
 
 
 @router.get("/devices/{device_id}", responses=document(404, 422))
-def get_device(device_id: Label, session: Reader, _caller: CanReadDevices) -> dict[str, Any]:
+def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> dict[str, Any]:
     """Show a device with its deployments and its last events."""
     device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)
     fields = ("id", "rollout_id", "direction", "state", "reason", "bytes_sent", "updated_at")
@@ -93,7 +93,7 @@ def get_device(device_id: Label, session: Reader, _caller: CanReadDevices) -> di
 
 @router.patch("/devices/{device_id}", responses=document(404, 409, 422))
 def change_device(
-    device_id: Label, body: DeviceChange, session: Tx, now: Now, _caller: CanWriteDevices
+    _caller: CanWriteDevices, device_id: Label, body: DeviceChange, session: Tx, now: Now
 ) -> dict[str, Any]:
     """Tag a device, quarantine, revoke or readmit it."""
     device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)

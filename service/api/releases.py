@@ -43,26 +43,26 @@ IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 @router.post("/models", status_code=201, responses=document(409, 422))
-def create_model(body: NewModel, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+def create_model(_caller: CanWrite, body: NewModel, session: Tx, now: Now) -> dict[str, Any]:
     """Add a line of speech models."""
     return model_view(session, catalog.create_model(session, body.name, now))
 
 
 @router.get("/models")
-def list_models(session: Reader, _caller: CanRead) -> dict[str, Any]:
+def list_models(_caller: CanRead, session: Reader) -> dict[str, Any]:
     """List the models."""
     names = queries.model_names(session)
     return {"items": [model_view(session, catalog.model_named(session, name)) for name in names]}
 
 
 @router.get("/models/{model}", responses=document(404, 422))
-def get_model(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+def get_model(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """Show one model."""
     return model_view(session, catalog.model_named(session, model))
 
 
 @router.get("/models/{model}/releases", responses=document(404, 422))
-def list_releases(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+def list_releases(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List a model's releases, the oldest first, with the devices that run each."""
     catalog.model_named(session, model)
     running = queries.devices_by_release(session, model)
@@ -77,7 +77,7 @@ def list_releases(model: Name, session: Reader, _caller: CanRead) -> dict[str, A
 
 
 @router.get("/models/{model}/patches", responses=document(404, 422))
-def list_patches(model: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+def list_patches(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List a model's patches: edges between releases."""
     catalog.model_named(session, model)
     names = {release.id: release.name for release in queries.releases_of(session, model)}
@@ -96,13 +96,13 @@ def list_patches(model: Name, session: Reader, _caller: CanRead) -> dict[str, An
 
 
 @router.get("/metadata")
-def list_metadata(session: Reader, _caller: CanRead) -> dict[str, int]:
+def list_metadata(_caller: CanRead, session: Reader) -> dict[str, int]:
     """Return the newest accepted version of every signed document."""
     return queries.newest_versions(session)
 
 
 @router.get("/metadata/{filename}", responses=document(404, 422))
-def get_metadata(filename: Filename, session: Reader, _caller: CanRead) -> Response:
+def get_metadata(_caller: CanRead, filename: Filename, session: Reader) -> Response:
     """Return a signed document, byte for byte."""
     return Response(catalog.metadata_file(session, filename), media_type="application/json")
 
@@ -119,13 +119,13 @@ async def raw_body(request: Request) -> bytes:
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {}}}},
 )
 def put_metadata(
+    _caller: CanWrite,
     role: Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")],
     body: Annotated[bytes, Depends(raw_body)],
     request: Request,
     session: Tx,
     store: Store,
     now: Now,
-    _caller: CanWrite,
 ) -> dict[str, Any]:
     """Accept the next version of a document that was signed offline, and publish what it says."""
     row = catalog.accept_metadata(session, store, role, body, now)
@@ -140,13 +140,13 @@ def put_metadata(
     openapi_extra={"requestBody": {"required": True, "content": BLOB}},
 )
 async def put_artifact(
+    _caller: CanWrite,
     sha256: Sha256,
     request: Request,
     response: Response,
     store: Store,
     config: Config,
     now: Now,
-    _caller: CanWrite,
 ) -> dict[str, Any]:
     """Store a blob under its digest; the raw body is streamed, never held in memory.
 
@@ -170,7 +170,7 @@ async def put_artifact(
 @router.get("/artifacts/{sha256}", responses=ARTIFACT, response_class=Response)
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
-    sha256: Sha256, request: Request, store: Store, config: Config, _caller: CanRead
+    _caller: CanRead, sha256: Sha256, request: Request, store: Store, config: Config
 ) -> Response:
     """Return a blob, or redirect to where it lies."""
     return send_artifact(sha256, request, store, config)

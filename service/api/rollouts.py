@@ -26,7 +26,7 @@ WAIT_STEP_S = 0.25
 
 
 @router.post("/cohorts", status_code=201, responses=document(404, 409, 422))
-def create_cohort(body: NewCohort, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> dict[str, Any]:
     """Add a cohort: a list of devices, or a filter that devices match."""
     chosen = body.filter.model_dump() if body.filter else None
     cohort = rollouts.create_cohort(session, body.name, body.model, body.devices, chosen, now)
@@ -34,19 +34,19 @@ def create_cohort(body: NewCohort, session: Tx, now: Now, _caller: CanWrite) -> 
 
 
 @router.get("/cohorts")
-def list_cohorts(session: Reader, _caller: CanRead) -> dict[str, Any]:
+def list_cohorts(_caller: CanRead, session: Reader) -> dict[str, Any]:
     """List the cohorts."""
     return {"items": [cohort_view(session, c) for c in rollout_queries.all_cohorts(session)]}
 
 
 @router.get("/cohorts/{name}", responses=document(404, 422))
-def get_cohort(name: Name, session: Reader, _caller: CanRead) -> dict[str, Any]:
+def get_cohort(_caller: CanRead, name: Name, session: Reader) -> dict[str, Any]:
     """Preview a cohort: how many devices, on which releases, and a sample."""
     return cohort_view(session, _cohort(session, name))
 
 
 @router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
-def put_member(name: Name, device_id: Label, session: Tx, _caller: CanWrite) -> dict[str, Any]:
+def put_member(_caller: CanWrite, name: Name, device_id: Label, session: Tx) -> dict[str, Any]:
     """Add a device to a static cohort."""
     cohort = _cohort(session, name)
     rollouts.add_member(session, cohort, device_id)
@@ -55,7 +55,7 @@ def put_member(name: Name, device_id: Label, session: Tx, _caller: CanWrite) -> 
 
 
 @router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
-def create_rollout(body: NewRollout, session: Tx, now: Now, _caller: CanWrite) -> dict[str, Any]:
+def create_rollout(_caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
     """Add a rollout as a draft; its gate is fixed from here on."""
     rollout = rollouts.create_rollout(
         session,
@@ -73,9 +73,9 @@ def create_rollout(body: NewRollout, session: Tx, now: Now, _caller: CanWrite) -
 
 @router.get("/rollouts", responses=document(422))
 def list_rollouts(
+    _caller: CanRead,
     session: Reader,
     now: Now,
-    _caller: CanRead,
     model: Name | None = None,
     state: Literal["draft", "running", "paused", "completed", "halted", "canceled"] | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
@@ -86,13 +86,13 @@ def list_rollouts(
 
 
 @router.get("/rollouts/{rollout_id}", responses=document(404, 422))
-def get_rollout(rollout_id: Label, session: Reader, now: Now, _caller: CanRead) -> dict[str, Any]:
+def get_rollout(_caller: CanRead, rollout_id: Label, session: Reader, now: Now) -> dict[str, Any]:
     """Show a rollout: its stages, its word error rates, its evidence, what it waits for."""
     return rollout_view(session, rollouts.rollout_named(session, rollout_id), now)
 
 
 @router.get("/rollouts/{rollout_id}/decisions", responses=document(404, 422))
-def list_decisions(rollout_id: Label, session: Reader, _caller: CanRead) -> dict[str, Any]:
+def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
     """List why a rollout moved or stopped, with the sums each decision rests on."""
     rollouts.rollout_named(session, rollout_id)
     fields = ("seq", "at", "stage", "decision", "reason", "actor", "evidence")
@@ -102,9 +102,9 @@ def list_decisions(rollout_id: Label, session: Reader, _caller: CanRead) -> dict
 
 @router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
 async def wait_for_rollout(
+    _caller: CanRead,
     rollout_id: Label,
     request: Request,
-    _caller: CanRead,
     until: Literal["running", "paused", "completed", "halted"] = "completed",
     timeout_s: Annotated[float, Query(ge=0, le=60)] = 30,
 ) -> dict[str, Any]:
@@ -123,7 +123,7 @@ async def wait_for_rollout(
 
 @router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 422))
 def start_rollout(
-    rollout_id: Label, session: Tx, now: Now, caller: CanWrite, _body: Why | None = None
+    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, _body: Why | None = None
 ) -> dict[str, Any]:
     """Start a draft."""
     return rollout_view(session, rollouts.start(session, rollout_id, caller.name, now), now)
@@ -131,7 +131,7 @@ def start_rollout(
 
 @router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 422))
 def pause_rollout(
-    rollout_id: Label, session: Tx, now: Now, caller: CanHalt, body: Why | None = None
+    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
 ) -> dict[str, Any]:
     """Stop offering until somebody resumes."""
     reason = body.reason if body else ""
@@ -140,7 +140,7 @@ def pause_rollout(
 
 @router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 422))
 def resume_rollout(
-    rollout_id: Label, session: Tx, now: Now, caller: CanWrite, body: Why | None = None
+    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
 ) -> dict[str, Any]:
     """Go on; where the gate was undecided, this passes the stage on the caller's word."""
     reason = body.reason if body else ""
@@ -151,7 +151,7 @@ def resume_rollout(
 
 @router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 422))
 def halt_rollout(
-    rollout_id: Label, session: Tx, now: Now, caller: CanHalt, body: Why | None = None
+    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
 ) -> dict[str, Any]:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
     reason = body.reason if body else ""

@@ -27,20 +27,21 @@ OUTCOMES = (  # key of a stage's view, tone, word
     ("rolled_back", "back", "rolled back"),
     ("canceled", "idle", "canceled"),
 )
+REST = {"completed": "joined later", "halted": "not asked", "canceled": "not asked"}
 
 
 def tell(session: Session, now: datetime) -> dict[str, Any]:
     """Return everything that the page shows."""
     view = fleet_view(session, now)
-    models = [_model(model) for model in view["models"]]
+    halted = {(r["model"], r["release"]) for r in view["rollouts"] if r["state"] == "halted"}
+    models = [_model(model, halted) for model in view["models"]]
     cards = []
     for place, rollout in enumerate(view["rollouts"]):
-        ended = rollout["finished_at"] is not None
         more = {
             "gate": gate_of(session.get_one(Rollout, rollout["id"]).gate),
             "decisions": list(decisions_of(session, rollout["id"])),
             "opened": rollout["state"] in LIVE or place < OPENED_MAX,
-            "bars": stage_bars(rollout["stages"], "not asked" if ended else "not asked yet"),
+            "bars": stage_bars(rollout["stages"], REST.get(rollout["state"], "not asked yet")),
             "rates": wer_rates(rollout),
         }
         cards.append(rollout | more)
@@ -88,8 +89,11 @@ def signing(publisher: dict[str, Any], now: datetime) -> str:
     return "expiring" if soon else state
 
 
-def _model(model: dict[str, Any]) -> dict[str, Any]:
-    """Return one model with its devices by release, the newest first."""
+def _model(model: dict[str, Any], halted: set[tuple[str, str]]) -> dict[str, Any]:
+    """Return one model with its devices by release, the newest first.
+
+    The newest release that counts is one that no rollout was halted for.
+    """
     releases = list(reversed(model["releases"]))
     parts = [
         Part(f"shade{place}", _release_name(release), release["devices"])
@@ -100,9 +104,10 @@ def _model(model: dict[str, Any]) -> dict[str, Any]:
         parts.append(Part(f"shade{SHADES}", f"{len(older)} older", held))
     if model["unknown"]:
         parts.append(Part("unknown", "not a known release", model["unknown"]))
-    active = (release["devices"] for release in releases if release["status"] == "active")
+    good = (r for r in releases if r["status"] == "active")
+    counts = (r["devices"] for r in good if (model["name"], r["name"]) not in halted)
     total = sum(part.amount for part in parts)
-    return model | {"parts": parts, "total": total, "newest": next(active, 0)}
+    return model | {"parts": parts, "total": total, "newest": next(counts, 0)}
 
 
 def _release_name(release: dict[str, Any]) -> str:

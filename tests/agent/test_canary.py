@@ -22,11 +22,10 @@ from device_agent.canary import (
     run_trial,
 )
 from device_agent.errors import Rejected
-from device_agent.journal import Record
 from tests.agent.conftest import Lab
 from tests.agent.server_double import digest
 
-SHARD = Shard("03.zip", "a" * 64, "b" * 64, 8, 50, 400)
+SHARD = Shard("03.zip", "b" * 64, 8, 50, 400, "a" * 64)
 COUNTS = {
     "sub": 20,
     "del": 3,
@@ -146,11 +145,11 @@ def test_an_engine_that_is_not_there_is_refused() -> None:
 class Heard:
     """An engine in memory: which model was run, in which order."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.runs: list[str] = []
         self.runtime = "x/1"
         self.deaf: set[str] = set()
-        self.known = folder / "counts"
+        self.known: dict[str, Counts] = {}
         monkeypatch.setattr("device_agent.canary.run_engine", self.run)
 
     def run(self, engine: Engine, model: Path, folder: Path, shard: Shard) -> Counts:
@@ -161,14 +160,15 @@ class Heard:
 
     def trial(self, old: str, new: str, *, old_first: bool) -> Any:
         models = (digest(old.encode()), Path(old)), (digest(new.encode()), Path(new))
-        return run_trial(
-            Engine((), 1), models, SHARD, Path("c"), Record(self.known), old_first=old_first
-        )
+        trial = run_trial(Engine((), 1), models, SHARD, Path("c"), self.known, old_first=old_first)
+        if trial:
+            self.known = trial.kept
+        return trial
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Heard:
-    return Heard(monkeypatch, tmp_path)
+def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
+    return Heard(monkeypatch)
 
 
 def test_the_order_is_as_drawn(heard: Heard) -> None:

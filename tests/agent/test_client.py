@@ -34,7 +34,7 @@ class Wire:
         self.blob_hosts: tuple[str, ...] = ()
         self.limits = replace(FAST, silence_s_max=2.0, request_s_max=0.4)
 
-    def client(self, clock: Callable[[], float] | None = None) -> Client:
+    def client(self) -> Client:
         config = Config(
             server=self.address,
             model="m",
@@ -45,7 +45,7 @@ class Wire:
             blob_hosts=self.blob_hosts,
             limits=self.limits,
         )
-        return Client(config, CREDENTIAL, clock) if clock else Client(config, CREDENTIAL)
+        return Client(config, CREDENTIAL)
 
     def fetch(self) -> bytes:
         self.client().fetch(SHA256, len(DATA), self.part)
@@ -159,11 +159,12 @@ def test_a_range_that_is_refused_starts_again(wire: Wire) -> None:
     assert not wire.part.exists()
 
 
-def test_a_drip_is_too_slow(wire: Wire) -> None:
+def test_a_drip_is_too_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     wire.answer = lambda asked: Answer(chunks=([b"x"] * 100), declare=len(DATA), pause_s=0.02)
     seconds = count()
+    monkeypatch.setattr("device_agent.transport.clock_s", lambda: next(seconds))
     with pytest.raises(Unavailable, match="too slow"):
-        wire.client(lambda: next(seconds)).fetch(SHA256, len(DATA), wire.part)
+        wire.fetch()
 
 
 def test_a_dripping_answer_meets_the_deadline(wire: Wire) -> None:

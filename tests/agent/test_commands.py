@@ -118,15 +118,16 @@ def test_a_development_root_is_refused_unless_it_is_asked_for(lab: Lab) -> None:
     root = json.loads(lab.config.root.read_text())
     root["signed"]["x-fleetdiff-profile"] = "dev"
     lab.config.root.write_text(json.dumps(root))
-    with pytest.raises(Misconfigured, match="development root"):
-        agent.open_device(lab.config)
-    agent.open_device(Config(**{**lab.config.__dict__, "dev_root": True})).close()
+    with pytest.raises(Misconfigured, match="development root"), agent.open_device(lab.config):
+        pass
+    with agent.open_device(Config(**{**lab.config.__dict__, "dev_root": True})):
+        pass
 
 
 def test_a_root_that_is_none_is_said(lab: Lab) -> None:
     lab.config.root.write_text("{}")
-    with pytest.raises(Misconfigured, match="no root metadata"):
-        agent.open_device(lab.config)
+    with pytest.raises(Misconfigured, match="no root metadata"), agent.open_device(lab.config):
+        pass
 
 
 def test_the_credential_is_for_its_owner_only(lab: Lab) -> None:
@@ -151,8 +152,8 @@ def test_a_refused_enrollment_says_why_and_leaves_no_credential(
     with pytest.raises(Rejected, match=says):
         agent.enroll(config, token, None)
     assert not (tmp_path / "other" / "credential.json").exists()
-    with pytest.raises(Misconfigured, match="not enrolled"):
-        agent.open_device(config)
+    with pytest.raises(Misconfigured, match="not enrolled"), agent.open_device(config):
+        pass
     assert agent.enroll(Config(**{**config.__dict__, "serial": "s3"}), "token", None)["device_id"]
 
 
@@ -239,7 +240,8 @@ def test_run_ends_at_sigterm_and_logs_json_lines(lab: Lab, toml: Path) -> None:
 
 def test_a_killed_agent_goes_on_where_it_was(lab: Lab, toml: Path) -> None:
     slow = lab.folder / "slow"
-    slow.write_text(f'#!/bin/sh\necho started >&2; sleep 1; exec {lab.folder}/engine "$@"\n')
+    started = lab.folder / "started"
+    slow.write_text(f'#!/bin/sh\ntouch {started}; sleep 1; exec {lab.folder}/engine "$@"\n')
     slow.chmod(0o755)
     text = toml.read_text().replace(json.dumps(str(lab.folder / "engine")), json.dumps(str(slow)))
     toml.write_text(text)
@@ -247,7 +249,7 @@ def test_a_killed_agent_goes_on_where_it_was(lab: Lab, toml: Path) -> None:
     lab.server.offer("r2")
     command = [sys.executable, "-m", "device_agent", "once", "--config", str(toml), "--json"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        while agent.status(lab.config)["state"] != "Trying":
+        while not started.exists():  # Between its fork and its exec, a child shares the lock.
             assert process.poll() is None
         process.kill()
     assert agent.status(lab.config)["state"] == "Trying"

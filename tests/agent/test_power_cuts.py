@@ -112,8 +112,8 @@ class Story:
         assert numbers == list(range(numbers[0], numbers[0] + len(kinds)))
         assert len({r["report_id"] for r in server.reports}) == self.reports
         with self.lab.device() as device:
-            assert device.slots.mark(device.slots.active or "").good
-            assert type(device.journal.peek()).__name__ == "Idle"
+            assert device.slots.active_sha256(fresh=True) in device.journal.memory.good
+            assert type(device.journal.state).__name__ == "Idle"
             assert not list((self.lab.config.state_dir / "downloads").iterdir())
 
 

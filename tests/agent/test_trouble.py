@@ -56,7 +56,7 @@ def test_a_slot_that_rots_before_the_switch_is_not_switched_to(
         real = device.check_in.still_ordered
 
         def rot(plan: Any) -> bool:
-            device.slots.file("b").write_bytes(b"rotten")
+            (lab.config.state_dir / "slots/b/model").write_bytes(b"rotten")
             return real(plan)
 
         monkeypatch.setattr(device.check_in, "still_ordered", rot)
@@ -71,7 +71,7 @@ def test_a_slot_that_rots_after_the_switch_is_left_again(lab: Lab) -> None:
         state = device.journal.resume()
         while not isinstance(state, Committing):
             state = agent.advance(device, state)
-        device.slots.file("b").write_bytes(b"rotten")
+        (lab.config.state_dir / "slots/b/model").write_bytes(b"rotten")
         outcome = agent.run_once(device)
     assert outcome is not None
     assert (outcome.kind, outcome.reason, lab.release_running()) == ("failed", "E_RESULT", "r1")
@@ -131,8 +131,8 @@ def test_a_server_that_has_published_nothing_yet_is_no_attack(lab: Lab) -> None:
 
 
 def test_a_second_agent_on_one_folder_is_turned_away(lab: Lab) -> None:
-    with lab.device(), pytest.raises(Busy, match="another agent"):
-        agent.open_device(lab.config)
+    with lab.device(), pytest.raises(Busy, match="another agent"), lab.device():
+        pass
 
 
 def test_unsent_reports_do_not_keep_the_device_from_polling(lab: Lab) -> None:
@@ -181,13 +181,15 @@ def test_the_loop_rides_out_trouble_and_stops_when_told(lab: Lab) -> None:
 def test_a_switch_is_shown_by_a_poll_at_once_and_not_a_period_later(lab: Lab) -> None:
     lab.server.offer("r2")
     stop = threading.Event()
-    proof = f"s={lab.server.releases['r2'].sha256}"
+    new = lab.server.releases["r2"].sha256
     with lab.device() as device:
         thread = threading.Thread(target=agent.run, args=(device, stop))
         thread.start()
-        wait_for(lambda: any(proof in asked.path for asked in lab.server.asked))
-        stop.set()
-        thread.join(10)
+        try:
+            wait_for(lambda: any(asked.query.get("s") == new for asked in lab.server.asked))
+        finally:
+            stop.set()
+            thread.join(10)
     assert not thread.is_alive()
 
 

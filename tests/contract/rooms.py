@@ -7,12 +7,12 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CAPS = {
-    "neural_diff": 1300,
-    "trust": 600,
-    "service": 3000,
-    "device_agent": 1000,
-    "release_manager": 800,
+CAPS = {  # docs/adr/0006-room-caps.md
+    "neural_diff": 1450,
+    "trust": 800,
+    "service": 3850,
+    "device_agent": 1700,
+    "release_manager": 1300,
 }
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tuf.api.metadata import Metadata, Targets
 
 from release_manager.__main__ import main
 from tests.release_manager.fake_server import FakeServer
+from trust.accept import accept_family
+from trust.roles import Family, read_family
 
 
 class Desk:
@@ -30,3 +33,10 @@ class Desk:
         code = self.run(*words, "--json")
         assert code == 0, self.err
         return json.loads(self.out)
+
+
+def family_of(desk: Desk) -> Family:
+    body = desk.server.documents[f"{desk.server.newest['family-asr']}.family-asr.json"]
+    signed = Metadata[Targets].from_bytes(body).signed
+    accept_family("asr", signed, None)
+    return read_family("asr", signed)

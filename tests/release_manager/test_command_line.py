@@ -1,3 +1,4 @@
+import inspect
 import shlex
 import socket
 from pathlib import Path
@@ -5,25 +6,27 @@ from pathlib import Path
 import pytest
 
 from release_manager import show
-from release_manager.__main__ import COMMANDS
-from release_manager.command import Command, build_parser
+from release_manager.__main__ import COMMANDS, build_parser, words_of
 from tests.release_manager.desk import Desk
 from tests.release_manager.fake_server import TOKEN, FakeServer
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
-def test_every_command_has_help_an_example_and_the_exit_codes(desk: Desk, command: Command) -> None:
-    assert desk.run(*command.words.split(), "--help") == 0
-    for part in ("example:", f"fleetdiff {command.words}", "exit codes:", "--json"):
+@pytest.mark.parametrize("usage", COMMANDS)
+def test_every_command_has_help_an_example_and_the_exit_codes(desk: Desk, usage: str) -> None:
+    assert desk.run(*words_of(usage), "--help") == 0
+    for part in ("Example:", f"  fleetdiff {' '.join(words_of(usage))}", "exit codes:", "--json"):
         assert part in desk.out
-    assert (command.run.__doc__ or "").endswith(".")
+    assert (inspect.getdoc(COMMANDS[usage]) or "").splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
-def test_every_example_is_a_command(command: Command) -> None:
-    for example in command.example.splitlines() or [""]:
-        words = [*command.words.split(), *shlex.split(example)]
-        assert build_parser(COMMANDS).parse_args(words).run is command.run
+@pytest.mark.parametrize("usage", COMMANDS)
+def test_every_example_is_a_command(usage: str) -> None:
+    lines = (inspect.getdoc(COMMANDS[usage]) or "").splitlines()
+    examples = [line for line in lines if line.startswith("  fleetdiff ")]
+    assert examples
+    for example in examples:
+        args = build_parser().parse_args(shlex.split(example)[1:])
+        assert args.run is COMMANDS[usage]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,11 @@ def test_status_shows_who_and_how(desk: Desk) -> None:
     desk.server.answers["GET /v1/whoami"] = {"name": "ann", "scopes": ["devices:read"]}
     desk.server.answers["GET /v1/health"] = {"devices": 7}
     assert desk.json("status")["health"] == {"devices": 7}
+    assert desk.run("status") == 0
+    assert desk.out.splitlines()[2:] == [
+        *("whoami", "name    ann", "scopes  devices:read", ""),
+        *("health", "devices  7"),
+    ]
 
 
 def test_a_refusal_shows_title_detail_and_fields(desk: Desk) -> None:
@@ -152,14 +160,15 @@ def test_control_characters_of_a_device_do_not_reach_the_terminal(desk: Desk) ->
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("bytes", 999, "999 B"),
+        ("bytes", 999, "999 bytes"),
         ("bytes_sent", 1_500_000, "1.5 MB"),
         ("patch_bytes", 12_345, "12.3 kB"),
         ("new_wer_bp", 421, "4.21 %"),
         ("new_wer_bp", None, "-"),
+        ("share", 0.0123, "1.23 %"),
         ("active", True, "yes"),
         ("tags", {"a": 1, "b": [2, 3]}, "a=1 b=2, 3"),
-        ("bytes_full", 5 * 10**12, "5000.0 GB"),
+        ("bytes_full", 5 * 10**12, "5.0 TB"),
     ],
 )
 def test_a_value_is_shown_with_its_unit(name: str, value: object, text: str) -> None:
@@ -200,7 +209,7 @@ def test_a_refused_token_is_not_written(desk: Desk, tmp_path: Path) -> None:
 def test_flags_come_before_the_environment_and_that_before_the_file(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from release_manager.config import Secret, read_settings
+    from release_manager.config import read_settings
 
     file = tmp_path / "config" / "fleetdiff" / "config.toml"
     file.parent.mkdir(parents=True)
@@ -210,7 +219,7 @@ def test_flags_come_before_the_environment_and_that_before_the_file(
     assert (stored.server, stored.keys) == ("http://file", Path("/file"))
     outer = home | {"FLEETDIFF_SERVER": "http://env", "FLEETDIFF_KEYS": "/env"}
     assert read_settings({}, outer).server == "http://env"
-    flags = {"server": "http://flag", "token": Secret("t"), "keys": Path("/flag")}
+    flags = {"server": "http://flag", "token": "t", "keys": Path("/flag")}
     chosen = read_settings(flags, outer)
     assert (chosen.server, chosen.keys) == ("http://flag", Path("/flag"))
     assert repr(chosen).count("***") == 1

@@ -1,4 +1,5 @@
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def test_a_patch_is_described(desk: Desk, chain: list[Path]) -> None:
     found = desk.json("diff", "inspect", chain[0])
     assert (found["kind"], [region["name"] for region in found["regions"]]) == ("sparse", ["w"])
     assert desk.run("diff", "inspect", chain[0]) == 0
-    assert "of the target" in desk.out
+    assert re.search(r"share of target +\d+\.\d\d %\n", desk.out)
 
 
 def test_the_wrong_base_is_refused_and_nothing_is_written(

@@ -94,6 +94,46 @@ def test_watching_shows_every_change_once(desk: Desk) -> None:
     assert desk.json("rollout", "status", "ro1", "--watch")["state"] == "completed"
 
 
+def test_watching_shows_stage_by_stage_and_ends_with_the_rollout(desk: Desk) -> None:
+    def at(state: str, *confirmed: int) -> dict[str, Any]:
+        stages = [
+            {
+                "number": n,
+                "share_bp": 5000 * n,
+                "state": "running",
+                "devices": 4 * n,
+                "confirmed": done,
+            }
+            for n, done in enumerate(confirmed, 1)
+        ]
+        return {"id": "ro1", "state": state, "stages": stages, "halt_reason": None}
+
+    desk.server.waits = [at("running", 2, 0), at("running", 4, 1), at("completed", 4, 4)]
+    assert desk.run("rollout", "status", "ro1", "--watch") == 0
+    lines = desk.out.splitlines()
+    bars = [line.split()[4:6] for line in lines if line.startswith(("1 ", "2 "))]
+    assert bars == [
+        ["##########..........", "2/4"],
+        ["#####...............", "2/8"],
+        ["####################", "4/4"],
+        ["############........", "5/8"],
+        ["####################", "4/4"],
+        ["####################", "8/8"],
+    ]
+    assert lines[-1] == "rollout ro1 is completed"
+
+
+def test_on_a_terminal_the_watched_rollout_stays_in_its_place(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    desk.server.waits = [rollout(s) for s in ("running", "paused", "halted")]
+    assert desk.run("rollout", "status", "ro1", "--watch") == 0
+    assert "\x1b[" in desk.out  # the cursor goes back up
+    assert desk.out.endswith("rollout ro1 is halted\n")
+
+
 @pytest.mark.parametrize(
     ("states", "until", "code"),
     [

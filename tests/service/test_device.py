@@ -17,7 +17,8 @@ from tests.service.world import (
     outcomes,
     refused,
 )
-from trust.verify import Floors, check_order, refresh
+from trust.floors import Floors
+from trust.verify import check_order, refresh
 
 LIFE = "offered downloading applied activated".split()
 

@@ -111,7 +111,7 @@ def test_the_headline_counts_what_the_rollouts_say(told: TestClient) -> None:
     tile = '<h2>(.*?)</h2><p class="value">(.*?)</p>'
     tiles = dict(re.findall(tile, told.get("/status").text))
     assert tiles["Devices"] == "400"
-    assert tiles["On the newest release"] == "24.8 %"
+    assert tiles["On the newest good release"] == "24.8 %"
     assert tiles["Live rollouts"] == "1"
     assert tiles["Bytes saved"] == "96.7 %"
 

@@ -1,0 +1,157 @@
+"""What takes a server and no key: who we are, the lists, cohorts, and letting devices in."""
+
+import getpass
+import os
+import sys
+from argparse import Namespace
+from typing import Any
+
+from release_manager import show
+from release_manager.arguments import cohort_filter
+from release_manager.client import Client, connect
+from release_manager.config import Secret, Settings, config_file, write_config
+from release_manager.errors import Usage
+from release_manager.show import Reply
+
+PAGE_MAX = 500
+
+
+def login(args: Namespace, settings: Settings) -> Reply:
+    """Remember the server and the token, after trying them (--token - asks for the token).
+
+    Example:
+      fleetdiff login --server https://fleet.example --token -
+    """
+    if settings.server is None or args.token is None or args.server is None:
+        raise Usage("login takes --server and --token", "give both; --token - asks for the token")
+    token = args.token
+    if token == "-":
+        token = getpass.getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline()
+    token = token.strip()
+    me = Client(settings.server, Secret(token)).get("/v1/whoami")
+    keys = {"keys": str(args.keys.absolute())} if args.keys else {}
+    file = config_file(os.environ)
+    write_config(file, {"server": settings.server, "token": token, **keys})
+    document = {"server": settings.server, "config": str(file), **me}
+    return Reply(document, show.as_text(document))
+
+
+def status(args: Namespace, settings: Settings) -> Reply:
+    """Show who you are and how the fleet is.
+
+    Example:
+      fleetdiff status
+    """
+    client = connect(settings)
+    document = {"whoami": client.get("/v1/whoami"), "health": client.get("/v1/health")}
+    return Reply(document, show.as_text({"server": client.server, **document}))
+
+
+def list_models(args: Namespace, settings: Settings) -> Reply:
+    """List the models.
+
+    Example:
+      fleetdiff model list
+    """
+    return _list(settings, "/v1/models", "name created_at releases devices canary_set")
+
+
+def list_releases(args: Namespace, settings: Settings) -> Reply:
+    """List a model's releases.
+
+    Example:
+      fleetdiff release list asr-en-edge
+    """
+    columns = "name seq status bytes devices published_at rollback_from sha256"
+    return _list(settings, f"/v1/models/{args.model}/releases", columns)
+
+
+def list_rollouts(args: Namespace, settings: Settings) -> Reply:
+    """List rollouts, the newest first.
+
+    Example:
+      fleetdiff rollout list --state running
+    """
+    columns = "id model release cohort state stage created_at halt_reason"
+    return _list(settings, "/v1/rollouts", columns, model=args.model, state=args.state)
+
+
+def list_devices(args: Namespace, settings: Settings) -> Reply:
+    """List devices.
+
+    Example:
+      fleetdiff device list --cohort kitchen
+    """
+    columns = "id model serial hardware status running_release last_seen_at tags"
+    query = {"model": args.model, "cohort": args.cohort}
+    return _list(settings, "/v1/devices", columns, args.limit, **query)
+
+
+def show_device(args: Namespace, settings: Settings) -> Reply:
+    """Show a device and what happened to it.
+
+    Example:
+      fleetdiff device show dev_1
+    """
+    device = connect(settings).get(f"/v1/devices/{args.id}")
+    return Reply(device, show.as_text(device))
+
+
+def list_cohorts(args: Namespace, settings: Settings) -> Reply:
+    """List the cohorts.
+
+    Example:
+      fleetdiff cohort list
+    """
+    return _list(settings, "/v1/cohorts", "name model kind count filter")
+
+
+def show_cohort(args: Namespace, settings: Settings) -> Reply:
+    """Show who is in a cohort.
+
+    Example:
+      fleetdiff cohort show kitchen
+    """
+    cohort = connect(settings).get(f"/v1/cohorts/{args.name}")
+    return Reply(cohort, show.as_text(cohort))
+
+
+def create_cohort(args: Namespace, settings: Settings) -> Reply:
+    """Name a set of devices, by their ids or by what they are.
+
+    Example:
+      fleetdiff cohort create kitchen --model asr-en-edge --filter hardware=h1
+      fleetdiff cohort create mine --model asr-en-edge --device dev_1 --device dev_2
+    """
+    if bool(args.device) == bool(args.filter):
+        raise Usage("a cohort is made of --device or of --filter", "give one kind, at least once")
+    members = {"devices": args.device} if args.device else {"filter": cohort_filter(args.filter)}
+    document = {"name": args.name, "model": args.model, **members}
+    made = connect(settings).post("/v1/cohorts", document)
+    return Reply(made, show.as_text(made))
+
+
+def make_token(args: Namespace, settings: Settings) -> Reply:
+    """Make an enrollment token, with which devices introduce themselves; it is shown once.
+
+    Example:
+      fleetdiff device token --model asr-en-edge --uses 10 --ttl 24h
+    """
+    document = {"model": args.model, "uses": args.uses, "ttl_s": args.ttl, "cohort": args.cohort}
+    made = connect(settings).post("/v1/enrollment-tokens", document)
+    return Reply(made, show.as_text(made))
+
+
+def _list(
+    settings: Settings, path: str, columns: str, limit: int | None = None, **query: str | None
+) -> Reply:
+    """Read a list page by page, to its end or up to a limit."""
+    client, cursor = connect(settings), None
+    items: list[Any] = []
+    while True:
+        most = limit and min(PAGE_MAX, limit - len(items))
+        page = client.get(path, **query, limit=most, cursor=cursor)
+        items += page["items"]
+        cursor = page.get("next")
+        if not (cursor and page["items"]) or len(items) == limit:
+            return Reply({"items": items}, show.as_table(items, columns))

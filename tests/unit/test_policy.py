@@ -1,0 +1,184 @@
+"""What a rollout does next, for every kind of observation."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.canary import Gate, Sums
+from service.core.policy import BUCKETS, GATE_BOUNDS, Observation, bucket, decide, gate_of
+
+GATE = Gate()
+NO_PAIRS = Sums()
+N = 4000
+SAFE = Sums(N, 0, N * 1_200**2, N * 10_000, N * 10_000**2, 0)  # no change at a rate of 10 %
+WORSE = Sums(N, N * 1_000, N * 1_600**2, N * 10_000, N * 10_000**2, N * 10_000_000)  # +1 point
+FEW = Sums(5, 0, 5 * 1_200**2, 5 * 10_000, 5 * 10_000**2, 0)
+
+QUIET = Observation(
+    gate=GATE,
+    sums=SAFE,
+    stage=1,
+    stages=3,
+    stage_s=100.0,
+    soak_s=60,
+    finished=N,
+    failures=0,
+    remaining=0,
+)
+LATE = float(GATE.undecided_s)
+ROWS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
+    ("safe and soaked", {}, ("advance", "safe")),
+    ("safe in the last stage", {"stage": 3}, ("finish", "done")),
+    ("safe, but some have yet to take it", {"stage": 3, "remaining": 1}, ("hold", "spreading")),
+    ("the rest of an early stage may follow", {"remaining": 7}, ("advance", "safe")),
+    ("safe, not soaked", {"stage_s": 59.0}, ("hold", "soak")),
+    ("safe, soaked to the second", {"stage_s": 60.0}, ("advance", "safe")),
+    ("safe after the time limit", {"stage_s": LATE}, ("advance", "safe")),
+    ("worse", {"sums": WORSE}, ("halt", "wer")),
+    ("worse, whatever a person said", {"sums": WORSE, "overridden": True}, ("halt", "wer")),
+    ("worse, in the last stage", {"sums": WORSE, "stage": 3}, ("halt", "wer")),
+    ("worse, before the soak", {"sums": WORSE, "stage_s": 0.0}, ("halt", "wer")),
+    ("safe words, failing devices", {"finished": 50, "failures": 25}, ("halt", "failures")),
+    ("no pairs, failing devices", {"sums": NO_PAIRS, "finished": 9, "failures": 9},
+     ("halt", "failures")),
+    ("failing, whatever a person said", {"finished": 9, "failures": 9, "overridden": True},
+     ("halt", "failures")),
+    ("one failure of one is no storm", {"finished": 1, "failures": 1}, ("advance", "safe")),
+    ("the harmless share fails", {"failures": N // 50}, ("advance", "safe")),
+    ("no data", {"sums": NO_PAIRS}, ("hold", "more_pairs")),
+    ("no data in the last stage", {"sums": NO_PAIRS, "stage": 3}, ("hold", "more_pairs")),
+    ("no data for too long", {"sums": NO_PAIRS, "stage_s": LATE}, ("pause", "gate_undecided")),
+    ("few pairs", {"sums": FEW}, ("hold", "more_pairs")),
+    ("few pairs for too long", {"sums": FEW, "stage_s": LATE}, ("pause", "gate_undecided")),
+    ("a person decided", {"sums": FEW, "overridden": True}, ("advance", "safe")),
+    ("a person decided after the time limit",
+     {"sums": FEW, "overridden": True, "stage_s": LATE}, ("advance", "safe")),
+    ("a person does not shorten the soak",
+     {"sums": FEW, "overridden": True, "stage_s": 0.0}, ("hold", "soak")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "expected"), [r[1:] for r in ROWS], ids=[r[0] for r in ROWS])
+def test_what_is_seen_decides(change: dict[str, Any], expected: tuple[str, str]) -> None:
+    decision = decide(replace(QUIET, **change))
+    assert (decision.kind, decision.reason) == expected
+    assert decision.because
+
+
+observations = st.builds(
+    Observation,
+    gate=st.just(GATE),
+    sums=st.just(NO_PAIRS),
+    stage=st.integers(1, 4),
+    stages=st.just(4),
+    stage_s=st.floats(0, 1e9),
+    soak_s=st.integers(0, 1_000_000),
+    finished=st.integers(0, 10_000),
+    failures=st.just(0),
+    remaining=st.integers(0, 10_000),
+)
+
+
+@given(observations)
+def test_no_data_is_never_good(seen: Observation) -> None:
+    assert decide(seen).kind in ("hold", "pause")
+
+
+def test_the_sentence_says_how_many_more_are_needed() -> None:
+    assert decide(replace(QUIET, sums=NO_PAIRS)).because.startswith(
+        "0 devices reported; no verdict"
+    )
+    assert " more" in decide(replace(QUIET, sums=FEW)).because
+    assert decide(replace(QUIET, stage_s=20.0)).because.endswith("another 40 s")
+
+
+# The bucket
+
+
+def test_a_bucket_is_a_fixed_point_for_ever() -> None:
+    """Changing the function would move devices between the stages of a running rollout.
+
+    Pinned by `printf rollout-1/device-0 | b2sum -l 64`, modulo 10,000.
+    """
+    assert [bucket("rollout-1", f"device-{n}") for n in range(3)] == [1486, 578, 2740]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_a_bucket_lies_within_bounds_for_any_name(salt: str, device: str) -> None:
+    assert 0 <= bucket(salt, device) < BUCKETS
+
+
+def test_a_larger_share_keeps_every_device_that_was_in() -> None:
+    devices = [f"d{n}" for n in range(2000)]
+    stages = [{d for d in devices if bucket("r", d) < share} for share in (100, 2500, 9000, 10000)]
+    assert all(before < after for before, after in pairwise(stages))
+    assert stages[-1] == set(devices)
+
+
+def test_buckets_are_uniform() -> None:
+    """Chi-squared over 20 cells, 20,000 devices: mean 19, standard deviation 6.2."""
+    cells = [0] * 20
+    for n in range(20_000):
+        cells[bucket("salt", f"device-{n}") * 20 // BUCKETS] += 1
+    assert sum((cell - 1000) ** 2 / 1000 for cell in cells) < 19 + 4 * 6.2
+
+
+def test_two_rollouts_choose_independently() -> None:
+    """Of 20,000 devices a tenth is early in each, so a hundredth is early in both."""
+    devices = [f"device-{n}" for n in range(20_000)]
+    early = [{d for d in devices if bucket(salt, d) < 1000} for salt in ("one", "two")]
+    both = len(early[0] & early[1])
+    assert abs(both - 200) < 4 * math.sqrt(200)
+
+
+# The gate of a rollout's row
+
+
+def test_an_empty_row_is_the_default_gate_and_any_gate_survives_its_row() -> None:
+    assert gate_of({}) == Gate()
+    gate = Gate(margin_rel=0.05, undecided_s=60)
+    assert gate_of(vars(gate)) == gate
+
+
+def test_every_field_of_a_gate_has_bounds() -> None:
+    assert set(GATE_BOUNDS) == set(vars(Gate()))
+
+
+BAD = [-1, math.nan, math.inf, -math.inf, "0.1", None, True, [], 1e30]
+
+
+@pytest.mark.parametrize("name", sorted(GATE_BOUNDS))
+@pytest.mark.parametrize("value", BAD, ids=repr)
+def test_a_field_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        gate_of({name: value})
+
+
+def test_a_field_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match="marginrel"):
+        gate_of({"marginrel": 0.1})
+
+
+@pytest.mark.parametrize("fine", [0.08, 0.09])
+def test_what_is_fine_lies_below_what_is_bad(fine: float) -> None:
+    with pytest.raises(ValueError, match="failures_fine"):
+        gate_of({"failures_fine": fine})
+
+
+@pytest.mark.parametrize("corner", [0, 1])
+@pytest.mark.parametrize("name", sorted(GATE_BOUNDS))
+def test_a_gate_at_the_edge_of_its_bounds_still_computes(name: str, corner: int) -> None:
+    value: Any = GATE_BOUNDS[name][corner]
+    edge = {name: value}
+    if name == "failures_fine":
+        edge = {"failures_fine": min(value, 0.5), "failures_bad": 0.9}
+    gate = gate_of({**edge, "failures_bad": max(value, 0.03)} if name == "failures_bad" else edge)
+    for sums in (NO_PAIRS, FEW, SAFE, WORSE):
+        found = decide(replace(QUIET, gate=gate, sums=sums)).evidence
+        assert not any(math.isnan(value) for value in vars(found).values())
+        assert found.lower <= found.upper

@@ -1,0 +1,191 @@
+"""Orders: what a device obeys, what it refuses, and how strictly an order is read."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
+
+from tests.unit.signed_world import (
+    DAY,
+    FAMILY,
+    NOW,
+    TOP,
+    Device,
+    SignedWorld,
+    an_order,
+    digest,
+    order,
+    release,
+    signer,
+)
+from trust.errors import Untrusted
+from trust.order import PAYLOAD_TYPE, order_payload
+from trust.roles import Release
+from trust.verify import Trusted, check_transition
+
+R1, R2 = release("r1"), release("r2")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path, b"")
+
+
+@pytest.fixture
+def trusted(device: Device) -> Trusted:
+    return trusted_by(device, R1, R2)
+
+
+def trusted_by(device: Device, *releases: Release) -> Trusted:
+    world = SignedWorld(*releases)
+    device.pinned = world.pinned
+    return device.refresh(world.files)
+
+
+def refused(device: Device, trusted: Trusted, envelope: bytes, *codes: str) -> None:
+    before = device.floors
+    with pytest.raises(Untrusted) as caught:
+        device.obey(trusted, envelope)
+    assert caught.value.code in codes, caught.value
+    assert device.floors == before
+
+
+def envelope(payload: bytes, by: CryptoSigner, kind: str = PAYLOAD_TYPE) -> bytes:
+    made = Envelope(payload, kind, {})
+    made.sign(by)
+    return json.dumps(made.to_dict()).encode()
+
+
+def test_m19_a_superseded_order_is_refused(device: Device, trusted: Trusted) -> None:
+    device.obey(trusted, order(R2, seq=5))
+    refused(device, trusted, order(R2, seq=4), "E_REPLAY")
+
+
+def test_m20_two_orders_with_one_number_are_refused_and_the_same_one_again_is_not(
+    device: Device, trusted: Trusted
+) -> None:
+    device.obey(trusted, order(R2, seq=5))
+    floors = device.floors
+    device.obey(trusted, order(R2, seq=5))
+    assert device.floors == floors
+    refused(device, trusted, order(R1, seq=5), "E_REPLAY")
+
+
+@pytest.mark.parametrize("more", [{"device": "d2"}, {"device": ""}, {"model": "tts"}])
+def test_m21_an_order_for_somebody_else_is_refused(
+    device: Device, trusted: Trusted, more: dict[str, Any]
+) -> None:
+    refused(device, trusted, order(R2, **more), "E_AUD")
+
+
+@pytest.mark.parametrize("role", [*TOP, FAMILY, "mallory"])
+def test_m23_an_order_signed_in_another_role_is_refused(
+    device: Device, trusted: Trusted, role: str
+) -> None:
+    refused(device, trusted, order(R2, by=signer(role)), "E_SIG")
+    posing = CryptoSigner(signer(role)._private_key)
+    posing.public_key.keyid = signer("director").public_key.keyid
+    refused(device, trusted, order(R2, by=posing), "E_SIG")
+
+
+def test_m24_another_payload_type_of_the_right_key_is_refused(
+    device: Device, trusted: Trusted
+) -> None:
+    payload = order_payload(an_order(R2))
+    for kind in ("application/vnd.fleetdiff.membership+json", "", PAYLOAD_TYPE + " "):
+        refused(device, trusted, envelope(payload, signer("director"), kind), "E_SIG")
+    relabelled = json.loads(envelope(payload, signer("director"), "text/plain"))
+    relabelled["payloadType"] = PAYLOAD_TYPE
+    refused(device, trusted, json.dumps(relabelled).encode(), "E_SIG")
+
+
+def test_m25_an_order_of_a_revoked_director_is_refused(device: Device) -> None:
+    world = SignedWorld()
+    device.pinned = world.pinned
+    device.obey(device.refresh(world.files), order(R2))
+    world.signers["director"] = [signer("director anew")]
+    world.sign_targets()
+    world.sign_online()
+    trusted = device.refresh(world.files)
+    refused(device, trusted, order(R2, seq=2), "E_SIG")
+    device.obey(trusted, order(R2, by=signer("director anew"), seq=2))
+
+
+def test_an_expired_order_and_one_that_lives_too_long_are_refused(
+    device: Device, trusted: Trusted
+) -> None:
+    refused(device, trusted, order(R2, expires=NOW), "E_FREEZE")
+    refused(device, trusted, order(R2, expires=NOW + 14 * DAY + timedelta(seconds=1)), "E_CLOCK")
+    device.obey(trusted, order(R2, expires=NOW + 14 * DAY))
+
+
+def test_m17_an_order_dated_far_ahead_does_not_move_the_time_floor(
+    device: Device, trusted: Trusted
+) -> None:
+    device.obey(trusted, order(R2, issued=datetime(2079, 1, 1, tzinfo=UTC)))
+    assert device.floors.time == NOW
+
+
+def test_an_old_order_does_not_take_the_time_floor_back(device: Device, trusted: Trusted) -> None:
+    device.obey(trusted, order(R2))
+    device.obey(trusted, order(R2, seq=2, issued=NOW - 90 * DAY))
+    assert device.floors.time == NOW
+
+
+def transition(trusted: Trusted, to: Release, running: str, **more: Any) -> Release:
+    hardware = more.pop("hardware", "h1")
+    told = an_order(to, **more)
+    return check_transition(trusted, told, running_sha256=running, hardware=hardware)
+
+
+def test_m26_a_downgrade_without_an_edge_is_refused(trusted: Trusted) -> None:
+    with pytest.raises(Untrusted, match="E_DOWNGRADE"):
+        transition(trusted, R1, running=R2.sha256)
+
+
+def test_m27_a_downgrade_along_a_signed_edge_is_allowed_and_only_from_there(
+    device: Device,
+) -> None:
+    back = replace(R1, rollback_from=("r2",))
+    trusted = trusted_by(device, back, R2, release("r3"))
+    assert transition(trusted, back, running=R2.sha256) == back
+    with pytest.raises(Untrusted, match="E_DOWNGRADE"):
+        transition(trusted, back, running=release("r3").sha256)
+
+
+def test_m28_a_withdrawn_a_retired_and_a_removed_release_are_refused(device: Device) -> None:
+    for status in ("withdrawn", "retired"):
+        trusted = trusted_by(device, R1, replace(R2, status=status))
+        device.wipe_cache()
+        with pytest.raises(Untrusted, match="E_WITHDRAWN"):
+            transition(trusted, R2, running=R1.sha256)
+    with pytest.raises(Untrusted, match="E_NOT_RELEASED"):
+        transition(trusted, release("r3"), running=R1.sha256)
+
+
+def test_m36_a_release_of_another_family_is_refused(device: Device, trusted: Trusted) -> None:
+    elsewhere = an_order(R2, model="tts")
+    refused(device, trusted, envelope(order_payload(elsewhere), signer("director")), "E_AUD")
+
+
+def test_m38_a_release_for_other_hardware_is_refused(device: Device) -> None:
+    made_for = replace(R2, hardware=("h2", "h3"))
+    trusted = trusted_by(device, R1, made_for)
+    with pytest.raises(Untrusted, match="E_INCOMPAT"):
+        transition(trusted, made_for, running=R1.sha256)
+    assert transition(trusted, made_for, running=R1.sha256, hardware="h3") == made_for
+
+
+def test_m50_an_order_that_differs_from_the_family_is_refused(trusted: Trusted) -> None:
+    with pytest.raises(Untrusted, match="E_EQUIVOCATION"):
+        transition(trusted, R2, running=R1.sha256, sha256=digest("other bytes"))
+
+
+def test_bytes_that_nobody_released_may_become_any_release(trusted: Trusted) -> None:
+    assert transition(trusted, R1, running=digest("made by hand")) == R1
+    assert transition(trusted, R1, running="") == R1
