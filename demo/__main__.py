@@ -5,6 +5,7 @@ On a terminal the server and its status page stay up until Ctrl-C; otherwise it 
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ def main() -> int:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
 
+    # Whoever ends the story ends everybody in it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     story = Story(cast, say, agents=options.agents)
     try:
         story.tell()

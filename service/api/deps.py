@@ -71,19 +71,25 @@ class Operator:
 
 
 def operator(scope: str | None) -> Callable[..., Operator]:
-    """Return the dependency that admits callers whose token carries a scope."""
+    """Return the dependency that admits callers whose token carries a scope.
 
-    def admit(session: Reader, now: Now, authorization: Bearer = None) -> Operator:
-        token = access.authorize(session, _bearer(authorization), scope, now)
-        return Operator(token.name, tuple(token.scopes), token.expires_at)
+    It lets go of its connection before the route asks for `Tx`: callers that hold one while they
+    queue for the writer would leave the writer without any.
+    """
+
+    def admit(request: Request, now: Now, authorization: Bearer = None) -> Operator:
+        with cast(Database, request.app.state.database).reader() as session:
+            token = access.authorize(session, _bearer(authorization), scope, now)
+            return Operator(token.name, tuple(token.scopes), token.expires_at)
 
     admit.scope = scope or "any"  # type: ignore[attr-defined]  # the test of routes reads it
     return admit
 
 
-def fetching_device(session: Reader, authorization: Bearer = None) -> Device:
-    """Return the device that calls to fetch something; a download holds up no writer."""
-    return access.identify_device(session, _bearer(authorization))
+def fetching_device(request: Request, authorization: Bearer = None) -> Device:
+    """Return the device that calls to fetch something; a download holds no connection."""
+    with cast(Database, request.app.state.database).reader() as session:
+        return access.identify_device(session, _bearer(authorization))
 
 
 def device(

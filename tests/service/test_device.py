@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from service.core import access
+from service.db.session import THREADS_MAX
 from tests.service.world import (
     BASE,
     BETTER,
@@ -275,3 +276,12 @@ def test_events_of_one_device_at_once_are_stored_once(world: World) -> None:
     assert state_of(world, phone) == "confirmed"
     seen = world.ok("GET", "/v1/rollouts")["items"][0]["stages"]
     assert [stage["confirmed"] for stage in seen] == [1]
+
+
+def test_more_devices_than_connections_are_all_answered_at_once(world_sqlite: World) -> None:
+    world_sqlite.publish("r1", BASE)
+    phones = world_sqlite.fleet(THREADS_MAX + 25, digest(BASE))
+    query = {"s": digest(BASE)}
+    for _ in range(2):
+        calls = [partial(phone.request, "GET", "/poll", params=query) for phone in phones]
+        assert outcomes(calls) == [200] * len(phones)
