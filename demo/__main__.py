@@ -52,6 +52,8 @@ def main() -> int:
         options.keep = True
         return 1
     finally:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_IGN)  # a second Ctrl-C must not leave orphans
         cast.stop()
         if options.keep:
             print(f"left for a look: {folder}", file=sys.stderr)
