@@ -119,9 +119,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["to_release"], ["release.id"], name=op.f("fk_patch_to_release_release")
         ),
-        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_patch")),
+        sa.PrimaryKeyConstraint("model", "sha256", name=op.f("pk_patch")),
     )
-    op.create_index(op.f("ix_patch_model"), "patch", ["model"], unique=False)
 
 
 def downgrade() -> None:

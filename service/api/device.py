@@ -18,7 +18,6 @@ from service.core.offers import Answer, Hold
 
 router = APIRouter(prefix="/device/v1", tags=["device"])
 JITTER = 0.2
-SOON = (Hold.ORDER_PENDING, Hold.STAGE_FULL)
 
 
 @router.post("/enroll", status_code=201, responses=document(401, 409, 413, 422))
@@ -57,7 +56,7 @@ def poll(
     if answer.hold is Hold.ORDER_PENDING:
         request.app.state.wake.set()
     etag = _etag(answer, fleet_version(session), root)
-    soon = answer.deployment is not None or answer.hold in SOON
+    soon = answer.deployment is not None or answer.hold is Hold.ORDER_PENDING
     after = config.poll_soon_s if soon else config.poll_after_s
     # In the header, never in the body: a random number there would defeat every ETag.
     headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}

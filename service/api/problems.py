@@ -117,7 +117,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 async def _database(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DBAPIError)
     if getattr(error.orig, "sqlstate", None) in RACES:
-        return of_refusal(LostRace("another request did this at the same time; look again"))
+        lost = of_refusal(LostRace("another request did this at the same time; look again"))
+        if request.url.path.startswith("/device/") and not request.url.path.endswith("/enroll"):
+            # An agent takes a conflict for a verdict; this one passes, so it shall come again.
+            lost.status_code = 503
+        return lost
     return await _bug(request, error)
 
 

@@ -190,8 +190,9 @@ def set_device_status(session: Session, device_id: str, status: str, now: dateti
     if status == "revoked" and device.status != "revoked":
         # The serial is free again; the history stays under the device's id.
         device.serial = f"{device.serial} (revoked {device.id})"
+    if status != "active":
         for deployment in rollout_queries.open_deployments(session, device.id):
-            deployments.finish(session, deployment, "canceled", "revoked", now)
+            deployments.finish(session, deployment, "canceled", status, now)
         session.get_one(DeviceModel, device.id).deployment_id = None  # no order is renewed
     device.status = status
     return device

@@ -30,6 +30,8 @@ class Gate:
         sigma, pairs_expected: where the mixture is sharpest: variance sigma**2 per device.
         failures_fine, failures_bad: share of failing devices that is harmless and harmful.
         undecided_s: after so long in a stage without a verdict, a person decides.
+        proven_share_least: share of the reporting devices that must have an outcome, which only
+            a poll with the new bytes, a refusal or a failure gives, before a stage may pass.
     """
 
     margin_rel: float = 0.02
@@ -47,6 +49,7 @@ class Gate:
     failures_fine: float = 0.02
     failures_bad: float = 0.08
     undecided_s: int = 259_200
+    proven_share_least: float = 0.8
 
     @property
     def threshold_halt(self) -> float:

@@ -6,9 +6,10 @@ way back `rolled_back`. Replays and late messages change nothing.
 """
 
 import secrets
+from collections import Counter
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db.rollout_queries import OPEN
@@ -66,11 +67,54 @@ def create(
     return deployment
 
 
+def offer_again(
+    session: Session, deployment: Deployment, from_sha256: str, timeout: timedelta, now: datetime
+) -> Deployment:
+    """Open a deployment again that was called off here, not by the device."""
+    deployment.state, deployment.reason = "offered", ""
+    deployment.from_sha256 = from_sha256
+    deployment.updated_at, deployment.deadline_at = now, now + timeout
+    session.flush()
+    return deployment
+
+
 def progress(deployment: Deployment, state: str, now: datetime) -> None:
     """Move an open deployment forward on its way; never back, never out of an outcome."""
     if deployment.state in OPEN and OPEN.index(state) > OPEN.index(deployment.state):
         deployment.state = state
         deployment.updated_at = now
+
+
+def prolong(session: Session, rollout_id: str, now: datetime) -> None:
+    """Give what is open in a rollout its full time again."""
+    is_open = (Deployment.rollout_id == rollout_id, Deployment.state.in_(OPEN))
+    one = session.scalars(select(Deployment).where(*is_open).limit(1)).first()
+    if one is not None:
+        full = one.deadline_at - one.created_at
+        session.execute(update(Deployment).where(*is_open).values(deadline_at=now + full))
+
+
+def cancel_all(session: Session, rollout_id: str, now: datetime) -> None:
+    """Call off everything of a rollout that is on its way forward, in as many rows as stages."""
+    session.flush()
+    stages = session.scalars(
+        update(Deployment)
+        .where(
+            Deployment.rollout_id == rollout_id,
+            Deployment.direction == "forward",
+            Deployment.state.in_(OPEN),
+        )
+        .values(state="canceled", reason="halted", updated_at=now)
+        .returning(Deployment.stage)
+        .execution_options(synchronize_session=False)
+    ).all()
+    for number, count in Counter(stages).items():
+        session.execute(
+            update(Stage)
+            .where(Stage.rollout_id == rollout_id, Stage.number == number)
+            .values(in_flight=Stage.in_flight - count)
+        )
+    session.expire_all()
 
 
 def finish(

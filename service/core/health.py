@@ -4,7 +4,7 @@ One source for the REST API, the command line and the status page: what they sho
 """
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -17,6 +17,7 @@ from service.db.tables import Device, DeviceModel, Model, Release
 
 BP = 10_000
 SAMPLE_MAX = 10
+OFFLINE_WARNING = timedelta(days=10)  # people need longer than a process
 METADATA_ROLES = ("timestamp", "snapshot", "targets", "root")
 
 
@@ -95,12 +96,20 @@ def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
     expiries = [row.expires_at for row in [*rows, *families] if row is not None]
     missing = [role for role, row in zip(METADATA_ROLES, rows, strict=True) if row is None]
     first = min(expiries, default=None)
+    offline = [row for row in [*rows[2:], *families] if row is not None]  # people must sign these
+    sign_before = min((row.expires_at for row in offline), default=None)
     state = "ok"
     if missing:
         state = "nothing_published"
     elif first is not None and first <= now:
         state = "expired"
-    return {"state": state, "metadata_expires_at": first, "missing": missing}
+    return {
+        "state": state,
+        "metadata_expires_at": first,
+        "missing": missing,
+        "sign_again_before": sign_before,
+        "sign_again": sign_before is not None and sign_before <= now + OFFLINE_WARNING,
+    }
 
 
 def model_view(session: Session, model: Model) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from service.core import chain, deployments, policy
 from service.db import queries, rollout_queries
 from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
+from trust.roles import family_role
 
 
 class Hold(StrEnum):
@@ -33,6 +34,7 @@ class Hold(StrEnum):
     BACKOFF = "backoff"
     NO_PIPELINE = "no_pipeline"
     NOTHING_PUBLISHED = "nothing_published"
+    METADATA_EXPIRED = "metadata_expired"
     QUARANTINED = "quarantined"
 
 
@@ -57,7 +59,8 @@ def check_in(
         row.deployment_id = None
         return Answer(row, None, wanted)
     row.deployment_id = wanted.id
-    if row.order_deployment != wanted.id or row.order_body is None:
+    expired = row.order_expires_at is None or row.order_expires_at <= now
+    if row.order_deployment != wanted.id or row.order_body is None or expired:
         return Answer(row, None, Hold.ORDER_PENDING)
     return Answer(row, wanted, None)
 
@@ -140,12 +143,18 @@ def _wanted(
 ) -> Deployment | Hold:
     if device.status == "quarantined":
         return Hold.QUARANTINED
+    holds = []
     undo = rollout_queries.reverted_deployment(session, device.id, row.running_sha256)
     if undo is not None:
-        return _way_back(session, undo, timeout, now)
-    holds = []
-    for rollout in rollout_queries.live_rollouts(session, row.model):
-        wanted = _way_forward(session, rollout, row, timeout, now)
+        back = _way_back(session, undo, timeout, now)
+        if isinstance(back, Deployment):
+            return back
+        holds.append(back)  # the way back is barred; a fix may lead forward
+    # What is on its way goes on: a newer rollout does not make an older one look failed.
+    under_way = {d.rollout_id for d in rollout_queries.open_deployments(session, device.id)}
+    live = rollout_queries.live_rollouts(session, row.model)
+    for rollout in sorted(live, key=lambda r: r.id not in under_way):
+        wanted = _way_forward(session, rollout, device, row, timeout, now)
         if isinstance(wanted, Deployment):
             return wanted
         holds.append(wanted)
@@ -166,6 +175,8 @@ def _way_back(
     bad = session.get_one(Release, undo.release_id)
     if before is None or before.status != "active" or bad.name not in before.rollback_from:
         return Hold.NO_PIPELINE
+    if _expired(session, rollout.model, now):
+        return Hold.METADATA_EXPIRED
     existing = rollout_queries.deployment_of(session, rollout.id, undo.device_id, "back")
     if existing is not None:
         return existing if existing.state in rollout_queries.OPEN else Hold.BACKOFF
@@ -183,16 +194,24 @@ def _way_back(
 
 
 def _way_forward(
-    session: Session, rollout: Rollout, row: DeviceModel, timeout: timedelta, now: datetime
+    session: Session,
+    rollout: Rollout,
+    device: Device,
+    row: DeviceModel,
+    timeout: timedelta,
+    now: datetime,
 ) -> Deployment | Hold:
     if row.running_release == rollout.release_id:
         return Hold.UP_TO_DATE
     existing = rollout_queries.deployment_of(session, rollout.id, row.device_id, "forward")
-    if existing is not None and existing.state not in rollout_queries.OPEN:
+    if existing is not None and existing.state not in (*rollout_queries.OPEN, "canceled"):
         return Hold.BACKOFF
     if rollout.state == "paused":
         return Hold.PAUSED
-    if existing is not None:
+    barred = _barred(session, rollout, device, row, now)
+    if barred is not None:
+        return barred
+    if existing is not None and existing.state != "canceled":
         return existing
     if not rollout_queries.in_cohort(
         session, session.get_one(Cohort, rollout.cohort_id), row.device_id
@@ -201,12 +220,11 @@ def _way_forward(
     stage = session.get_one(Stage, (rollout.id, rollout.stage))
     if policy.bucket(rollout.salt, row.device_id) >= stage.share_bp:
         return Hold.NOT_IN_STAGE
-    release = session.get_one(Release, rollout.release_id)
-    running = session.get(Release, row.running_release) if row.running_release else None
-    if release.status != "active" or (running is not None and running.seq > release.seq):
-        return Hold.NO_PIPELINE
     if not deployments.grant(session, rollout):
         return Hold.STAGE_FULL
+    if existing is not None:
+        return deployments.offer_again(session, existing, row.running_sha256, timeout, now)
+    release = session.get_one(Release, rollout.release_id)
     return deployments.create(
         session,
         rollout,
@@ -218,3 +236,23 @@ def _way_forward(
         timeout=timeout,
         now=now,
     )
+
+
+def _barred(
+    session: Session, rollout: Rollout, device: Device, row: DeviceModel, now: datetime
+) -> Hold | None:
+    """Why no order for this release could be followed by this device."""
+    release = session.get_one(Release, rollout.release_id)
+    running = session.get(Release, row.running_release) if row.running_release else None
+    if release.status != "active" or (running is not None and running.seq > release.seq):
+        return Hold.NO_PIPELINE
+    if release.hardware and device.hardware not in release.hardware:
+        return Hold.NO_PIPELINE
+    return Hold.METADATA_EXPIRED if _expired(session, rollout.model, now) else None
+
+
+def _expired(session: Session, model: str, now: datetime) -> bool:
+    """Whether a document that people sign ran out: every device would refuse, and not its fault."""
+    roles = ("root", "targets", family_role(model))
+    rows = [queries.newest_metadata(session, role) for role in roles]
+    return any(row is None or row.expires_at <= now for row in rows)

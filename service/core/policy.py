@@ -29,6 +29,7 @@ GATE_BOUNDS: dict[str, tuple[float, float]] = {  # beyond these the statistic do
     "failures_fine": (0.0001, 0.9999),
     "failures_bad": (0.0001, 0.9999),
     "undecided_s": (1, 365 * 86400),
+    "proven_share_least": (0, 1),
 }
 
 
@@ -100,6 +101,9 @@ def _judge(seen: Observation, found: Evidence, verdict: str | None) -> tuple[str
         if seen.stage_s >= seen.gate.undecided_s:
             return "pause", "gate_undecided", f"no verdict after {n} devices: a person decides"
         return "hold", "more_pairs", _how_many_more(seen)
+    unproven = n - seen.finished
+    if n and seen.finished < seen.gate.proven_share_least * n and not seen.overridden:
+        return "hold", "unproven", f"safe; {unproven} devices have yet to show the new bytes"
     if seen.stage_s < seen.soak_s:
         return "hold", "soak", f"safe; soaking for another {seen.soak_s - seen.stage_s:.0f} s"
     if seen.stage < seen.stages:

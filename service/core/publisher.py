@@ -16,10 +16,11 @@ from securesystemslib.signer import Signer
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
+from service.core import deployments
 from service.core.catalog import published_family, store_metadata
 from service.db import queries, rollout_queries
 from service.db.rollout_tables import Deployment
-from service.db.tables import DeviceModel, MetadataFile
+from service.db.tables import Device, DeviceModel, MetadataFile
 from trust.order import Order
 from trust.roles import Family
 from trust.sign import LIFETIME, load_signer, next_snapshot, next_timestamp, sign, sign_order
@@ -96,18 +97,26 @@ def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
             families[row.model] = published_family(session, row.model)
         family = families[row.model]
         deployment = session.get(Deployment, row.deployment_id)
-        if family is not None and deployment is not None and _allowed(family, row, deployment):
+        if family is None or deployment is None:
+            continue
+        if _allowed(session, family, row, deployment):
             _sign_order(row, deployment, family, keys, now)
             signed += 1
+        else:  # called off, so that a wish nobody may grant is not looked at for ever
+            deployments.finish(session, deployment, "canceled", "not allowed", now)
+            row.deployment_id = None
     return signed
 
 
-def _allowed(family: Family, row: DeviceModel, deployment: Deployment) -> bool:
+def _allowed(session: Session, family: Family, row: DeviceModel, deployment: Deployment) -> bool:
     """Whether the signed family allows this device to go where the deployment says."""
     release = family.release_of(deployment.to_sha256)
     running = family.release_of(row.running_sha256)
     if release is None or release.status != "active" or deployment.device_id != row.device_id:
         logger.warning("order refused", extra={"deployment": deployment.id, "why": "not active"})
+        return False
+    if release.hardware and session.get_one(Device, row.device_id).hardware not in release.hardware:
+        logger.warning("order refused", extra={"deployment": deployment.id, "why": "hardware"})
         return False
     forward = running is None or release.seq >= running.seq
     if not forward and running is not None and running.name not in release.rollback_from:

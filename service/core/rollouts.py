@@ -128,7 +128,9 @@ def create_rollout(
 
 def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False) -> Rollout:
     """Return a rollout, or refuse; `to_change` keeps others from changing it meanwhile."""
-    rollout = session.get(Rollout, rollout_id, with_for_update=to_change)
+    # FOR NO KEY UPDATE: new deployments may refer to the rollout meanwhile.
+    lock = {"key_share": True} if to_change else None
+    rollout = session.get(Rollout, rollout_id, with_for_update=lock)
     if rollout is None:
         raise NotFound(f"there is no rollout {rollout_id}")
     return rollout
@@ -174,8 +176,13 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
     rollout = rollout_named(session, rollout_id, to_change=True)
     _require(rollout, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
+    paused_at = rollout_queries.decisions_of(session, rollout.id)[-1].at
     changes = {"state": "running", "reasons": [], "waiting_for": ""}
     change(session, rollout, changes, decision, reason, actor, now)
+    # A pause is nobody's fault: it is no time in the stage, and no device was silent in it.
+    stage = session.get_one(Stage, (rollout.id, rollout.stage))
+    stage.started_at = (stage.started_at or now) + (now - paused_at)
+    deployments.prolong(session, rollout.id, now)
     return rollout
 
 
@@ -202,9 +209,8 @@ def stop(
     """Halt a live rollout: no more offers, and what is open is called off."""
     changes = {"state": "halted", "finished_at": now, "halt_reason": reason, "waiting_for": ""}
     change(session, rollout, changes, "halt", reason, actor, now, evidence)
+    deployments.cancel_all(session, rollout.id, now)
     session.get_one(Stage, (rollout.id, rollout.stage)).state = "halted"
-    for deployment in rollout_queries.open_in_rollout(session, rollout.id):
-        deployments.finish(session, deployment, "canceled", "halted", now)
 
 
 def start_stage(session: Session, rollout: Rollout, number: int, now: datetime) -> None:

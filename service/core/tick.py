@@ -6,7 +6,7 @@ saw. Handlers of requests record what devices and people say; only this moves a 
 
 import logging
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -17,9 +17,11 @@ from service.core.publisher import OnlineKeys
 from service.db import rollout_queries
 from service.db.rollout_tables import Cohort, Rollout, Stage
 from service.db.session import Database
+from service.db.tables import DeviceModel
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
+SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
 
 
 def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
@@ -83,7 +85,7 @@ def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observa
         soak_s=stage.soak_s,
         finished=sum(outcomes.values()),
         failures=outcomes["refused"] + outcomes["failed"],
-        remaining=len(_remaining(session, rollout, stage)),
+        remaining=len(_remaining(session, rollout, stage, now)),
         overridden=overridden,
     )
 
@@ -95,8 +97,8 @@ def stage_devices(session: Session, rollout: Rollout, stage: Stage) -> set[str]:
     return {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
 
 
-def _remaining(session: Session, rollout: Rollout, stage: Stage) -> set[str]:
-    done = rollout_queries.devices_with_outcome(session, rollout)
+def _remaining(session: Session, rollout: Rollout, stage: Stage, now: datetime) -> set[str]:
+    done = rollout_queries.devices_with_outcome(session, rollout, now - SILENT)
     return stage_devices(session, rollout, stage) - done
 
 
@@ -128,7 +130,10 @@ def _apply(
 def _reap(session: Session, now: datetime) -> None:
     """Silence has a deadline: an update that is never heard of again counts as failed."""
     for deployment in rollout_queries.overdue_deployments(session, now, OVERDUE_PER_TICK_MAX):
-        deployments.finish(session, deployment, "failed", "silent", now)
+        row = session.get_one(DeviceModel, deployment.device_id)
+        told = row.order_deployment == deployment.id
+        outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame
+        deployments.finish(session, deployment, outcome, "silent", now)
 
 
 def _sums(row: object) -> Sums:

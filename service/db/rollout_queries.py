@@ -161,31 +161,26 @@ def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:
     return session.scalars(rows).all()
 
 
-def open_in_rollout(session: Session, rollout_id: str) -> Sequence[Deployment]:
-    """Return the deployments of a rollout that have no outcome yet, on their way forward."""
-    rows = select(Deployment).where(
-        Deployment.rollout_id == rollout_id,
-        Deployment.direction == "forward",
-        Deployment.state.in_(OPEN),
-    )
-    return session.scalars(rows.order_by(Deployment.id)).all()
-
-
 def reverted_deployment(session: Session, device_id: str, running: str) -> Deployment | None:
-    """Return the forward deployment that put these bytes on a device and is to be undone."""
+    """Return the forward deployment that put these bytes on a device, if it is to be undone.
+
+    Only the newest one that leads to these bytes can have put them there.
+    """
     rows = (
-        select(Deployment)
+        select(Deployment, Rollout)
         .join(Rollout, Rollout.id == Deployment.rollout_id)
         .where(
             Deployment.device_id == device_id,
             Deployment.direction == "forward",
             Deployment.to_sha256 == running,
-            Rollout.state == "halted",
-            Rollout.on_halt == "revert",
         )
         .order_by(Deployment.created_at.desc())
+        .limit(1)
     )
-    return session.scalars(rows).first()
+    for deployment, rollout in session.execute(rows):
+        if rollout.state == "halted" and rollout.on_halt == "revert":
+            return deployment
+    return None
 
 
 def deployment_counts(session: Session, rollout_id: str) -> dict[tuple[int, str, str], int]:
@@ -233,8 +228,9 @@ def orders_to_sign(session: Session, aged: datetime, limit: int) -> Sequence[Dev
     """Return the devices that wait for an order, or whose order expires before `aged`."""
     rows = (
         select(DeviceModel)
+        .join(Deployment, Deployment.id == DeviceModel.deployment_id)
         .where(
-            DeviceModel.deployment_id.is_not(None),
+            Deployment.state.in_(OPEN),
             or_(
                 DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id),
                 DeviceModel.order_expires_at < aged,
@@ -247,27 +243,44 @@ def orders_to_sign(session: Session, aged: datetime, limit: int) -> Sequence[Dev
 
 
 def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence[Deployment]:
-    """Return open deployments past their deadline."""
+    """Return open deployments past their deadline; a pause or a way back has none."""
     rows = (
         select(Deployment)
-        .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
+        .join(Rollout, Rollout.id == Deployment.rollout_id)
+        .where(
+            Rollout.state == "running",
+            Deployment.direction == "forward",
+            Deployment.state.in_(OPEN),
+            Deployment.deadline_at < now,
+        )
         .order_by(Deployment.id)
         .limit(limit)
     )
     return session.scalars(rows).all()
 
 
-def devices_with_outcome(session: Session, rollout: Rollout) -> set[str]:
-    """Return the devices that are on a rollout's release, or out of the rollout for good."""
-    on_it = select(DeviceModel.device_id).where(
-        DeviceModel.model == rollout.model, DeviceModel.running_release == rollout.release_id
+def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -> set[str]:
+    """Return the devices that are on a rollout's release, past it, or out of it for good.
+
+    Out of it are those that refused or failed, were not seen since `silent`, or have other
+    hardware than the release is made for.
+    """
+    release = session.get_one(Release, rollout.release_id)
+    on_it = (
+        select(DeviceModel.device_id)
+        .join(Release, Release.id == DeviceModel.running_release)
+        .where(Release.model == rollout.model, Release.seq >= release.seq)
     )
+    beyond = Device.last_seen_at < silent
+    if release.hardware:
+        beyond = or_(beyond, Device.hardware.not_in(release.hardware))
     out = select(Deployment.device_id).where(
         Deployment.rollout_id == rollout.id,
         Deployment.direction == "forward",
         Deployment.state.in_(("refused", "failed")),
     )
-    return set(session.scalars(on_it)) | set(session.scalars(out))
+    found = (on_it, out, select(Device.id).where(beyond))
+    return {device_id for rows in found for device_id in session.scalars(rows)}
 
 
 def errors_by_stage(session: Session, rollout_id: str) -> dict[int, tuple[int, int, int]]:

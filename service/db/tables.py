@@ -105,8 +105,8 @@ class Patch(Table):
     """An edge between two releases of a model."""
 
     __tablename__ = "patch"
+    model: Mapped[str] = mapped_column(ForeignKey("model.name"), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"), primary_key=True)
-    model: Mapped[str] = mapped_column(ForeignKey("model.name"), index=True)
     from_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
     to_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
     kind: Mapped[str]

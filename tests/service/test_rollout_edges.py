@@ -1,0 +1,167 @@
+"""Where rollouts could get stuck, blame the innocent, or run ahead of their evidence."""
+
+from datetime import timedelta
+
+import pytest
+
+from service.core import publisher
+from service.db import queries, rollout_queries
+from service.db.tables import DeviceModel
+from tests.service.test_rollouts import SMALL_GATE
+from tests.service.world import BASE, MODEL, Phone, World, digest
+from trust import sign
+
+FIX = b"the fix of the better model" * 100
+ALL = [{"share_bp": 10000}]
+
+
+@pytest.fixture
+def world(world_sqlite: World) -> World:
+    world_sqlite.publish_all()
+    return world_sqlite
+
+
+def cohort_of(world: World, name: str, phones: list[Phone]) -> str:
+    body = {"name": name, "model": MODEL, "devices": [phone.id for phone in phones]}
+    return str(world.ok("POST", "/v1/cohorts", json=body)["name"])
+
+
+def test_where_the_way_back_is_barred_a_fix_still_leads_forward(world: World) -> None:
+    world.publish("r3", FIX)  # nobody signed a way back from r3
+    (phone,) = world.fleet(1, digest(BASE))
+    rollout = world.start_rollout("r3", "all", stages=ALL)
+    phone.runs = phone.offered()["sha256"]
+    phone.poll()
+    world.ok("POST", f"/v1/rollouts/{rollout}/halt")
+    assert phone.offered() == "no_pipeline"
+    world.publish("r4", FIX + b"!")
+    world.start_rollout("r4", "all", stages=ALL)
+    assert phone.offered()["release"] == "r4"
+
+
+def test_an_offer_called_off_long_ago_does_not_undo_a_later_good_rollout(world: World) -> None:
+    (phone,) = world.fleet(1, digest(BASE))
+    first = world.start_rollout("r2", "all", stages=ALL)
+    assert phone.offered()["release"] == "r2"
+    world.ok("POST", f"/v1/rollouts/{first}/halt")
+    world.tick()
+    world.start_rollout("r2", "all", stages=ALL)
+    phone.etag = ""
+    phone.runs = phone.offered()["sha256"]
+    phone.etag = ""
+    assert phone.poll()["hold"] == "up_to_date"
+
+
+def test_a_device_that_slept_through_a_halt_is_sent_back_whenever_it_wakes(world: World) -> None:
+    (phone,) = world.fleet(1, digest(BASE))
+    rollout = world.start_rollout("r2", "all", stages=ALL)
+    phone.runs = phone.offered()["sha256"]
+    phone.poll()
+    world.ok("POST", f"/v1/rollouts/{rollout}/halt")
+    assert phone.offered()["direction"] == "back"
+    world.tick(5 * 86400)
+    phone.etag = ""
+    assert phone.offered()["direction"] == "back"
+
+
+def test_a_halt_frees_every_place_in_flight(world: World) -> None:
+    phones = world.fleet(12, digest(BASE))
+    rollout = world.start_rollout("r2", "all", stages=ALL)
+    assert all(isinstance(phone.offered(), dict) for phone in phones)
+    stage = world.ok("POST", f"/v1/rollouts/{rollout}/halt")["stages"][0]
+    assert (stage["canceled"], stage["offered"]) == (12, 0)
+    with world.app.state.database.reader() as session:
+        assert rollout_queries.stages_of(session, rollout)[0].in_flight == 0
+
+
+def test_a_pause_blames_no_device_and_is_no_soak(world: World) -> None:
+    phones = world.fleet(12, digest(BASE))
+    stages = [{"share_bp": 9999, "soak_s": 86400}, {"share_bp": 10000}]
+    rollout = world.start_rollout("r2", "all", gate=SMALL_GATE, stages=stages)
+    for phone in phones:
+        phone.install(phone.offered(), 20, 10)
+    world.ok("POST", f"/v1/rollouts/{rollout}/pause")
+    world.tick(30 * 3600)
+    world.ok("POST", f"/v1/rollouts/{rollout}/resume")
+    world.tick()
+    seen = world.ok("GET", f"/v1/rollouts/{rollout}")
+    assert (seen["state"], seen["stage"]) == ("running", 1)
+    assert seen["health"]["waiting_for"].startswith("safe; soaking")
+
+
+def test_a_device_in_flight_through_a_pause_or_quarantine_is_no_failure(world: World) -> None:
+    phones = world.fleet(12, digest(BASE))
+    rollout = world.start_rollout("r2", "all", gate=SMALL_GATE, stages=ALL)
+    assert all(isinstance(phone.offered(), dict) for phone in phones)
+    world.ok("PATCH", f"/v1/devices/{phones[0].id}", json={"status": "quarantined"})
+    world.ok("POST", f"/v1/rollouts/{rollout}/pause")
+    world.tick(30 * 3600)
+    world.ok("POST", f"/v1/rollouts/{rollout}/resume")
+    world.tick()
+    assert world.ok("GET", f"/v1/rollouts/{rollout}")["stages"][0]["failed"] == 0
+    world.ok("PATCH", f"/v1/devices/{phones[0].id}", json={"status": "active"})
+    phones[0].etag = ""
+    assert phones[0].offered()["release"] == "r2"
+
+
+def test_good_words_alone_open_no_stage(world: World) -> None:
+    phones = world.fleet(30, digest(BASE))
+    stages = [{"share_bp": 9999}, {"share_bp": 10000}]
+    rollout = world.start_rollout("r2", "all", gate=SMALL_GATE, stages=stages)
+    plans = [phone.offered() for phone in phones]
+    for phone, plan in zip(phones, plans, strict=True):
+        assert phone.pair(plan, 20, 10).status_code == 202
+    world.tick()
+    seen = world.ok("GET", f"/v1/rollouts/{rollout}")
+    assert seen["stage"] == 1 and "have yet to show the new bytes" in seen["health"]["waiting_for"]
+    for phone, plan in zip(phones, plans, strict=True):
+        phone.runs = plan["sha256"]
+        phone.poll()
+    world.tick()
+    assert world.ok("GET", f"/v1/rollouts/{rollout}")["stage"] == 2
+
+
+def test_a_family_that_ran_out_holds_the_fleet_and_blames_nobody(world: World) -> None:
+    (phone,) = world.fleet(1, digest(BASE))
+    world.tick(timedelta(days=25).total_seconds())
+    assert world.ok("GET", "/v1/health")["publisher"]["sign_again"]
+    world.tick(timedelta(days=6).total_seconds())
+    token = world.token_with("rollouts:write", "rollouts:read")
+    body = {"model": MODEL, "release": "r2", "cohort": "all", "stages": ALL}
+    rollout = world.call("POST", "/v1/rollouts", token, json=body).json()["id"]
+    world.call("POST", f"/v1/rollouts/{rollout}/start", token)
+    phone.etag = ""
+    assert phone.poll()["hold"] == "metadata_expired"
+
+
+def test_other_hardware_is_not_offered_what_it_would_refuse(world: World) -> None:
+    (phone,) = world.fleet(1, digest(BASE))
+    world.upload(FIX)
+    world.sign_family(sign.release_target(MODEL, world.release("r3", FIX, hardware=("h2",))))
+    world.tick()
+    world.start_rollout("r3", "all", stages=ALL)
+    assert phone.offered() == "no_pipeline"
+
+
+def test_an_order_of_an_ended_deployment_is_not_renewed(world: World) -> None:
+    (phone,) = world.fleet(1, digest(BASE))
+    rollout = world.start_rollout("r2", "all", stages=ALL)
+    assert isinstance(phone.offered(), dict)
+    world.ok("POST", f"/v1/rollouts/{rollout}/halt")
+    world.tick(6 * 86400)
+    with world.app.state.database.writer() as session:
+        assert session.get_one(DeviceModel, phone.id).order_seq == 1
+        assert publisher.sign_orders(session, world.online, world.now) == 0
+        assert queries.model_names(session) == [MODEL]
+
+
+def test_a_newer_rollout_lets_what_is_under_way_finish(world: World) -> None:
+    phones = world.fleet(2, digest(BASE))
+    world.publish("r3", FIX, after="r2")
+    world.start_rollout("r2", "all", stages=ALL)
+    assert phones[0].offered()["release"] == "r2"
+    world.tick()
+    world.start_rollout("r3", cohort_of(world, "some", phones), stages=ALL)
+    phones[0].etag = ""
+    assert phones[0].offered()["release"] == "r2"
+    assert phones[1].offered()["release"] == "r3"
