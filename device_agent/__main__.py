@@ -63,6 +63,8 @@ def _once(config: Config, options: argparse.Namespace) -> int:
 
 
 def _enroll(config: Config, options: argparse.Namespace) -> int:
+    if options.model_file is not None and not options.model_file.exists():
+        raise Misconfigured(f"--model-file {options.model_file} does not exist")
     answer = agent.enroll(config, options.token, options.model_file)
     _answer(answer, options.json)
     if not answer["root_is_the_servers"]:

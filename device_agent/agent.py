@@ -113,10 +113,11 @@ def run_once(device: LocalDevice) -> Reporting | None:
     """
     state, outcome = device.journal.resume(), None
     while True:
+        before = state
         state = advance(device, state)
         if isinstance(state, Reporting):
             outcome = state
-        if isinstance(state, Idle):
+        if isinstance(state, Idle) and not has_news(before):
             return outcome
 
 

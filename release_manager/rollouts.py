@@ -17,7 +17,7 @@ WAITABLE = ("running", "paused", "completed", "halted")
 TERMINAL = ("completed", "halted", "canceled")
 REACHED, ENDED_OTHERWISE, TIME_OVER = 0, 3, 4
 # How long the server may hold one question, and the least pause between two.
-WAIT_S_MAX = 20
+WAIT_S_MAX = 2
 PAUSE_S = 0.5
 BAR_WIDTH = 20
 
@@ -110,7 +110,8 @@ def changes(
     end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     seen: Any = None
     while True:
-        left = max(0, min(WAIT_S_MAX, end - time.monotonic()))
+        # At first show what is there; then ask often, for a wait only ends at the state it is for.
+        left = 0 if seen is None else max(0, min(WAIT_S_MAX, end - time.monotonic()))
         rollout = client.get(f"/v1/rollouts/{identity}/wait", until=until, timeout_s=int(left))
         if rollout != seen:
             yield rollout

@@ -131,7 +131,10 @@ def enroll(
     if row is None or not valid or row.expires_at <= now or row.model != model:
         raise Unauthorized("the enrollment token is not valid for this model, or expired")
     if queries.device_with_serial(session, serial) is not None:
-        raise SerialTaken(f"serial {serial} is enrolled; an operator must revoke that device first")
+        raise SerialTaken(
+            f"serial {serial} is enrolled; an operator must revoke that device first: "
+            'PATCH /v1/devices/ID {"status": "revoked"}'
+        )
     taken = session.execute(
         update(EnrollmentToken)
         .where(EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 CAPS = {  # docs/adr/0006-room-caps.md
     "neural_diff": 1450,
     "trust": 800,
-    "service": 3850,
+    "service": 3950,
     "device_agent": 1700,
     "release_manager": 1300,
 }

@@ -158,7 +158,7 @@ def test_waiting_ends_when_the_time_is_over(desk: Desk, monkeypatch: pytest.Monk
     monkeypatch.setattr(rollouts.time, "monotonic", lambda: next(clock))
     desk.server.waits = [rollout("running")]
     assert desk.run("rollout", "wait", "ro1", "--timeout", "30s") == 4
-    assert len(desk.server.calls("GET")) == 4
+    assert len(desk.server.calls("GET")) == 5  # one look first
 
 
 def test_waiting_says_why_it_was_halted(desk: Desk) -> None:
