@@ -3,6 +3,7 @@
 Roles, holders and thresholds are data, so that a test changes one thing, signs again and asks.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,13 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
+from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
 from tuf.ngclient._internal import trusted_metadata_set
 
 from trust import sign
+from trust.errors import Untrusted
 from trust.floors import Floors
-from trust.order import Order
+from trust.order import PAYLOAD_TYPE, Order
 from trust.roles import PatchTarget, Release, family_role, patch_path
 from trust.verify import Trusted, check_order, refresh
 
@@ -199,3 +203,26 @@ def tuf_clock(now: datetime) -> Any:
     """python-tuf reads the system clock by itself; here it reads the test's."""
     frozen = SimpleNamespace(datetime=SimpleNamespace(now=lambda tz: now), timezone=timezone)
     return mock.patch.object(trusted_metadata_set, "datetime", frozen)
+
+
+def refuses(device: Device, files: dict[str, bytes], *codes: str, now: datetime = NOW) -> None:
+    """The bundle is refused with one of the codes, and the floors stay."""
+    before = device.floors
+    with pytest.raises(Untrusted) as caught:
+        device.refresh(files, now)
+    assert caught.value.code in codes, caught.value
+    assert device.floors == before
+
+
+def disobeys(device: Device, trusted: Trusted, envelope: bytes, *codes: str) -> None:
+    before = device.floors
+    with pytest.raises(Untrusted) as caught:
+        device.obey(trusted, envelope)
+    assert caught.value.code in codes, caught.value
+    assert device.floors == before
+
+
+def envelope(payload: bytes, by: CryptoSigner, kind: str = PAYLOAD_TYPE) -> bytes:
+    made = Envelope(payload, kind, {})
+    made.sign(by)
+    return json.dumps(made.to_dict()).encode()
