@@ -1,0 +1,74 @@
+"""Which regions a model file has (maker side; a device is told, and needs no parser).
+
+A file's container is recognised by its bytes: safetensors, GGUF, TensorFlow Lite or ONNX, each
+read in a module of its own. What a container says of its tensors is checked against the file, so
+the regions lie in it, in order and apart; whatever no region covers travels as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neural_diff.layout import gguf, onnx, safetensors, tflite
+from neural_diff.layout.safetensors import Header, Tensor, is_safetensors, read_header
+from neural_diff.layout.source import opened
+from neural_diff.layout.stored import regions_in_order
+from neural_diff.region import Region
+
+__all__ = [
+    "Header",
+    "Tensor",
+    "TensorRegion",
+    "is_safetensors",
+    "read_header",
+    "regions_of",
+    "tensors_of",
+]
+
+_LEARNABLE = ("I8", "F16", "BF16", "F32")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRegion:
+    """A tensor that can be diffed, as a region; its elements are in C order."""
+
+    tensor: Tensor
+    region: Region
+
+
+def regions_of(path: Path, index: Path | None = None) -> list[Region]:
+    """Gives the regions of a model file, in file order; none if its container is not known.
+
+    `index` is the ONNX model that says what is in `path`, a file of data beside it.
+
+    Raises:
+        Malformed: the file begins as one of a known container and is broken.
+    """
+    with opened(path) as source:
+        head = source.bytes_at(0, min(8, source.size), "the beginning")
+        if index is not None:
+            with opened(index) as model:
+                return regions_in_order(onnx.tensors_beside(model, path), source)
+        if head[:4] == gguf.MAGIC:
+            return regions_in_order(gguf.tensors_of(source), source)
+        if head[4:] == tflite.IDENTIFIER:
+            return regions_in_order(tflite.tensors_of(source), source)
+        if is_safetensors(path):
+            return regions_in_order((at for _, at in safetensors.tensors_of(path)), source)
+        if onnx.begins(head):
+            return regions_in_order(onnx.tensors_of(source), source)
+        return []
+
+
+def tensors_of(path: Path) -> list[TensorRegion]:
+    """Gives the int8, f16, bf16 and f32 tensors of a safetensors file, in file order.
+
+    Raises:
+        Malformed: the file is no safetensors file, or its header does not describe its bytes.
+    """
+    with opened(path) as source:
+        return [
+            TensorRegion(tensor, region)
+            for tensor, stored in safetensors.tensors_of(path)
+            if tensor.dtype in _LEARNABLE
+            for region in regions_in_order([stored], source)
+        ]
