@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neural_diff.errors import Malformed
-from neural_diff.layout import is_safetensors, read_header, regions_of
+from neural_diff.layout import is_safetensors, read_header, tensors_of
 from tests.unit.patch_files import save_safetensors
 
 
@@ -36,7 +36,7 @@ def test_tensors_are_regions_in_file_order_and_others_are_left_out(tmp_path: Pat
         "c": ("BF16", np.zeros(2, np.uint16)),
     }
     path = save_safetensors(tmp_path / "m", tensors, {"k": "v"})
-    found = regions_of(path)
+    found = tensors_of(path)
     assert [entry.tensor.name for entry in found] == ["b", "a", "scale", "c"]
     assert [(r.region.count, r.region.width, r.region.kind) for r in found] == [
         (15, 8, "int"), (4, 16, "f16"), (1, 32, "f32"), (2, 16, "bf16"),
@@ -85,7 +85,7 @@ def test_a_header_that_does_not_describe_the_file_is_refused(
 ) -> None:
     path = written(tmp_path / "m", header, data)
     with pytest.raises(Malformed) as refused:
-        regions_of(path)
+        tensors_of(path)
     assert str(path) in str(refused.value)
 
 
@@ -94,7 +94,7 @@ def test_a_header_length_beyond_the_file_is_refused(length: int, tmp_path: Path)
     path = tmp_path / "m"
     path.write_bytes(struct.pack("<Q", length) + b"{}" + bytes(20))
     with pytest.raises(Malformed, match="no safetensors"):
-        regions_of(path)
+        tensors_of(path)
 
 
 @given(st.binary(max_size=40))
@@ -104,6 +104,6 @@ def test_other_bytes_are_refused_or_a_file_without_tensors(
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(data)
     try:
-        assert regions_of(path) == []
+        assert tensors_of(path) == []
     except Malformed:
         return
