@@ -129,6 +129,12 @@ def test_an_alignment_of_its_own_is_kept(tmp_path: Path) -> None:
     assert all(offset % 256 == 0 for _, offset in found)
 
 
+def test_version_2_differs_in_nothing_that_matters_here(model: Path, tmp_path: Path) -> None:
+    older = tmp_path / "model"
+    older.write_bytes(b"GGUF\2" + model.read_bytes()[5:])
+    assert regions_of(older) == regions_of(model)
+
+
 def text(spelled: bytes) -> bytes:
     return struct.pack("<Q", len(spelled)) + spelled
 
