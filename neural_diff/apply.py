@@ -1,17 +1,19 @@
 """Applies patches: one exact file becomes another exact file, or nothing happens.
 
 The rules:
-- Every patch is read and checked, and the base's size and SHA-256 compared, before any byte is
-  written. A chain of patches must fit together link by link.
-- The base is opened once and only if it is a regular file; the same descriptor is hashed and
-  copied, so a file put in its place meanwhile is not read.
-- The work happens in a new file next to `target`, named `.<target's name>.<random>.part`. Each
-  payload is checked before it is decoded, each section's result after; then the whole result.
+- Every patch is read and checked, every payload compared with its digest, and the base's size
+  looked at, before any byte is written. A chain of patches must fit together link by link.
+- The base is opened once and only if it is a regular file, and read once: the bytes that are
+  hashed are the bytes that are used. Chains are fused (see `stream`); only a patch that moves bytes
+  needs the file before it whole, so a chain is cut there.
+- The work happens in a new file next to `target`, named `.<target's name>.<16 digits>.part`. Each
+  section's digest is compared as the pass reaches its end; then base and result as a whole.
 - Only then the new file is flushed to the disk and takes the place of `target` at once. On any
   error it is removed and `target` is untouched. After a power cut it may be left; the next run for
-  the same target does not use it, but removes it, and nothing else of another name.
+  the same target goes on from the last section of it that is right, or removes it.
+- Whatever `progress` raises ends the run like an error: that is how to cancel it.
 - `shutil` and `tempfile` are not used: they bring lzma, a fifth of the memory of a whole run.
-- Memory holds one section's payload and streams (see `limits.WORKING_BYTES_MAX`) and one block.
+- Memory holds a piece and one section's payload and streams for every patch of a fused chain.
 """
 
 import contextlib
@@ -23,35 +25,36 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from neural_diff import codec, decode, view
+from neural_diff import limits, stream
 from neural_diff.errors import Corrupt, Malformed, NeuralDiffError, WrongBase
 from neural_diff.patch import Patch, read_patch
-from neural_diff.region import Region
-from neural_diff.section import Section
 
-_BLOCK_ELEMENTS = 1 << 18
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
 _COPY_BYTES = 1 << 18
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes to do; both count payload of the patches."""
+"""Called with the bytes done and the bytes to do; both count bytes of the files that are made."""
 
 
-NUMPY = find_spec("numpy") is not None
-"""Whether numpy decodes. It is loaded by the first `apply`, not by importing this module."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """The file that now lies at the target."""
 
     size: int
     sha256: str
+
+
+class Link(NamedTuple):
+    """One patch of a chain, open."""
+
+    patch: Patch
+    file: BinaryIO
+    path: Path
 
 
 def apply(
@@ -66,31 +69,57 @@ def apply(
         OSError: the disk is full, a file is missing; nothing was left behind.
     """
     with ExitStack() as opened:
-        files = [opened.enter_context(open_regular(path, Malformed)) for path in patches]
-        chain = [_read(file, path) for file, path in zip(files, patches, strict=True)]
-        _check_chain(chain, patches)
+        chain = [open_link(opened, path) for path in patches]
+        _check_chain(chain)
         source = opened.enter_context(open_regular(base, WrongBase))
-        _check_base(source, chain[0], base)
+        mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode) & 0o777
+        check_size(source, chain[0].patch, base)
         _sweep(target)
         _check_space(chain, target.parent)
-        work, part = opened.enter_context(_new_file_for(target))
-        os.fchmod(work.fileno(), stat.S_IMODE(os.fstat(source.fileno()).st_mode) & 0o777)
-        _copy(source, work)
-        done, total = 0, sum(section.payload_bytes for patch in chain for section in patch.sections)
-        for patch, file, path in zip(chain, files, patches, strict=True):
-            work.truncate(patch.to_size)
-            for number, section in enumerate(patch.sections):
-                _apply_section(patch, section, file, work, f"{path}: section {number}")
-                done += section.payload_bytes
+        done, total = 0, sum(link.patch.to_size for link in chain)
+        for run in _fused(chain):
+            work, part = opened.enter_context(_new_file_for(target))
+            os.fchmod(work.fileno(), mode)
+            before = done
+            for done in _write(source, run, work, str(base)):
                 if progress:
-                    progress(done, total)
-            if sha256_of(work) != patch.to_sha256:
-                raise Corrupt(f"{path}: the result is not the file that the patch promises")
+                    progress(before + done, total)
+            source = work
         work.flush()
         os.fsync(work.fileno())
         part.replace(target)
         _fsync_directory(target.parent)
-    return Applied(chain[-1].to_size, chain[-1].to_sha256)
+    last = chain[-1].patch
+    return Applied(last.to_size, last.to_sha256)
+
+
+def _write(source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: str) -> Iterator[int]:
+    """Makes a new file of an old one by patches that can be fused; gives the bytes done."""
+    first, last = run[0].patch, run[-1].patch
+    old, new = hashlib.sha256(), hashlib.sha256()
+    try:
+        if first.moves:
+            check_base(sha256_of(source), first, base)
+            take = stream.taken_from(stream.moved(source, first.moves))
+        else:
+            source.seek(0)
+            take = _hashing(source, old)
+        for link in run:
+            changes = stream.Changes(link.patch, link.file, str(link.path))
+            made = stream.stage(link.patch, changes, take, new if link is run[-1] else None)
+            take = stream.taken_from(made)
+        done = 0
+        for piece in made:
+            work.write(piece)
+            done += len(piece)
+            yield done * len(run)
+        if new.hexdigest() != last.to_sha256:
+            raise Corrupt(f"{run[-1].path}: the result is not the file that the patch promises")
+    except NeuralDiffError:
+        # Of a wrong base any section may say something else; the base's own digest decides.
+        _check_rest(source, old, first, base)
+        raise
+    _check_rest(source, old, first, base)
 
 
 def open_regular(path: Path, error: type[NeuralDiffError]) -> BinaryIO:
@@ -116,32 +145,88 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _read(file: BinaryIO, path: Path) -> Patch:
+def open_link(opened: ExitStack, path: Path) -> Link:
+    """Opens and reads a patch; compares every payload with its digest.
+
+    Raises:
+        Malformed, Corrupt: as `read_patch`, or a payload does not have its digest.
+    """
+    file = opened.enter_context(open_regular(path, Malformed))
     try:
-        return read_patch(file, os.fstat(file.fileno()).st_size)
+        patch = read_patch(file, os.fstat(file.fileno()).st_size)
+        for number in damaged(patch, file):
+            raise Corrupt(f"section {number}: its bytes do not have their digest; fetch it again")
     except NeuralDiffError as error:
         raise type(error)(f"{path}: {error}") from None
+    return Link(patch, file, path)
 
 
-def _check_chain(chain: Sequence[Patch], paths: Sequence[Path]) -> None:
-    if not chain:
-        raise Malformed("no patch was given; a chain has at least one")
-    for (before, after), path in zip(pairwise(chain), paths[1:], strict=True):
-        if (before.to_size, before.to_sha256) != (after.from_size, after.from_sha256):
-            raise WrongBase(f"{path}: was not made for the result of the patch before it")
+def damaged(patch: Patch, file: BinaryIO) -> Iterator[int]:
+    """Gives the sections whose bytes in the patch file are not those that were made.
+
+    Only these need to be fetched again: their `offset` and `payload_bytes` say which bytes.
+    """
+    for number, section in enumerate(patch.sections):
+        file.seek(section.offset)
+        digest, left = hashlib.sha256(), section.payload_bytes
+        while chunk := file.read(min(left, _COPY_BYTES)):
+            digest.update(chunk)
+            left -= len(chunk)
+        if digest.hexdigest() != section.payload_sha256:
+            yield number
 
 
-def _check_base(source: BinaryIO, patch: Patch, base: Path) -> None:
+def _check_chain(chain: Sequence[Link]) -> None:
+    if not 1 <= len(chain) <= limits.CHAIN_PATCHES_MAX:
+        found = f"{len(chain)} patches were" if chain else "no patch was"
+        raise Malformed(f"{found} given; a chain has 1 to {limits.CHAIN_PATCHES_MAX}")
+    for before, after in pairwise(chain):
+        made = before.patch.to_size, before.patch.to_sha256
+        if made != (after.patch.from_size, after.patch.from_sha256):
+            raise WrongBase(f"{after.path}: was not made for the result of the patch before it")
+
+
+def _fused(chain: Sequence[Link]) -> Iterator[Sequence[Link]]:
+    """Cuts a chain before every patch that moves bytes."""
+    cuts = [0, *(n for n, link in enumerate(chain) if n and link.patch.moves), len(chain)]
+    return (chain[start:end] for start, end in pairwise(cuts))
+
+
+def check_size(source: BinaryIO, patch: Patch, base: Path) -> None:
+    """Raises WrongBase unless an open file has the size of the patch's base."""
     size = os.fstat(source.fileno()).st_size
     if size != patch.from_size:
         raise WrongBase(f"{base}: has {size} bytes, the patch was made for {patch.from_size}")
-    found = sha256_of(source)
+
+
+def check_base(found: str, patch: Patch, base: str) -> None:
+    """Raises WrongBase unless a digest is that of the patch's base."""
     if found != patch.from_sha256:
         raise WrongBase(f"{base}: SHA-256 {found}, the patch was made for {patch.from_sha256}")
 
 
-def _check_space(chain: Sequence[Patch], directory: Path) -> None:
-    need = max(max(patch.from_size, patch.to_size) for patch in chain)
+def _hashing(source: BinaryIO, digest: "Hash") -> stream.Take:
+    def take(count: int) -> bytearray:
+        held = bytearray(count)
+        if source.readinto(held) != count:  # type: ignore[attr-defined]
+            raise WrongBase(f"{source.name}: became shorter while it was read")
+        digest.update(held)
+        return held
+
+    return take
+
+
+def _check_rest(source: BinaryIO, digest: "Hash", patch: Patch, base: str) -> None:
+    """Reads what is left of the base, and compares it as a whole."""
+    if patch.moves:
+        return
+    while chunk := source.read(_COPY_BYTES):
+        digest.update(chunk)
+    check_base(digest.hexdigest(), patch, base)
+
+
+def _check_space(chain: Sequence[Link], directory: Path) -> None:
+    need = sum(run[-1].patch.to_size for run in _fused(chain))
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
     if free < need:
@@ -177,55 +262,6 @@ def _new_file_for(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
             yield work, part
         finally:
             part.unlink(missing_ok=True)
-
-
-def _apply_section(
-    patch: Patch, section: Section, file: BinaryIO, work: BinaryIO, where: str
-) -> None:
-    file.seek(section.offset)
-    payload = file.read(section.payload_bytes)
-    if hashlib.sha256(payload).hexdigest() != section.payload_sha256:
-        raise Corrupt(f"{where}: its bytes do not have their digest; fetch the patch again")
-    region = patch.regions[section.region]
-    try:
-        streams = codec.unpack(section.streams, payload)
-        change = _decoder()(section, region, streams)
-    except NeuralDiffError as error:
-        raise type(error)(f"{where}: {error}") from None
-    if change_file(change, section, region, work) != section.result_sha256:
-        raise Corrupt(f"{where}: does not lead to the bytes that the patch promises")
-
-
-def change_file(change: decode.Change, section: Section, region: Region, work: BinaryIO) -> str:
-    """Changes the section's elements in the file, block by block; gives their new digest."""
-    digest = hashlib.sha256()
-    per_block = region.layout.per_block if region.layout else 2
-    step = max(_BLOCK_ELEMENTS // per_block, 1) * per_block
-    for first in range(0, section.count, step):
-        count = min(step, section.count - first)
-        offset, length = view.window(region, section.start + first, count)
-        work.seek(offset)
-        held = bytearray(work.read(length))
-        elements = view.elements_of(region, held)
-        change(elements, first)
-        digest.update(view.put_elements(region, elements, held))
-        work.seek(offset)
-        work.write(held)
-    return digest.hexdigest()
-
-
-def _decoder() -> Callable[[Section, Region, Sequence[bytes]], decode.Change]:
-    if not NUMPY:
-        return decode.change_of
-    from neural_diff import decode_numpy
-
-    return decode_numpy.change_of
-
-
-def _copy(source: BinaryIO, work: BinaryIO) -> None:
-    source.seek(0)
-    while chunk := source.read(_COPY_BYTES):
-        work.write(chunk)
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -5,19 +5,20 @@ on a terminal or in a log line as it is.
 
 What a value must be is said by a **reader**: a function of a value and of the words that name its
 place, which gives what it read or refuses. An object is read by a table of readers, one a field;
-a class whose fields are annotated with readers is such a table.
+a named tuple whose fields are annotated with readers is such a table.
 """
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from functools import cache
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args, get_type_hints
 
 from neural_diff.errors import Malformed
 from neural_diff.limits import NAME_CHARS_MAX
 
 Reader = Callable[[object, str], Any]
+Kind = TypeVar("Kind")
 
 
 def serialise(value: object) -> bytes:
@@ -51,12 +52,21 @@ def strict_json(spelled: str) -> object:
     )
 
 
-def record(value: object, where: str, readers: Mapping[str, Reader]) -> dict[str, Any]:
-    """Reads an object that has exactly the fields of a table."""
-    if not isinstance(value, dict) or value.keys() != readers.keys():
+def record(
+    value: object, where: str, readers: Mapping[str, Reader], optional: Container[str] = ()
+) -> dict[str, Any]:
+    """Reads an object that has exactly the fields of a table; the optional ones may be left out."""
+    needed = {name for name in readers if name not in optional}
+    if not isinstance(value, dict) or not needed <= value.keys() <= readers.keys():
         found = sorted(value) if isinstance(value, dict) else type(value).__name__
         raise Malformed(f"{where}: fields must be {sorted(readers)}, found {found!s:.200}")
-    return {name: read(value[name], f"{where}: {name}") for name, read in readers.items()}
+    return {name: readers[name](item, f"{where}: {name}") for name, item in value.items()}
+
+
+def read_as(kind: Callable[..., Kind], value: object, where: str) -> Kind:
+    """Reads an object as a named tuple; what has a default may be left out."""
+    defaults: Mapping[str, Any] = kind._field_defaults  # type: ignore[attr-defined]
+    return kind(**record(value, where, readers_of(kind), defaults))
 
 
 @cache
@@ -66,9 +76,11 @@ def readers_of(kind: Hashable) -> dict[str, Reader]:
     return {name: hint.__metadata__[0] for name, hint in hints.items() if get_args(hint)[1:]}
 
 
-def spell(thing: Any) -> dict[str, Any]:
-    """Gives the fields that `record` reads with the table of the thing's class."""
-    return {name: getattr(thing, name) for name in readers_of(thing.__class__)}
+def spell(thing: NamedTuple) -> dict[str, Any]:
+    """Gives the fields that `read_as` reads, without those that are as their default is."""
+    given = {name: getattr(thing, name) for name in readers_of(thing.__class__)}
+    defaults = thing._field_defaults
+    return {name: x for name, x in given.items() if name not in defaults or x != defaults[name]}
 
 
 def many(read: Reader, count_max: int, one: str) -> Reader:

@@ -18,9 +18,12 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from functools import cache
+from itertools import compress
+from typing import Any
 
 from neural_diff.errors import Malformed
 from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
+from neural_diff.view import HIGH_HALF, LOW_HALF
 
 GAP_LITERAL_BITS = 4
 VALUE_LITERAL_BITS = 3
@@ -71,12 +74,10 @@ def token_table(literal_bits: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(lowest), tuple(extra)
 
 
-def raw_bit_counts(tokens: bytes, literal_bits: int) -> bytes:
-    """Gives for every token how many raw bits it asks for; refuses unknown tokens."""
-    extra = bytes(token_table(literal_bits)[1])
-    if unknown := tokens.translate(None, bytes(range(len(extra)))):
-        raise Malformed(f"token {unknown[0]} does not exist; the patch was made wrongly")
-    return tokens.translate(extra.ljust(256, b"\0"))
+def check_token(highest: int, literal_bits: int) -> None:
+    """Refuses a token that stands for no number below 2^32."""
+    if highest >= len(token_table(literal_bits)[0]):
+        raise Malformed(f"token {highest} does not exist; the patch was made wrongly")
 
 
 def check_bits(bits: bytes, total: int) -> None:
@@ -85,42 +86,66 @@ def check_bits(bits: bytes, total: int) -> None:
         raise Malformed(f"{len(bits)} bytes of raw bits where {total} bits are needed")
 
 
-def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> "array[int]":
+def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> list[int]:
     """Decodes hybrid tokens to numbers below 2^32 (the plain decoder)."""
-    needs = raw_bit_counts(tokens, literal_bits)
+    lowest, extra = token_table(literal_bits)
+    known = bytes(range(len(extra)))
+    check_token(max(tokens.translate(None, known), default=0), literal_bits)
+    needs = tokens.translate(bytes(extra).ljust(256, b"\0"))
     check_bits(bits, sum(needs))
-    lowest = token_table(literal_bits)[0]
-    found = array("I", map(lowest.__getitem__, tokens))
+    masks = [(1 << need) - 1 for need in extra]
+    found = list(tokens)
     held = held_bits = at = 0
-    for place, need in enumerate(needs):
-        if not need:
-            continue
-        if held_bits < need:
+    for place in compress(range(len(tokens)), needs):
+        token = tokens[place]
+        if held_bits < 32:
             held |= int.from_bytes(bits[at : at + 6], "little") << held_bits
             held_bits += 48
             at += 6
-        found[place] += held & ((1 << need) - 1)
-        held >>= need
-        held_bits -= need
+        found[place] = lowest[token] + (held & masks[token])
+        held >>= needs[place]
+        held_bits -= needs[place]
     return found
 
 
-def signed(streams: Sequence[bytes], least: int, width: int) -> "array[int]":
-    """Decodes magnitudes of `least` or more, and a sign bit for each that is not zero.
+def joined(streams: Sequence[bytes], classes: int) -> list[Any]:
+    """Puts the token streams of all classes into one list; what follows them stays as it is."""
+    return [streams[:classes], *streams[classes:]]
 
-    They come as two's complement of 32 bits: congruent to the number modulo 2^width.
+
+def unpaired(streams: Sequence[bytes], changes: int) -> list[bytes]:
+    """Takes residues of 4 bits out of bytes that hold two, the first in the low half.
+
+    Refuses them if there are not as many as changes, or if one of them is zero.
     """
-    tokens, bits, signs = streams
-    found = numbers(tokens, bits, VALUE_LITERAL_BITS)
-    check_magnitude(max(found) + least, width)
-    check_bits(signs, len(found) if least else len(found) - found.count(0))
-    at = 0
-    for place, less in enumerate(found):
-        if magnitude := less + least:
-            negative = signs[at >> 3] >> (at & 7) & 1
-            found[place] = (-magnitude if negative else magnitude) & 0xFFFFFFFF
-            at += 1
+    found = []
+    for pairs in streams:
+        residues = bytearray(2 * len(pairs))
+        residues[::2], residues[1::2] = pairs.translate(LOW_HALF), pairs.translate(HIGH_HALF)
+        found.append(bytes(residues[:-1] if residues and not residues[-1] else residues))
+    if sum(map(len, found)) != changes or any(0 in residues for residues in found):
+        raise Malformed(f"residues are not {changes}, or one changes nothing")
     return found
+
+
+def check_table(table: bytes, classes: int) -> None:
+    """Refuses a table that gives an old value a class that does not exist."""
+    if max(table) >= classes:
+        raise Malformed(f"the table of {classes} classes names class {max(table)}")
+
+
+def check_used(needed: Sequence[int], given: Sequence[int]) -> None:
+    """Refuses classes that have fewer elements than are to change, or values that none takes."""
+    for number, (wanted, found) in enumerate(zip(needed, given, strict=True)):
+        if wanted > found:
+            raise Malformed(f"class {number} of old values: {wanted} are needed, {found} given")
+
+
+def check_blocks(bitmaps: bytes, changes: int) -> None:
+    """Refuses bitmaps of another number of changes, or a block without any."""
+    given = int.from_bytes(bitmaps, "little").bit_count()
+    if given != changes or 0 in array("I", bitmaps):
+        raise Malformed(f"bitmaps of {given} changes where {changes} are, or an empty one")
 
 
 def check_last(last: int, count: int) -> None:

@@ -1,35 +1,34 @@
 """Finds what differs between two files and adds it to a draft (maker side).
 
-Tensors that both files have at the same place are compared element by element; of all other bytes
-those near a difference are given literally.
+First the bytes of the old file are put where the new one has them (`alignment`): tensors go by
+name, the bytes of unknown files by likeness. Then tensors are compared element by element and all
+other bytes as 8-bit integers; what the old file has nowhere is given as it is. Tensors that follow
+each other and have the same type are one region, so that a section may go across them.
 """
 
-import hashlib
 import mmap
-from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from math import lcm
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_diff import encode
-from neural_diff.decode_numpy import elements_of
+from neural_diff import encode, view
+from neural_diff.decode_numpy import Raw, elements_of
 from neural_diff.draft import Draft
-from neural_diff.layout import is_safetensors, regions_of
 from neural_diff.limits import SECTION_ELEMENTS_MAX
-from neural_diff.region import Region
+from neural_diff.patch import Move
+from neural_diff.region import Part, Region
+from neural_diff.section import BLOCK_ELEMENTS
 
-_SECTION_CHANGES = 1 << 18  # a section is cut after so many, to keep a device's memory low
+_SECTION_CHANGES = 1 << 16  # a section is cut after so many, to keep a device's memory low
 _EXACT_SECTION_BYTES = 1 << 20
 _EXACT_SECTIONS = 1 << 10  # of one file; a greater file has greater sections
-_GRAIN_BYTES = 1 << 10  # differences closer than this go into one exact region
-_EXACT_REGIONS = 512
 _COMPARED_BYTES = 64 << 20  # at a time
 
 Bytes = NDArray[np.uint8]
-Run = tuple[int, int]  # first byte and the one after the last
 
 
 def bytes_of(file: BinaryIO) -> Bytes:
@@ -40,81 +39,147 @@ def bytes_of(file: BinaryIO) -> Bytes:
     return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
-def regions_to_compare(base: Path, target: Path, old: Bytes, new: Bytes) -> list[Region]:
-    """Gives the tensors both files have at the same place, and the changed bytes between them.
+def placed(old: Bytes, size: int, moves: Sequence[Move]) -> Bytes:
+    """Gives the old bytes where the new file of `size` bytes has them, and zeros between."""
+    if len(old) == size and not moves:
+        return old
+    found = np.zeros(size, np.uint8)
+    for to, start, length in moves or [Move(0, 0, min(len(old), size))]:
+        found[to : to + length] = old[start : start + length]
+    return found
 
-    Raises:
-        Malformed: a file begins as safetensors does but is none.
+
+def add_difference(
+    draft: Draft, regions: Sequence[Region], moves: Sequence[Move], old: Bytes, new: Bytes
+) -> Iterator[int]:
+    """Adds all that differs; gives the bytes of the new file that are done.
+
+    `old` is placed as the new file has it; `moves` says which of it the old file really gives.
     """
-    tensors: list[Region] = []
-    if is_safetensors(base) and is_safetensors(target):
-        before = {entry.region for entry in regions_of(base)}
-        tensors = [entry.region for entry in regions_of(target) if entry.region in before]
-    starts = [0, *(region.file_offset + region.stored_bytes for region in tensors)]
-    holes = list(zip(starts, [*(region.file_offset for region in tensors), len(new)], strict=True))
-    grain = _GRAIN_BYTES
-    while True:
-        literal = [
-            _bytes_region(start, end)
-            for hole in holes
-            for start, end in _changed_runs(old, new, *hole, grain)
-        ]
-        if len(literal) <= _EXACT_REGIONS:
-            return sorted(tensors + literal, key=lambda region: region.file_offset)
-        grain *= 4
+    end = 0
+    for region in merged(_sayable(regions, old, new)):
+        for low, high, given in _between(end, region.file_offset, moves):
+            _add_bytes(draft, low, high, given, old, new)
+        add_elements(draft, region, old, new)
+        end = max(end, region.file_offset + region.span_bytes)
+        yield end
+    for low, high, given in _between(end, len(new), moves):
+        _add_bytes(draft, low, high, given, old, new)
 
 
-def add_difference(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
+def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
     """Adds the sections that change a region's elements from `old` to `new`, if any do."""
-    if region.kind == "bytes":
-        add_exact(draft, region.file_offset, new[: region.file_offset + region.count])
-        return
-    held = slice(region.file_offset, region.file_offset + region.stored_bytes)
-    before, after = elements_of(old[held], region), elements_of(new[held], region)
-    for first in range(0, region.count, SECTION_ELEMENTS_MAX):
-        last = min(first + SECTION_ELEMENTS_MAX, region.count)
-        changed = np.flatnonzero(before[first:last] != after[first:last]) + first
-        cuts = [first, *changed[_SECTION_CHANGES::_SECTION_CHANGES].tolist(), last]
-        for start, end in pairwise(cuts):
-            some = changed[np.searchsorted(changed, start) : np.searchsorted(changed, end)]
-            if len(some):
-                given = encode.smallest(region, before[start:end], after[start:end], some - start)
-                result = hashlib.sha256(after[start:end].tobytes()).hexdigest()
-                draft.add(region, start, end - start, given, result)
-
-
-def add_exact(draft: Draft, start: int, new: Bytes) -> None:
-    """Adds sections that give the bytes from `start` to the end of `new` literally."""
-    region = _bytes_region(start, len(new))
-    step = min(max(_EXACT_SECTION_BYTES, -(-len(new) // _EXACT_SECTIONS)), SECTION_ELEMENTS_MAX)
+    step = _COMPARED_BYTES // region.unit * region.unit
+    found = []
     for first in range(0, region.count, step):
-        data = new[start + first : start + first + step].tobytes()
-        result = hashlib.sha256(data).hexdigest()
-        draft.add(region, first, len(data), encode.literal(data), result)
+        run = first, min(first + step, region.count)
+        differ = _elements(region, old, *run) != _elements(region, new, *run)
+        found.append(np.flatnonzero(differ) + first)
+    changed = np.concatenate(found)
+    grain = lcm(region.unit, BLOCK_ELEMENTS)
+    cuts = changed[_SECTION_CHANGES::_SECTION_CHANGES] // grain * grain
+    for some in np.split(changed, np.searchsorted(changed, np.unique(cuts))):
+        if len(some):
+            start = int(some[0]) // grain * grain
+            end = min(-(-int(some[-1] + 1) // grain) * grain, region.count)
+            before, after = (_elements(region, data, start, end) for data in (old, new))
+            draft.add(
+                region, start, end - start, encode.smallest(region, before, after, some - start)
+            )
 
 
-def _changed_runs(old: Bytes, new: Bytes, start: int, end: int, grain: int) -> list[Run]:
-    """Gives runs of bytes within [start, end) that hold all differences, apart by a grain."""
-    apart: list[Run] = []
-    for first, last in _differences(old, new, start, end, grain):
-        if apart and first - apart[-1][1] <= grain:
-            first, _ = apart.pop()
-        apart.append((first, last))
-    return apart
+def add_exact(draft: Draft, start: int, end: int, new: Bytes) -> None:
+    """Adds sections that give the bytes [start, end) of `new` literally."""
+    region = Region(f"bytes {start}", start, end - start, 8, "bytes")
+    step = min(max(_EXACT_SECTION_BYTES, -(-region.count // _EXACT_SECTIONS)), SECTION_ELEMENTS_MAX)
+    for first in range(0, region.count, step):
+        data = new[start + first : min(start + first + step, end)].tobytes()
+        draft.add(region, first, len(data), encode.literal(data))
 
 
-def _differences(old: Bytes, new: Bytes, start: int, end: int, grain: int) -> Iterator[Run]:
-    both = min(end, len(old))
-    for low in range(start, both, _COMPARED_BYTES):
-        high = min(low + _COMPARED_BYTES, both)
-        differs = np.flatnonzero(old[low:high] != new[low:high]) + low
-        cuts = np.flatnonzero(np.diff(differs) > grain) + 1
-        if len(differs):
-            firsts, lasts = differs[np.r_[0, cuts]], differs[np.r_[cuts, 0] - 1]
-            yield from zip(firsts.tolist(), (lasts + 1).tolist(), strict=True)
-    if both < end:
-        yield max(start, both), end
+def merged(regions: Iterable[Region]) -> Iterator[Region]:
+    """Puts regions together that follow each other in the file and have the same type."""
+    run: list[Region] = []
+    for region in regions:
+        if run and not _continues(run[-1], region):
+            yield _as_one(run)
+            run = []
+        run.append(region)
+    if run:
+        yield _as_one(run)
 
 
-def _bytes_region(start: int, end: int) -> Region:
-    return Region(f"bytes {start}", start, end - start, 8, "bytes")
+def _continues(left: Region, right: Region) -> bool:
+    alike = left._replace(name=right.name, file_offset=right.file_offset, count=right.count)
+    follows = left.file_offset + left.span_bytes == right.file_offset
+    return alike == right and follows and left.layout is None
+
+
+def _as_one(run: list[Region]) -> Region:
+    if len(run) == 1:
+        return run[0]
+    parts = tuple(Part(region.name, region.count) for region in run)
+    name = f"{run[0].name[:200]} … {run[-1].name[:200]}"
+    return run[0]._replace(name=name, count=sum(part.count for part in parts), parts=parts)
+
+
+def _sayable(regions: Sequence[Region], old: Bytes, new: Bytes) -> Iterator[Region]:
+    """Leaves out blocked regions between whose elements bytes differ that no region can say."""
+    for _, group in groupby(regions, lambda region: region.file_offset):
+        sharing = list(group)
+        layout, span = sharing[0].layout, sharing[0].span_bytes
+        if layout:
+            covered = np.zeros(layout.stride, np.bool_)
+            for region in sharing:
+                assert region.layout
+                first, size = region.layout.first, region.layout.per_block * region.width // 8
+                covered[first : first + size] = True
+            held = slice(sharing[0].file_offset, sharing[0].file_offset + span)
+            before, after = (
+                data[held].reshape(-1, layout.stride)[:, ~covered] for data in (old, new)
+            )
+            if not np.array_equal(before, after):
+                continue
+        yield from sharing
+
+
+def _elements(region: Region, data: Bytes, start: int, end: int) -> Raw:
+    """Gives elements [start, end) of a region as unsigned integers."""
+    low, high = (region.file_offset + view.bytes_of(region, n) for n in (start, end))
+    if region.layout is None and region.width != 4:
+        return elements_of(data[low:high], region)
+    return elements_of(view.elements_of(region, bytearray(data[low:high])), region)
+
+
+def _between(start: int, end: int, moves: Sequence[Move]) -> Iterator[tuple[int, int, bool]]:
+    """Cuts [start, end) of the new file into what the old one gives and what it does not."""
+    for move in moves:
+        low, high = max(start, move.to_offset), min(end, move.to_offset + move.length)
+        if low < high:
+            if start < low:
+                yield start, low, False
+            yield low, high, True
+            start = high
+    if start < end:
+        yield start, end, False
+
+
+def _add_bytes(draft: Draft, low: int, high: int, given: bool, old: Bytes, new: Bytes) -> None:
+    if not given:
+        add_exact(draft, low, high, new)
+        return
+    differs = [_differing(old, new, low, high, way) for way in (1, -1)]
+    if differs[0] is not None and differs[1] is not None:
+        start, count = differs[0], differs[1] + 1 - differs[0]
+        region = Region(f"bytes {start}", start, count, 8, "int", lo=-128, hi=127)
+        add_elements(draft, region, old, new)
+
+
+def _differing(old: Bytes, new: Bytes, low: int, high: int, way: int) -> int | None:
+    """Gives the first (way 1) or the last (way -1) byte of [low, high) that differs."""
+    for start in range(low, high, _COMPARED_BYTES)[::way]:
+        end = min(start + _COMPARED_BYTES, high)
+        found = np.flatnonzero(old[start:end] != new[start:end])
+        if len(found):
+            return int(found[0 if way == 1 else -1]) + start
+    return None

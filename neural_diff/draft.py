@@ -1,49 +1,92 @@
 """A patch while it is made: sections are added in order, then the file is written (maker side)."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neural_diff.encode import Encoded
-from neural_diff.patch import Patch, aligned, head_of, read_patch
+from neural_diff.patch import Move, Patch, aligned, head_of, read_patch
 from neural_diff.region import Region
 from neural_diff.section import Section
+from neural_diff.view import bytes_of
+
+_SECTION_BYTES = 130  # of a section in the manifest, deflated
 
 Side = tuple[int, str]
 """Size and SHA-256 of the file before or after."""
 
 
 class Draft:
-    """Regions, sections and payloads so far."""
+    """Moves, regions, sections and payloads so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, moves: Sequence[Move] = ()) -> None:
+        self._moves = tuple(moves)
         self._regions: list[Region] = []
-        self._sections: list[Section] = []
-        self._payloads: list[bytes] = []
+        self._sections: list[tuple[int, int, int, Encoded]] = []
 
     @property
     def payload_bytes(self) -> int:
         """The bytes of all payloads so far."""
-        return sum(map(len, self._payloads))
+        return sum(len(encoded.payload) for *_, encoded in self._sections)
 
-    def add(
-        self, region: Region, start: int, count: int, encoded: Encoded, result_sha256: str
-    ) -> None:
+    @property
+    def cost(self) -> int:
+        """About the bytes of the patch file so far."""
+        return self.payload_bytes + _SECTION_BYTES * len(self._sections)
+
+    def add(self, region: Region, start: int, count: int, encoded: Encoded) -> None:
         """Adds a section; all of a region's come one after the other, regions in file order."""
         if not self._regions or self._regions[-1] != region:
             self._regions.append(region)
-        place = len(self._regions) - 1
-        self._sections.append(encoded.section(place, start, count, result_sha256))
-        self._payloads.append(encoded.payload)
+        self._sections.append((len(self._regions) - 1, start, count, encoded))
 
-    def write(self, out: Path, before: Side, after: Side, provenance: Mapping[str, str]) -> Patch:
-        """Writes the patch file from `before` to `after`.
+    def write(
+        self,
+        out: Path,
+        before: Side,
+        after: Side,
+        new: NDArray[np.uint8],
+        provenance: Mapping[str, str],
+    ) -> Patch:
+        """Writes the patch file from `before` to `after`, whose bytes are `new`.
 
         Raises:
             Malformed: the patch would be over a limit of the format.
         """
-        regions, sections = tuple(self._regions), tuple(self._sections)
+        ends = [
+            self._regions[number].file_offset + bytes_of(self._regions[number], start + count)
+            for number, start, count, _ in self._sections
+        ]
+        prefixes = _prefixes(new, sorted(set(ends)))
+        sections = tuple(
+            _section(place, prefixes[end]) for place, end in zip(self._sections, ends, strict=True)
+        )
+        regions = tuple(self._regions)
         with out.open("w+b") as file:
-            end = file.write(head_of(Patch(*before, *after, regions, sections, provenance)))
-            for payload in self._payloads:
-                end += file.write(bytes(aligned(end) - end) + payload)
+            patch = Patch(*before, *after, regions, sections, provenance, self._moves)
+            end = file.write(head_of(patch))
+            for *_, encoded in self._sections:
+                end += file.write(bytes(aligned(end) - end) + encoded.payload)
             return read_patch(file, end)
+
+
+def _section(place: tuple[int, int, int, Encoded], prefix_sha256: str) -> Section:
+    region, start, count, encoded = place
+    return Section(
+        *(region, start, count, encoded.op, encoded.codec, encoded.params, encoded.streams),
+        payload_bytes=len(encoded.payload),
+        payload_sha256=hashlib.sha256(encoded.payload).hexdigest(),
+        prefix_sha256=prefix_sha256,
+    )
+
+
+def _prefixes(new: NDArray[np.uint8], ends: Sequence[int]) -> dict[int, str]:
+    """Gives the SHA-256 of the new file up to each of the ends, which rise."""
+    digest, start, found = hashlib.sha256(), 0, {}
+    for end in ends:
+        digest.update(new[start:end].data)
+        start, found[end] = end, digest.hexdigest()
+    return found

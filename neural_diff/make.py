@@ -6,29 +6,37 @@ trained buckets. Both apply what they made with the code of the devices, and wri
 result is not the target byte for byte. The same input gives the same bytes.
 """
 
-import shutil
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_diff import encode
-from neural_diff.apply import Progress, apply, change_file, open_regular, sha256_of
+from neural_diff import encode, view
+from neural_diff.alignment import by_likeness, by_name
+from neural_diff.apply import Progress, apply, open_regular, sha256_of
 from neural_diff.codec import unpack
 from neural_diff.decode_numpy import change_of
-from neural_diff.difference import add_difference, add_exact, bytes_of, regions_to_compare
+from neural_diff.difference import (
+    Bytes,
+    add_difference,
+    add_elements,
+    add_exact,
+    bytes_of,
+    placed,
+)
 from neural_diff.draft import Draft, Side
 from neural_diff.errors import Malformed
 from neural_diff.hashed import region_seed
 from neural_diff.layout import read_header, regions_of
 from neural_diff.limits import BUCKETS_MAX, FRACTION_BITS_MAX
-from neural_diff.patch import Patch
+from neural_diff.patch import Move, Patch
 from neural_diff.region import Region
+from neural_diff.section import Section
 
 _SUFFIX = ".buckets"
 _PATCH_SEED_BYTES = 16
@@ -57,7 +65,7 @@ def make_patch(
     When a difference would not pay, the patch is made of the target's bytes alone.
 
     Raises:
-        Malformed: a file that begins as safetensors is none, or a limit would be exceeded.
+        Malformed: a file that begins as a known kind of model is none, or a limit is exceeded.
         Corrupt: the patch does not give the target back; `out` is not written.
     """
     base, target = base.resolve(), target.resolve()
@@ -66,16 +74,27 @@ def make_patch(
         new_file = opened.enter_context(open_regular(target, Malformed))
         old, new = bytes_of(old_file), bytes_of(new_file)
         before, after = (len(old), sha256_of(old_file)), (len(new), sha256_of(new_file))
-        draft = Draft()
-        for region in regions_to_compare(base, target, old, new):
-            add_difference(draft, region, old, new)
+        tensors, moves = _aligned(base, target, old, new)
+        draft = Draft(moves)
+        kept = moves or [Move(0, 0, min(len(old), len(new)))]
+        for done in add_difference(draft, tensors, kept, placed(old, len(new), moves), new):
             if progress:
-                progress(region.file_offset + region.span_bytes, len(new))
+                progress(done, len(new))
         if draft.payload_bytes > len(new) // 2:
             whole = Draft()
-            add_exact(whole, 0, new)
-            draft = min(draft, whole, key=lambda tried: tried.payload_bytes)
-        return _write_checked(draft, base, out, before, after, provenance or {})
+            add_exact(whole, 0, len(new), new)
+            draft = min(draft, whole, key=lambda tried: tried.cost)
+        return _write_checked(draft, base, out, before, after, new, provenance or {})
+
+
+def _aligned(
+    base: Path, target: Path, old: Bytes, new: Bytes
+) -> tuple[list[Region], tuple[Move, ...]]:
+    """Gives the tensors both files have, as they lie in the new one, and the moves there."""
+    before, after = (regions_of(path) for path in (base, target))
+    if before and after:
+        return by_name(before, after)
+    return [], by_likeness(old, new)
 
 
 def make_hashed(
@@ -84,10 +103,14 @@ def make_hashed(
     out: Path,
     target: Path,
     *,
+    wanted: Path | None = None,
     provenance: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Patch:
     """Writes to `out` a hashed patch, and to `target` the model that it makes of `base`.
+
+    `wanted`, if given, is the model that it should make: where the buckets lead elsewhere, sparse
+    sections correct them (a hybrid diff).
 
     `buckets` is a safetensors file with an int16 array `<tensor>.buckets` of shape (K,) for each
     int8 tensor of `base` to be changed, and metadata `patch_seed` (16 bytes in hexadecimal),
@@ -99,7 +122,7 @@ def make_hashed(
     """
     base = base.resolve()
     settings, arrays = _read_buckets(buckets)
-    found = {entry.tensor.name: entry.region for entry in regions_of(base)}
+    found = {region.name: region for region in regions_of(base)}
     for name, values in arrays.items():
         if name not in found or found[name].kind != "int":
             raise Malformed(f"{buckets}: the base has no int8 tensor {name!r}")
@@ -108,31 +131,39 @@ def make_hashed(
             raise Malformed(f"{buckets}: {len(values)} buckets for {name!r}; 1 to {most} may be")
     with ExitStack() as opened:
         old_file = opened.enter_context(open_regular(base, Malformed))
-        before = (len(bytes_of(old_file)), sha256_of(old_file))
-        draft = Draft()
+        old = bytes_of(old_file)
+        before, new, draft = (len(old), sha256_of(old_file)), old.copy(), Draft()
+        goal = bytes_of(opened.enter_context(open_regular(wanted, Malformed))) if wanted else None
+        if goal is not None and len(goal) != len(old):
+            raise Malformed(f"{wanted}: must be as long as {base}")
+        for name, region in found.items():
+            if name in arrays:
+                bound = region._replace(lo=settings.lo, hi=settings.hi)
+                seed = region_seed(settings.patch_seed, name)
+                encoded = encode.hashed(arrays[name], seed, settings.fraction_bits)
+                draft.add(bound, 0, bound.count, encoded)
+                _carry_out(encoded, bound, new)
+                if goal is not None:
+                    add_elements(draft, bound, new, goal)
+            if progress:
+                progress(region.file_offset + region.span_bytes, len(old))
+        new = new if goal is None else goal
+        after = (len(new), hashlib.sha256(new.data).hexdigest())
         room = opened.enter_context(_room_beside(target))
-        shutil.copyfile(base, room / "model")
-        with (room / "model").open("r+b") as work:
-            for name, region in found.items():
-                if name in arrays:
-                    bound = replace(region, lo=settings.lo, hi=settings.hi)
-                    seed = region_seed(settings.patch_seed, name)
-                    encoded = encode.hashed(arrays[name], seed, settings.fraction_bits)
-                    result = _carry_out(encoded, bound, work)
-                    draft.add(bound, 0, bound.count, encoded, result)
-                if progress:
-                    progress(region.file_offset + region.span_bytes, before[0])
-            after = (before[0], sha256_of(work))
-        patch = _write_checked(draft, base, out, before, after, provenance or {})
+        patch = _write_checked(draft, base, out, before, after, new, provenance or {})
+        (room / "model").write_bytes(new.data)
         (room / "model").replace(target)
     return patch
 
 
-def _carry_out(encoded: encode.Encoded, region: Region, work: BinaryIO) -> str:
-    """Does to a whole region of the file `work` what is encoded; gives its new digest."""
-    section = encoded.section(0, 0, region.count, "")
-    change = change_of(section, region, unpack(encoded.streams, encoded.payload))
-    return change_file(change, section, region, work)
+def _carry_out(encoded: encode.Encoded, region: Region, new: Bytes) -> None:
+    """Does to the region in `new` what is encoded for the whole of it."""
+    held = bytearray(new[region.file_offset :][: region.span_bytes])
+    section = Section(0, 0, region.count, encoded.op, encoded.codec, encoded.params, (), 0, "")
+    elements = view.elements_of(region, held)
+    change_of(section, region, unpack(encoded.streams, encoded.payload), False)(elements, 0)
+    view.put_elements(region, elements, held)
+    new[region.file_offset :][: region.span_bytes] = held
 
 
 def _read_buckets(path: Path) -> tuple[_HashSettings, dict[str, NDArray[np.int16]]]:
@@ -166,11 +197,17 @@ def _settings(metadata: dict[str, str], path: Path) -> _HashSettings:
 
 
 def _write_checked(
-    draft: Draft, base: Path, out: Path, before: Side, after: Side, provenance: Mapping[str, str]
+    draft: Draft,
+    base: Path,
+    out: Path,
+    before: Side,
+    after: Side,
+    new: Bytes,
+    provenance: Mapping[str, str],
 ) -> Patch:
     """Writes the patch if applying it, as a device does, gives the promised file."""
     with _room_beside(out) as room:
-        patch = draft.write(room / "patch", before, after, provenance)
+        patch = draft.write(room / "patch", before, after, new, provenance)
         apply(base, [room / "patch"], room / "result")
         (room / "patch").replace(out)
     return patch

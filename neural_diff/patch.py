@@ -12,31 +12,49 @@ is looked at; `region` and `section` hold their rules. docs/patch-format.md give
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from neural_diff import canonical, limits
-from neural_diff.canonical import Reader, digest, integer, many, named, record, spell, text
+from neural_diff.canonical import (
+    Reader,
+    digest,
+    integer,
+    many,
+    named,
+    readers_of,
+    record,
+    spell,
+    text,
+)
 from neural_diff.codec import deflate, inflate
 from neural_diff.errors import Corrupt, Malformed
-from neural_diff.region import Region, check_places, region_of
-from neural_diff.section import Section, check_sections, section_of
+from neural_diff.region import Region, check_places, region_of, spell_region
+from neural_diff.section import BLOCKS, CLASS_GAPS, Section, check_sections, section_of
 
-__all__ = ["Patch", "Region", "Section", "read_patch"]
+__all__ = ["Move", "Patch", "Region", "Section", "read_patch"]
 
 MAGIC = b"\x89FLEETD\n"
 VERSION = 1
 ENVELOPE = struct.Struct("<8sHHI32s")
 # What a device must be able to do: bits of the manifest's `capabilities`.
 CAPABILITY_HASHED = 1
+CAPABILITY_CODECS = 2  # the codecs blocks32 and class-gaps, classes, paired residues
+CAPABILITY_MOVES = 4
 
 PatchKind = Literal["sparse", "hashed", "exact"]
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Move(NamedTuple):
+    """Bytes of the old file that the new file has at another place."""
+
+    to_offset: Annotated[int, integer(0, limits.FILE_BYTES_MAX)]
+    from_offset: Annotated[int, integer(0, limits.FILE_BYTES_MAX)]
+    length: Annotated[int, integer(1, limits.FILE_BYTES_MAX)]
+
+
+class Patch(NamedTuple):
     """A patch: the exact file it starts from, the exact file it leads to, and the way."""
 
     from_size: int
@@ -46,6 +64,7 @@ class Patch:
     regions: tuple[Region, ...]
     sections: tuple[Section, ...]
     provenance: Mapping[str, str]
+    moves: tuple[Move, ...] = ()
 
     @property
     def kind(self) -> PatchKind:
@@ -54,6 +73,12 @@ class Patch:
         if "hashed" in ops:
             return "hashed"
         return "sparse" if ops & {"add", "set"} else "exact"
+
+    @property
+    def kept(self) -> tuple[Move, ...]:
+        """What the new file takes from the old one, before any section; between it are zeros."""
+        both = min(self.from_size, self.to_size)
+        return self.moves or ((Move(0, 0, both),) if both else ())
 
 
 def read_patch(file: BinaryIO, size: int) -> Patch:
@@ -92,37 +117,40 @@ def patch_of(spelled: bytes, end: int) -> Patch:
     Raises:
         Malformed: a rule is broken or a limit exceeded; the message says which and where.
     """
-    top = record(canonical.parse(spelled), "manifest", _PATCH)
+    top = record(canonical.parse(spelled), "manifest", _PATCH, optional={"moves"})
     before, after = ((top[side]["size"], top[side]["sha256"]) for side in ("from", "to"))
     integer(1, limits.FILE_BYTES_MAX)(after[0], "to: size")
-    check_places(top["regions"], before[0], after[0])
-    check_sections(top["regions"], top["sections"], before[0], after[0])
+    check_places(top["regions"], after[0])
+    check_sections(top["regions"], top["sections"])
     sections = []
     for section in top["sections"]:
-        sections.append(replace(section, offset=aligned(end)))
+        sections.append(section._replace(offset=aligned(end)))
         end = aligned(end) + section.payload_bytes
-    capabilities, needs = _needs(sections)
+    moves = top.get("moves", ())
+    patch = Patch(*before, *after, top["regions"], tuple(sections), top["provenance"], moves)
+    _check_moves(patch)
+    _check_given(patch)
+    capabilities, needs = _needs(patch)
     if top["capabilities"] != capabilities:
         raise Malformed(f"capabilities must be {capabilities} for these sections: unknown bits")
     if top["limits"] != needs:
         raise Malformed(f"limits must be {needs} for these sections")
-    return Patch(*before, *after, top["regions"], tuple(sections), top["provenance"])
+    return patch
 
 
 def manifest_of(patch: Patch) -> bytes:
     """Spells the manifest of a patch; the inverse of `patch_of`."""
-    capabilities, needs = _needs(patch.sections)
-    return canonical.serialise(
-        {
-            "capabilities": capabilities,
-            "from": {"sha256": patch.from_sha256, "size": patch.from_size},
-            "limits": needs,
-            "provenance": dict(patch.provenance),
-            "regions": [_spell(region) for region in patch.regions],
-            "sections": [spell(section) for section in patch.sections],
-            "to": {"sha256": patch.to_sha256, "size": patch.to_size},
-        }
-    )
+    capabilities, needs = _needs(patch)
+    spelled = {
+        "capabilities": capabilities,
+        "from": {"sha256": patch.from_sha256, "size": patch.from_size},
+        "limits": needs,
+        "provenance": dict(patch.provenance),
+        "regions": [spell_region(region) for region in patch.regions],
+        "sections": [spell(section) for section in patch.sections],
+        "to": {"sha256": patch.to_sha256, "size": patch.to_size},
+    }
+    return canonical.serialise(spelled | ({"moves": patch.moves} if patch.moves else {}))
 
 
 def head_of(patch: Patch) -> bytes:
@@ -144,20 +172,59 @@ def aligned(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
-def _spell(region: Region) -> dict[str, Any]:
-    layout = spell(region.layout) if region.layout else "contiguous"
-    return spell(region) | {"layout": layout}
-
-
-def _needs(sections: Iterable[Section]) -> tuple[int, dict[str, int]]:
+def _needs(patch: Patch) -> tuple[int, dict[str, int]]:
     """Gives the capability bits and decode limits: what a device must be able to do and hold."""
-    sections = list(sections)
-    hashed = any(section.op == "hashed" for section in sections)
-    return CAPABILITY_HASHED * hashed, {
+    sections = patch.sections
+    capabilities = {
+        CAPABILITY_HASHED: any(section.op == "hashed" for section in sections),
+        CAPABILITY_CODECS: any(
+            section.codec in (BLOCKS, CLASS_GAPS) or section.params.keys() & {"classes", "paired"}
+            for section in sections
+        ),
+        CAPABILITY_MOVES: bool(patch.moves),
+    }
+    return sum(bit for bit, needed in capabilities.items() if needed), {
         "changes": sum(section.changes for section in sections),
         "section_elements": max((section.count for section in sections), default=0),
         "working_bytes": max((section.working_bytes for section in sections), default=0),
     }
+
+
+def _move(value: object, where: str) -> Move:
+    if not isinstance(value, list) or len(value) != len(Move._fields):
+        raise Malformed(f"{where}: must be [to offset, from offset, length]")
+    return Move(**record(dict(zip(Move._fields, value, strict=True)), where, readers_of(Move)))
+
+
+def _check_moves(patch: Patch) -> None:
+    """Moves lie inside both files, in the order of the new one and apart, and repeat little."""
+    end = 0
+    for number, move in enumerate(patch.moves):
+        if move.to_offset < end or move.from_offset + move.length > patch.from_size:
+            raise Malformed(f"move {number}: overlaps the one before, or leaves the old file")
+        end = move.to_offset + move.length
+    if end > patch.to_size or sum(move.length for move in patch.moves) > 2 * patch.from_size:
+        raise Malformed("the moves give more bytes than the new file has, or twice the old one has")
+
+
+def _check_given(patch: Patch) -> None:
+    """Every byte that the old file does not give, an exact section does: no disk is filled."""
+    ends = [0, *(move.to_offset + move.length for move in patch.kept)]
+    starts = [*(move.to_offset for move in patch.kept), patch.to_size]
+    holes = [hole for hole in zip(ends, starts, strict=True) if hole[0] < hole[1]]
+    wanted, given, at = sum(end - start for start, end in holes), 0, 0
+    for section in patch.sections:
+        if section.op != "exact":
+            continue
+        start = patch.regions[section.region].file_offset + section.start
+        while at < len(holes) and holes[at][1] <= start:
+            at += 1
+        for low, high in holes[at:]:
+            if low >= start + section.count:
+                break
+            given += min(high, start + section.count) - max(low, start)
+    if given != wanted:
+        raise Malformed(f"the old file lacks {wanted} bytes of the new one, {given} are given")
 
 
 def _check_padding(file: BinaryIO, patch: Patch, manifest_end: int, size: int) -> None:
@@ -178,6 +245,7 @@ _PATCH: dict[str, Reader] = {
     "capabilities": integer(0, 2**32 - 1),
     "from": partial(record, readers=_FILE),
     "limits": named(integer(0, 2**64 - 1), 3),
+    "moves": many(_move, limits.MOVES_MAX, "move"),
     "provenance": named(text(limits.PROVENANCE_CHARS_MAX), limits.PROVENANCE_ENTRIES_MAX),
     "regions": many(region_of, limits.REGIONS_MAX, "region"),
     "sections": many(section_of, limits.SECTIONS_MAX, "section"),

@@ -4,12 +4,11 @@ Regions lie inside the file, in file order and apart. Two regions of blocked lay
 same blocks, as the scales and the codes of a block-quantised tensor do.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import integer, one_of, readers_of, record, text
+from neural_diff.canonical import integer, many, one_of, read_as, readers_of, record, spell, text
 from neural_diff.errors import Malformed
 
 Kind = Literal["int", "f16", "bf16", "f32", "bytes"]
@@ -17,8 +16,7 @@ Kind = Literal["int", "f16", "bf16", "f32", "bytes"]
 _WIDTHS = {"int": (4, 8, 16, 32), "f16": (16,), "bf16": (16,), "f32": (32,), "bytes": (8,)}
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """A layout of equal blocks, each `stride` bytes, elements from byte `first` of the block."""
 
     stride: Annotated[int, integer(1, limits.BLOCK_BYTES_MAX)]
@@ -27,14 +25,25 @@ class Blocked:
     nibble_order: Annotated[Literal["low", "high"], one_of("low", "high")]
 
 
+class Part(NamedTuple):
+    """A tensor in a region that holds several, one after the other: for people to read."""
+
+    name: Annotated[str, text(limits.NAME_CHARS_MAX)]
+    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]  # type: ignore[assignment]
+
+
 def _layout(value: object, where: str) -> Blocked | None:
-    if value == "contiguous":
-        return None
-    return Blocked(**record(value, where, readers_of(Blocked)))
+    return None if value == "contiguous" else read_as(Blocked, value, where)
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+def _part(value: object, where: str) -> Part:
+    if not isinstance(value, list) or len(value) != len(Part._fields):
+        raise Malformed(f"{where}: must be [name, elements]")
+    named = dict(zip(Part._fields, value, strict=True))
+    return Part(**record(named, where, readers_of(Part)))
+
+
+class Region(NamedTuple):
     """A run of elements in the file, with the meaning of their bits.
 
     The code of an int element is its raw value read as two's complement (`bias` 0) or as offset
@@ -43,13 +52,14 @@ class Region:
 
     name: Annotated[str, text(limits.NAME_CHARS_MAX)]
     file_offset: Annotated[int, integer(0, limits.FILE_BYTES_MAX)]
-    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]
+    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]  # type: ignore[assignment]
     width: Annotated[int, one_of(4, 8, 16, 32)]
     kind: Annotated[Kind, one_of(*get_args(Kind))]
     bias: Annotated[int, integer(0, 1 << 31)] = 0
     lo: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
     hi: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
     layout: Annotated[Blocked | None, _layout] = None
+    parts: Annotated[tuple[Part, ...], many(_part, limits.PARTS_MAX, "part")] = ()
 
     @property
     def stored_bytes(self) -> int:
@@ -83,7 +93,7 @@ class Region:
 
 def region_of(value: object, where: str) -> Region:
     """Reads a region of a manifest and checks the rules it keeps alone."""
-    region = Region(**record(value, where, readers_of(Region)))
+    region = read_as(Region, value, where)
     one_of(*_WIDTHS[region.kind])(region.width, f"{where}: width")
     half = 1 << (region.width - 1) if region.kind == "int" else 0
     one_of(0, half)(region.bias, f"{where}: bias")
@@ -95,23 +105,30 @@ def region_of(value: object, where: str) -> Region:
             raise Malformed(f"{where}: {region.layout.per_block} elements do not fit in a block")
     if region.count % region.unit or (region.kind == "bytes" and region.layout):
         raise Malformed(f"{where}: {region.count} elements are no whole number of {region.unit}")
+    if region.parts and sum(part.count for part in region.parts) != region.count:
+        raise Malformed(f"{where}: its parts do not have {region.count} elements together")
     return region
 
 
-def check_places(regions: tuple[Region, ...], from_size: int, to_size: int) -> None:
-    """Regions lie inside the file, sorted and apart; only bytes may lie beyond the base."""
+def spell_region(region: Region) -> dict[str, Any]:
+    """Gives the fields that `region_of` reads."""
+    spelled = spell(region)
+    return spelled | {"layout": spell(region.layout)} if region.layout else spelled
+
+
+def check_places(regions: tuple[Region, ...], to_size: int) -> None:
+    """Regions lie inside the new file, sorted and apart."""
     for number, region in enumerate(regions):
-        end = region.file_offset + region.span_bytes
-        if end > (to_size if region.kind == "bytes" else min(from_size, to_size)):
-            raise Malformed(f"region {number}: ends at byte {end}, outside the file")
+        if region.file_offset + region.span_bytes > to_size:
+            raise Malformed(f"region {number}: ends outside the file of {to_size} bytes")
     for number, (left, right) in enumerate(pairwise(regions)):
         if right.file_offset >= left.file_offset + left.span_bytes:
             continue
-        if not _interleaved(left, right):
+        if not interleaved(left, right):
             raise Malformed(f"regions {number} and {number + 1} overlap or are not in file order")
 
 
-def _interleaved(left: Region, right: Region) -> bool:
+def interleaved(left: Region, right: Region) -> bool:
     """Whether two regions share the same blocks of the file, the left one first in each."""
     if left.layout is None or right.layout is None:
         return False

@@ -3,32 +3,52 @@
 Sections go through the regions once, in file order; within a region those of one operation do not
 overlap, so the work is bounded by the size of the file. All arithmetic is on Python integers, so
 no product or sum can wrap.
+
+What the payload's streams are follows from operation, codec and parameters (`lengths_of`):
+
+    gaps        gap tokens, gap bits                                and then the values
+    blocks32    tokens and bits of the gaps between active blocks, a bitmap of each
+    class-gaps  class table, gap tokens of each class, gap bits
+    values      [class table,] magnitude tokens of each class, magnitude bits, signs;
+                or, `paired`, the residues of each class, two in a byte; or, of `set`, raw elements
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import digest, integer, many, named, one_of, readers_of, record
+from neural_diff.canonical import (
+    digest,
+    integer,
+    many,
+    named,
+    one_of,
+    read_as,
+    readers_of,
+    record,
+)
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
 
 Op = Literal["add", "set", "hashed", "exact"]
 
-# Codec ids. 2 (blocks32), 3 (class-gaps) and 5 (rans) are reserved.
-REPLACE, GAPS, HASHED = 0, 1, 4
+# Codec ids. 5 (rans) is reserved: docs/adr/0008-no-rans.md.
+REPLACE, GAPS, BLOCKS, CLASS_GAPS, HASHED = range(5)
 # How a stream is stored: one byte that repeats, as it is, or deflated.
-CONSTANT, RAW, DEFLATE = 0, 1, 2
+CONSTANT, RAW, DEFLATE = range(3)
 
-# Which codec an operation may use, the parameters that it then has, and for each of its streams
-# what says how long it is when decoded (see `_lengths`; empty: the numbers in it do).
-_CODECS: dict[tuple[str, int], tuple[tuple[str, ...], tuple[str, ...]]] = {
-    ("add", GAPS): (("changes",), ("changes", "", "changes", "", "signs")),
-    ("set", GAPS): (("changes",), ("changes", "", "changed bytes")),
-    ("set", REPLACE): (("xor",), ("all bytes",)),
-    ("exact", REPLACE): (("xor",), ("all bytes",)),
-    ("hashed", HASHED): (("buckets", "fraction_bits", "seed"), ("buckets", "", "")),
+BLOCK_ELEMENTS = 32  # of one bitmap of the codec `blocks32`
+
+# Which codecs an operation may use; the parameters that it then has, and those that it may have.
+_CODECS: dict[tuple[str, int], tuple[set[str], set[str]]] = {
+    ("add", GAPS): ({"changes"}, {"classes", "paired"}),
+    ("add", BLOCKS): ({"changes", "blocks"}, {"classes", "paired"}),
+    ("add", CLASS_GAPS): ({"changes", "classes"}, {"paired"}),
+    ("set", GAPS): ({"changes"}, set()),
+    ("set", BLOCKS): ({"changes", "blocks"}, set()),
+    ("set", REPLACE): ({"xor"}, set()),
+    ("exact", REPLACE): ({"xor"}, set()),
+    ("hashed", HASHED): ({"buckets", "fraction_bits", "seed"}, set()),
 }
 
 
@@ -57,26 +77,36 @@ def _stream(value: object, where: str) -> Stream:
     return stream
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One change of elements [start, start + count) of a region; decodes alone."""
+class Section(NamedTuple):
+    """One change of elements [start, start + count) of a region; decodes alone.
+
+    `prefix_sha256` is of the new file up to the end of the section's last block or element, so
+    that one pass over the file checks every section; patches made before there were prefixes have
+    `result_sha256`, of the bytes that store the section's elements.
+    """
 
     region: Annotated[int, integer(0, limits.REGIONS_MAX - 1)]
     start: Annotated[int, integer(0, limits.REGION_ELEMENTS_MAX)]
-    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]
+    count: Annotated[int, integer(1, limits.REGION_ELEMENTS_MAX)]  # type: ignore[assignment]
     op: Annotated[Op, one_of(*get_args(Op))]
-    codec: Annotated[int, one_of(REPLACE, GAPS, HASHED)]
-    params: Annotated[Mapping[str, int], named(integer(0, 2**32 - 1), limits.STREAMS_MAX)]
+    codec: Annotated[int, one_of(REPLACE, GAPS, BLOCKS, CLASS_GAPS, HASHED)]
+    params: Annotated[Mapping[str, int], named(integer(0, 2**32 - 1), limits.PARAMS_MAX)]
     streams: Annotated[tuple[Stream, ...], many(_stream, limits.STREAMS_MAX, "stream")]
     payload_bytes: Annotated[int, integer(0, limits.WORKING_BYTES_MAX)]
     payload_sha256: Annotated[str, digest]
-    result_sha256: Annotated[str, digest]
+    result_sha256: Annotated[str, digest] = ""
+    prefix_sha256: Annotated[str, digest] = ""
     offset: int = 0
 
     @property
     def way(self) -> str:
         """How the payload says it: `replace` if it gives all elements, else as the operation."""
         return "replace" if self.codec == REPLACE else self.op
+
+    @property
+    def end(self) -> int:
+        """The element of the region after the section's last."""
+        return self.start + self.count
 
     @property
     def working_bytes(self) -> int:
@@ -88,70 +118,44 @@ class Section:
         """The elements that a sparse section names; all it covers for the other kinds."""
         return self.params.get("changes", self.count)
 
+    @property
+    def classes(self) -> int:
+        """How many classes of old values are told apart."""
+        return self.params.get("classes", 1)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether the new elements and the payload alone give the old elements back."""
+        return self.op == "add" and self.classes == 1
+
 
 def section_of(value: object, where: str) -> Section:
     """Reads a section of a manifest and checks the rules it keeps alone."""
-    section = Section(**record(value, where, readers_of(Section)))
+    section = read_as(Section, value, where)
     if (section.op, section.codec) not in _CODECS:
         raise Malformed(f"{where}: operation {section.op} has no codec {section.codec}")
-    names, lengths = _CODECS[section.op, section.codec]
+    needed, allowed = _CODECS[section.op, section.codec]
     bounds = {
-        "changes": integer(1, section.count),
+        "changes": integer(1, min(section.count, limits.SECTION_CHANGES_MAX)),
+        "blocks": integer(1, -(-section.count // BLOCK_ELEMENTS)),
+        "classes": integer(2, limits.CLASSES_MAX),
+        "paired": integer(1, 1),
         "xor": integer(0, int(section.op == "set")),
         "buckets": integer(1, min(section.count, limits.BUCKETS_MAX)),
         "fraction_bits": integer(0, limits.FRACTION_BITS_MAX),
         "seed": integer(0, 2**32 - 1),
     }
-    record(section.params, f"{where}: params", {name: bounds[name] for name in names})
-    if len(section.streams) != len(lengths):
-        raise Malformed(f"{where}: must have {len(lengths)} streams, has {len(section.streams)}")
-    if section.payload_bytes != sum(stream.stored_bytes for stream in section.streams):
-        raise Malformed(f"{where}: payload_bytes is not its streams' sum")
-    if section.working_bytes > limits.WORKING_BYTES_MAX:
-        raise Malformed(f"{where}: needs {section.working_bytes} bytes, over the limit")
+    table = {name: bounds[name] for name in sorted(needed | allowed)}
+    record(section.params, f"{where}: params", table, optional=allowed)
+    if bool(section.result_sha256) == bool(section.prefix_sha256):
+        raise Malformed(f"{where}: must have one of result_sha256 and prefix_sha256")
     return section
 
 
-def check_sections(
-    regions: Sequence[Region], sections: Sequence[Section], from_size: int, to_size: int
-) -> None:
-    """Sections fit their regions, follow each other, and give all that the file grows by."""
+def check_sections(regions: Sequence[Region], sections: Sequence[Section]) -> None:
+    """Sections fit their regions and follow each other."""
     for number, section in enumerate(sections):
         _check_fit(section, f"section {number}", regions)
-    _check_order(sections)
-    # Every byte beyond the base is given by an exact section, so no patch can fill a disk.
-    given = 0
-    for section in sections:
-        if section.op == "exact":
-            start = regions[section.region].file_offset + section.start
-            given += max(0, start + section.count - max(start, from_size))
-    if given != max(0, to_size - from_size):
-        raise Malformed(f"the file grows from {from_size} to {to_size} bytes, {given} are given")
-
-
-def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
-    """A section goes with its region, lies inside it, and has streams of the right lengths."""
-    integer(0, len(regions) - 1)(section.region, f"{where}: region")
-    region, op = regions[section.region], section.op
-    if (op == "exact") != (region.kind == "bytes") or (op == "hashed" and region.kind != "int"):
-        raise Malformed(f"{where}: operation {op} does not go with a region of {region.kind}")
-    most = limits.REGION_ELEMENTS_MAX if op == "hashed" else limits.SECTION_ELEMENTS_MAX
-    integer(0, region.count - 1)(section.start, f"{where}: start")
-    integer(1, min(region.count - section.start, most))(section.count, f"{where}: count")
-    if section.start % region.unit or (
-        section.count % region.unit and section.start + section.count < region.count
-    ):
-        raise Malformed(f"{where}: does not begin and end between blocks of its region")
-    if op == "hashed" and section.count != region.count:
-        raise Malformed(f"{where}: a hashed section covers its whole region")
-    lengths = _lengths(section, region)
-    for number, length in enumerate(_CODECS[op, section.codec][1]):
-        if length and section.streams[number].decoded_bytes != lengths[length]:
-            raise Malformed(f"{where}: stream {number} must decode to {lengths[length]} bytes")
-
-
-def _check_order(sections: Sequence[Section]) -> None:
-    """Sections go through the regions once; within one, those of an operation do not overlap."""
     reached: dict[str, int] = {}
     for number, section in enumerate(sections):
         if number and section.region != sections[number - 1].region:
@@ -160,14 +164,54 @@ def _check_order(sections: Sequence[Section]) -> None:
                 raise Malformed(f"section {number}: its region was finished before")
         if section.start < reached.get(section.op, 0):
             raise Malformed(f"section {number}: overlaps or precedes one of the same operation")
-        reached[section.op] = section.start + section.count
+        reached[section.op] = section.end
 
 
-def _lengths(section: Section, region: Region) -> dict[str, int]:
-    return {
-        "changes": section.changes,
-        "signs": -(-section.changes // 8),
-        "changed bytes": section.changes * region.element_bytes,
-        "all bytes": section.count * region.element_bytes,
-        "buckets": section.params.get("buckets", 0),
-    }
+def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
+    """A section goes with its region, lies inside it, and has streams of the right lengths."""
+    integer(0, len(regions) - 1)(section.region, f"{where}: region")
+    region, op = regions[section.region], section.op
+    if (op == "exact") != (region.kind == "bytes") or (op == "hashed" and region.kind != "int"):
+        raise Malformed(f"{where}: operation {op} does not go with a region of {region.kind}")
+    dense = section.codec == REPLACE
+    most = limits.SECTION_ELEMENTS_MAX if dense else limits.REGION_ELEMENTS_MAX
+    integer(0, region.count - 1)(section.start, f"{where}: start")
+    integer(1, min(region.count - section.start, most))(section.count, f"{where}: count")
+    if section.start % region.unit or (section.count % region.unit and section.end < region.count):
+        raise Malformed(f"{where}: does not begin and end between blocks of its region")
+    if op == "hashed" and section.count != region.count:
+        raise Malformed(f"{where}: a hashed section covers its whole region")
+    if "paired" in section.params and region.width != 4:
+        raise Malformed(f"{where}: only 4-bit elements have paired residues")
+    lengths = lengths_of(section, region)
+    if len(section.streams) != len(lengths):
+        raise Malformed(f"{where}: must have {len(lengths)} streams, has {len(section.streams)}")
+    for number, length in enumerate(lengths):
+        if length is not None and section.streams[number].decoded_bytes != length:
+            raise Malformed(f"{where}: stream {number} must decode to {length} bytes")
+    if section.payload_bytes != sum(stream.stored_bytes for stream in section.streams):
+        raise Malformed(f"{where}: payload_bytes is not its streams' sum")
+    if section.working_bytes > limits.WORKING_BYTES_MAX:
+        raise Malformed(f"{where}: needs {section.working_bytes} bytes, over the limit")
+
+
+def lengths_of(section: Section, region: Region) -> list[int | None]:
+    """Gives how long each stream is when decoded; None: what is in it, or another, says so."""
+    changes, classes, codec = section.changes, section.classes, section.codec
+    if codec == REPLACE:
+        return [section.count * region.element_bytes]
+    if codec == HASHED:
+        return [section.params["buckets"], None, None]
+    table: list[int | None] = [16 if region.width == 4 else 256] if classes > 1 else []
+    each: list[int | None] = [None] * classes if classes > 1 else [changes]
+    blocks = section.params.get("blocks", 0)
+    positions = {
+        GAPS: [changes, None],
+        BLOCKS: [blocks, None, blocks * BLOCK_ELEMENTS // 8],
+        CLASS_GAPS: [*each, None],
+    }[codec]
+    if section.op == "set":
+        return [*positions, changes * region.element_bytes]
+    if "paired" in section.params:
+        return [*table, *positions, *[None] * classes]
+    return [*table, *positions, *each, None, -(-changes // 8)]

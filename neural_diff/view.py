@@ -13,28 +13,33 @@ from typing import Any
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
 
-_LOW = bytes(byte & 15 for byte in range(256))
-_HIGH = bytes(byte >> 4 for byte in range(256))
+LOW_HALF = bytes(byte & 15 for byte in range(256))
+HIGH_HALF = bytes(byte >> 4 for byte in range(256))
 
 
-def window(region: Region, start: int, count: int) -> tuple[int, int]:
-    """Gives offset and length in the file of elements [start, start + count)."""
-    layout = region.layout
-    if layout is None:
-        return region.file_offset + start * region.width // 8, count * region.width // 8
-    first, blocks = start // layout.per_block, count // layout.per_block
-    return region.file_offset + first * layout.stride, blocks * layout.stride
+def elements_in(region: Region, length: int) -> int:
+    """Gives how many elements a window of so many bytes holds."""
+    if region.layout:
+        return length // region.layout.stride * region.layout.per_block
+    return length * 8 // region.width
+
+
+def bytes_of(region: Region, elements: int) -> int:
+    """Gives how many bytes of the file hold that many elements: the inverse of `elements_in`."""
+    if region.layout:
+        return elements // region.layout.per_block * region.layout.stride
+    return elements * region.width // 8
 
 
 def elements_of(region: Region, held: bytearray) -> bytearray:
-    """Takes the elements out of a window of the file."""
+    """Takes the elements out of a window of the file; they may be the window itself."""
     stored = stored_of(region, held)
     if region.width != 4:
         return stored
     elements = bytearray(2 * len(stored))
     high_first = int(_nibble_order(region) == "high")
-    elements[high_first::2] = stored.translate(_LOW)
-    elements[1 - high_first :: 2] = stored.translate(_HIGH)
+    elements[high_first::2] = stored.translate(LOW_HALF)
+    elements[1 - high_first :: 2] = stored.translate(HIGH_HALF)
     return elements
 
 
@@ -48,7 +53,8 @@ def put_elements(region: Region, elements: bytearray, held: bytearray) -> bytear
         stored = bytearray((low | high << 4).to_bytes(len(elements) // 2, "little"))
     layout = region.layout
     if layout is None:
-        held[:] = stored
+        if stored is not held:
+            held[:] = stored
         return stored
     size = layout.per_block * region.width // 8
     for block in range(len(held) // layout.stride):
@@ -61,7 +67,7 @@ def stored_of(region: Region, held: bytearray) -> bytearray:
     """Gives the bytes that store the elements, without the gaps of a blocked layout."""
     layout = region.layout
     if layout is None:
-        return bytearray(held)
+        return held
     size = layout.per_block * region.width // 8
     places = range(layout.first, len(held), layout.stride)
     return bytearray().join(held[place : place + size] for place in places)

@@ -15,9 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from neural_diff import view
-from neural_diff.canonical import spell
 from neural_diff.layout import regions_of
-from neural_diff.region import Region, check_places, region_of
+from neural_diff.region import Region, check_places, region_of, spell_region
 
 RNG = np.random.default_rng(3)
 DTYPES = {4: "u1", 8: "u1", 16: "<u2", 32: "<u4"}
@@ -26,7 +25,7 @@ Q = gguf.GGMLQuantizationType
 
 def raws(path: Path, region: Region) -> np.ndarray:
     """Gives the bits of a region's elements, as a device would read them."""
-    start, length = view.window(region, 0, region.count)
+    start, length = region.file_offset, view.bytes_of(region, region.count)
     held = path.read_bytes()[start : start + length]
     return np.frombuffer(view.elements_of(region, bytearray(held)), DTYPES[region.width])
 
@@ -47,12 +46,9 @@ def named(path: Path, index: Path | None = None) -> dict[str, Region]:
     """Gives the regions by name, once they keep all rules of a manifest."""
     regions = regions_of(path, index)
     size = path.stat().st_size
-    check_places(tuple(regions), size, size)
+    check_places(tuple(regions), size)
     for region in regions:
-        spelled = spell(region) | {"layout": "contiguous"}
-        if region.layout:
-            spelled["layout"] = spell(region.layout)
-        assert region_of(spelled, "region") == region
+        assert region_of(spell_region(region), "region") == region
     assert len({region.name for region in regions}) == len(regions)
     return {region.name: region for region in regions}
 

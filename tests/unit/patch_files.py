@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from neural_diff.encode import Encoded
 from neural_diff.make import make_hashed, make_patch
 from neural_diff.patch import ENVELOPE, MAGIC, VERSION
+from neural_diff.section import Section
 
 DTYPES = {"I8": np.int8, "I16": np.int16, "F16": np.float16, "BF16": np.uint16, "F32": np.float32}
 PATCH_SEED = bytes(range(16))
@@ -62,6 +64,15 @@ def sample(kind: str, room: Path) -> tuple[Path, Path, Path]:
     save_safetensors(target, {"w": ("I8", changed), "w.scale": ("F32", scales)}, {"v": "2"})
     make_patch(base, target, patch, provenance={"by": "tests"})
     return base, target, patch
+
+
+def section_of(encoded: Encoded, count: int) -> Section:
+    """Gives the section that says what is encoded of a whole region."""
+    return Section(
+        *(0, 0, count, encoded.op, encoded.codec, encoded.params, encoded.streams),
+        payload_bytes=len(encoded.payload),
+        payload_sha256="",
+    )
 
 
 def take_apart(patch: bytes) -> tuple[dict[str, Any], list[bytes]]:

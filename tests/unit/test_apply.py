@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from neural_diff import apply as applying
+from neural_diff import stream
 from neural_diff.apply import apply
 from neural_diff.errors import Corrupt, Malformed, NeuralDiffError, WrongBase
 from neural_diff.make import make_patch
@@ -23,7 +24,7 @@ KINDS = ["sparse", "hashed", "exact"]
 
 @pytest.fixture(params=[True, False], ids=["numpy", "standard library"])
 def both_decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(applying, "NUMPY", request.param)
+    monkeypatch.setattr(stream, "NUMPY", request.param)
 
 
 def refused(error: type[Exception], base: Path, patches: list[Path], room: Path) -> str:
@@ -131,38 +132,31 @@ def test_a_base_or_patch_that_is_missing_stays_an_error_of_the_system(tmp_path: 
     refused(FileNotFoundError, base, [tmp_path / "gone"], tmp_path)
 
 
-def test_d20_a_base_replaced_after_the_hash_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d20_a_base_replaced_while_it_is_read_is_not_read(tmp_path: Path) -> None:
     base, target, patch = sample("sparse", tmp_path)
     wanted, other = target.read_bytes(), tmp_path / "other"
     other.write_bytes(bytes(base.stat().st_size))
-    check = applying._check_base
-
-    def check_and_swap(*args: object) -> None:
-        check(*args)  # type: ignore[arg-type]
-        other.replace(base)
-
-    monkeypatch.setattr(applying, "_check_base", check_and_swap)
-    apply(base, [patch], target)
+    apply(base, [patch], target, progress=lambda *_: other.exists() and other.replace(base))
     assert target.read_bytes() == wanted
 
 
-def test_d20_a_base_overwritten_after_the_hash_is_corrupt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d20_what_is_hashed_is_what_is_used(tmp_path: Path) -> None:
     base, target, patch = sample("sparse", tmp_path)
     target.unlink()
-    check = applying._check_base
+    right = base.read_bytes()
 
-    def check_and_spoil(*args: object) -> None:
-        check(*args)  # type: ignore[arg-type]
-        base.write_bytes(bytes(base.stat().st_size))
+    def spoil(*_: int) -> None:
+        base.write_bytes(bytes(len(right)))
 
-    monkeypatch.setattr(applying, "_check_base", check_and_spoil)
-    with pytest.raises(Corrupt):
-        apply(base, [patch], target)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(WrongBase):
+        patched.setattr(stream, "PIECE_BYTES", 16)
+        patched.setattr(applying, "open_regular", unbuffered)
+        apply(base, [patch], target, progress=spoil)
     assert sorted(everything_in(tmp_path)) == ["base", "patch"]
+
+
+def unbuffered(path: Path, error: type[Exception]) -> object:
+    return path.open("rb", buffering=0)
 
 
 @pytest.mark.usefixtures("both_decoders")
@@ -176,7 +170,7 @@ def test_d16_another_digest_of_the_result_is_corrupt(kind: str, tmp_path: Path) 
     patch.write_bytes(put_together(manifest, payloads))
     assert "promises" in refused(Corrupt, base, [patch], tmp_path)
     manifest, payloads = take_apart(file)
-    manifest["sections"][-1]["result_sha256"] = "0" * 64
+    manifest["sections"][-1]["prefix_sha256"] = "0" * 64
     patch.write_bytes(put_together(manifest, payloads))
     assert "does not lead to" in refused(Corrupt, base, [patch], tmp_path)
 
@@ -252,7 +246,8 @@ def test_the_applier_side_runs_without_numpy(tmp_path: Path) -> None:
         "import sys; sys.modules['numpy'] = None\n"
         "import neural_diff, neural_diff.errors, neural_diff.patch, neural_diff.codec\n"
         "import neural_diff.view, neural_diff.hashed, neural_diff.decode\n"
-        "from pathlib import Path; from neural_diff.apply import NUMPY, apply\n"
+        "from pathlib import Path; from neural_diff.apply import apply\n"
+        "from neural_diff.stream import NUMPY\n"
         "assert NUMPY is False\n"
         "apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))\n"
         "loaded = {name for name in sys.modules if name.startswith('neural_diff.')}\n"
@@ -265,7 +260,10 @@ def test_the_applier_side_runs_without_numpy(tmp_path: Path) -> None:
 
 
 def test_importing_apply_does_not_load_numpy() -> None:
-    program = "import sys, neural_diff.apply as a; assert a.NUMPY and 'numpy' not in sys.modules"
+    program = (
+        "import sys, neural_diff.apply, neural_diff.stream as stream\n"
+        "assert stream.NUMPY and 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neural_diff import apply as applying
+from neural_diff import stream
 from neural_diff.apply import apply
 from neural_diff.errors import Corrupt, NeuralDiffError
 from tests.unit.patch_files import everything_in, put_together, sample, spell, take_apart
@@ -74,7 +74,7 @@ def test_d22_a_signed_lie_in_a_payload_is_answered_alike_by_both_decoders(
     answers = []
     for numpy in (True, False):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(applying, "NUMPY", numpy)
+            patched.setattr(stream, "NUMPY", numpy)
             try:
                 apply(base, [patch], new)
                 answers.append("applied")
@@ -94,6 +94,6 @@ def test_a_payload_with_another_digest_is_not_decoded(
     manifest, payloads = take_apart(patch.read_bytes())
     lie = manifest | {"sections": [s | {"payload_sha256": "0" * 64} for s in manifest["sections"]]}
     patch.write_bytes(put_together(spell(lie), payloads))
-    monkeypatch.setattr(applying.codec, "unpack", None)
+    monkeypatch.setattr(stream.codec, "unpack", None)
     with pytest.raises(Corrupt, match="section 0: its bytes"):
         apply(base, [patch], tmp_path / "target")

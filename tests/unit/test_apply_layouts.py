@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neural_diff import apply as applying
-from neural_diff import encode, view
+from neural_diff import encode, stream, view
 from neural_diff.apply import apply
 from neural_diff.draft import Draft
 from neural_diff.hashed import locate_one
@@ -45,8 +44,8 @@ def stored(raws: list[int]) -> bytes:
 def test_blocks_of_scales_and_nibbles_change_in_one_file(
     numpy: bool, block_elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(applying, "NUMPY", numpy)
-    monkeypatch.setattr(applying, "_BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(stream, "NUMPY", numpy)
+    monkeypatch.setattr(stream, "PIECE_BYTES", block_elements)
     rng = np.random.default_rng(1)
     old = rng.bytes(16 + 18 * BLOCKS + 5)
     raws = nibbles(old)
@@ -68,11 +67,11 @@ def test_blocks_of_scales_and_nibbles_change_in_one_file(
     base.write_bytes(old)
     draft = Draft()
     given_scales = encode.smallest(SCALES, before, after, np.array([3]))
-    draft.add(SCALES, 0, BLOCKS, given_scales, digest(after.tobytes())[1])
+    draft.add(SCALES, 0, BLOCKS, given_scales)
     codes = [np.array(side, np.uint8) for side in (raws, new_raws)]
     given_codes = next(encode._tries(CODES, *codes, np.array(changed)))
-    draft.add(CODES, 0, CODES.count, given_codes, digest(stored(new_raws))[1])
-    draft.write(patch, digest(old), digest(bytes(new)), {})
+    draft.add(CODES, 0, CODES.count, given_codes)
+    draft.write(patch, digest(old), digest(bytes(new)), np.frombuffer(new, np.uint8), {})
     apply(base, [patch], target)
     assert target.read_bytes() == bytes(new)
 
@@ -81,22 +80,20 @@ def test_blocks_of_scales_and_nibbles_change_in_one_file(
 def test_a_region_may_be_hashed_and_then_corrected(
     numpy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(applying, "NUMPY", numpy)
+    monkeypatch.setattr(stream, "NUMPY", numpy)
     region = Region("w", 4, 100, 8, "int", 0, -127, 127)
     old, new = bytes(104), bytearray(104)
     draft = Draft()
     hashed = encode.hashed(np.array([5], np.int16), 3, 0)
     moved = bytes(5 * locate_one(3, place, 1, 0)[1] & 255 for place in range(100))
-    draft.add(region, 0, 100, hashed, digest(moved)[1])
+    draft.add(region, 0, 100, hashed)
     values = np.frombuffer(moved, np.uint8)
     fixed = values.copy()
     fixed[[7, 60]] = 0
-    draft.add(
-        region, 0, 100, encode.smallest(region, values, fixed, np.array([7, 60])),
-        digest(fixed.tobytes())[1],
-    )  # fmt: skip
+    draft.add(region, 0, 100, encode.smallest(region, values, fixed, np.array([7, 60])))
     new[4:] = fixed.tobytes()
-    patch = draft.write(tmp_path / "patch", digest(old), digest(bytes(new)), {})
+    after = np.frombuffer(new, np.uint8)
+    patch = draft.write(tmp_path / "patch", digest(old), digest(bytes(new)), after, {})
     assert patch.kind == "hashed"
     (tmp_path / "base").write_bytes(old)
     apply(tmp_path / "base", [tmp_path / "patch"], tmp_path / "target")
@@ -132,5 +129,6 @@ def test_elements_taken_out_and_put_back_leave_a_window_unchanged(
 
 def test_a_window_of_nibbles_begins_at_its_byte() -> None:
     region = Region("w", 10, 8, 4, "int", 8, -8, 7)
-    assert view.window(region, 2, 4) == (11, 2)
-    assert view.window(CODES, 64, 32) == (16 + 36, 18)
+    assert view.bytes_of(region, 2) == 1
+    assert view.bytes_of(CODES, 64) == 36
+    assert view.elements_in(CODES, 36) == 64

@@ -12,7 +12,7 @@ from neural_diff.errors import Malformed
 from neural_diff.hashed import fmix32, locate, locate_one, region_seed
 from neural_diff.region import Region
 from neural_diff.section import Stream
-from tests.unit.patch_files import PATCH_SEED
+from tests.unit.patch_files import PATCH_SEED, section_of
 
 COUNT = 1 << 19
 
@@ -118,7 +118,7 @@ def applied(
     region: Region, old: bytes, buckets: np.ndarray, fraction_bits: int, plain: bool = False
 ) -> bytes:
     encoded = encode.hashed(buckets, 9, fraction_bits)
-    section = encoded.section(0, 0, region.count, "")
+    section = section_of(encoded, region.count)
     decoder = decode if plain else decode_numpy
     change = decoder.change_of(section, region, unpack(encoded.streams, encoded.payload))
     middle = len(old) // 2 // region.element_bytes * region.element_bytes
@@ -171,19 +171,24 @@ def test_d11_buckets_that_are_no_16_bit_numbers_or_lack_signs_are_refused(
 ) -> None:
     streams = tuple(Stream(1, len(stream), len(stream)) for stream in (tokens, bits, signs))
     params = {"buckets": 1, "fraction_bits": 0, "seed": 0}
-    encoded = Encoded("hashed", 4, params, streams, tokens + bits + signs)
+    stored = tuple(zip(streams, (tokens, bits, signs), strict=True))
+    encoded = Encoded("hashed", 4, params, stored)
     region = Region("w", 0, 4, 8, "int", 0, -128, 127)
     said = []
     for decoder in (decode, decode_numpy):
         with pytest.raises(Malformed) as refused:
-            decoder.change_of(
-                encoded.section(0, 0, 4, ""), region, unpack(streams, encoded.payload)
-            )
+            decoder.change_of(section_of(encoded, 4), region, unpack(streams, encoded.payload))
         said.append(str(refused.value))
     assert said[0] == said[1]
 
 
 def test_the_lowest_bucket_is_kept() -> None:
-    encoded = encode.hashed(np.array([-32768, 32767, 0, -1], np.int16), 0, 0)
-    streams = unpack(encoded.streams, encoded.payload)
-    assert decode_numpy._buckets(streams).tolist() == [-32768, 32767, 0, -1]
+    region = Region("w", 0, 1, 32, "int", 0, -(1 << 31), (1 << 31) - 1)
+    seed = next(s for s in range(99) if locate_one(s, 0, 4, 0)[:2] == (0, 1))
+    for plain in (True, False):
+        encoded = encode.hashed(np.array([-32768, 32767, 0, -1], np.int16), seed, 0)
+        decoder = decode if plain else decode_numpy
+        streams = unpack(encoded.streams, encoded.payload)
+        elements = bytearray(4)
+        decoder.change_of(section_of(encoded, 1), region, streams)(elements, 0)
+        assert int.from_bytes(elements, "little", signed=True) == -32768

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neural_diff import apply as applying
-from neural_diff import difference, make
+from neural_diff import difference, make, stream
 from neural_diff.apply import apply
 from neural_diff.describe import describe
 from neural_diff.errors import Corrupt, Malformed
@@ -68,7 +68,7 @@ def test_any_two_models_make_a_patch_that_both_decoders_apply(
         save(target, pair[1], version)
         made = make_patch(base, target, patch)
         assert patch.stat().st_size < target.stat().st_size + 700 + 350 * len(made.sections)
-        patched.setattr(applying, "NUMPY", numpy)
+        patched.setattr(stream, "NUMPY", numpy)
         apply(base, [patch], new)
         assert new.read_bytes() == target.read_bytes()
 
@@ -114,9 +114,9 @@ def test_a_model_without_likeness_makes_a_patch_no_greater_than_itself(tmp_path:
 def test_a_large_sparse_difference_is_cut_into_sections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(difference, "_SECTION_CHANGES", 7)
+    monkeypatch.setattr(difference, "_SECTION_CHANGES", 20)
     monkeypatch.setattr(difference, "SECTION_ELEMENTS_MAX", 100)
-    monkeypatch.setattr(applying, "_BLOCK_ELEMENTS", 16)
+    monkeypatch.setattr(stream, "PIECE_BYTES", 16)
     base, target, patch = (tmp_path / name for name in ("base", "to", "patch"))
     rng = np.random.default_rng(0)
     old = rng.integers(-127, 128, 950, np.int8)
@@ -125,24 +125,23 @@ def test_a_large_sparse_difference_is_cut_into_sections(
     save_safetensors(target, {"w": ("I8", new)})
     made = make_patch(base, target, patch)
     assert len(made.regions) == 1
-    assert len(made.sections) > 20
-    assert max(section.changes for section in made.sections) <= 7
+    assert len(made.sections) > 5
+    assert max(section.changes for section in made.sections) <= 20 + 31
     for numpy in (True, False):
-        monkeypatch.setattr(applying, "NUMPY", numpy)
+        monkeypatch.setattr(stream, "NUMPY", numpy)
         apply(base, [patch], tmp_path / "new")
         assert (tmp_path / "new").read_bytes() == target.read_bytes()
 
 
-def test_a_hole_with_many_scattered_changes_has_no_more_regions_than_allowed(
-    tmp_path: Path,
-) -> None:
+def test_scattered_changes_of_an_unknown_file_are_one_region(tmp_path: Path) -> None:
     base, target, patch = (tmp_path / name for name in ("base", "to", "patch"))
     old = np.zeros(4 << 20, np.uint8)
     new = old.copy()
     new[:: 3 << 10] = 1
     base.write_bytes(old.tobytes())
     target.write_bytes(new.tobytes())
-    assert len(make_patch(base, target, patch).regions) <= difference._EXACT_REGIONS
+    assert len(make_patch(base, target, patch).regions) == 1
+    assert patch.stat().st_size < 1000
 
 
 def test_a_patch_whose_result_is_not_the_target_is_not_written(
@@ -151,7 +150,7 @@ def test_a_patch_whose_result_is_not_the_target_is_not_written(
     base, target, patch = sample("sparse", tmp_path)
     patch.unlink()
     before = everything_in(tmp_path)
-    monkeypatch.setattr(applying, "_decoder", lambda: lambda *_: lambda elements, first: None)
+    monkeypatch.setattr(stream.Changes, "_decode", lambda *_: lambda elements, first: None)
     with pytest.raises(Corrupt):
         make_patch(base, target, patch)
     assert everything_in(tmp_path) == before
@@ -198,10 +197,10 @@ def test_a_hashed_patch_moves_every_code_by_its_bucket(tmp_path: Path) -> None:
 def test_a_hashed_region_may_have_more_elements_than_a_section_of_another_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neural_diff.limits.SECTION_ELEMENTS_MAX", 100)
+    monkeypatch.setattr("neural_diff.limits.SECTION_ELEMENTS_MAX", 60)
     assert sample("hashed", tmp_path)[2].exists()
     with pytest.raises(Malformed, match="count"):
-        sample("sparse", tmp_path)
+        sample("exact", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +261,7 @@ def test_maker_and_tests_agree_on_what_a_patch_seed_is() -> None:
 def test_regions_may_share_blocks_but_not_bytes() -> None:
     scales = Region("s", 8, 4, 16, "f16", layout=Blocked(18, 0, 1, "low"))
     codes = Region("q", 8, 128, 4, "int", 8, -8, 7, Blocked(18, 2, 32, "low"))
-    check_places((scales, codes), 80, 80)
+    check_places((scales, codes), 80)
     for wrong in [
         (codes, scales),
         (scales, scales),
@@ -271,6 +270,6 @@ def test_regions_may_share_blocks_but_not_bytes() -> None:
         (scales, Region("q", 20, 8, 8, "int")),
     ]:
         with pytest.raises(Malformed, match="overlap"):
-            check_places(wrong, 200, 200)
+            check_places(wrong, 200)
     with pytest.raises(Malformed, match="outside"):
-        check_places((scales, codes), 79, 80)
+        check_places((scales, codes), 79)

@@ -1,7 +1,6 @@
 """Streams, hybrid tokens and sparse sections: what is encoded comes back, lies do not."""
 
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +12,15 @@ from neural_diff.codec import (
     GAP_LITERAL_BITS,
     VALUE_LITERAL_BITS,
     numbers,
-    pack,
-    raw_bit_counts,
     token_table,
     unpack,
 )
-from neural_diff.encode import Encoded
+from neural_diff.encode import Encoded, pack
 from neural_diff.errors import Malformed
 from neural_diff.region import Kind, Region
 from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
 from neural_diff.view import ordinal, plane_join, plane_split
+from tests.unit.patch_files import section_of
 
 BYTES = Region("w", 0, 64, 8, "int", 0, -128, 127)
 
@@ -30,7 +28,7 @@ BYTES = Region("w", 0, 64, 8, "int", 0, -128, 127)
 def changed_by(encoded: Encoded, region: Region, old: bytes, block: int | None = None) -> bytes:
     """Decodes with both decoders, block by block, and gives what they agree on."""
     results = []
-    section = encoded.section(0, 0, region.count, "")
+    section = section_of(encoded, region.count)
     streams = unpack(encoded.streams, encoded.payload)
     size = region.element_bytes
     step = (block or region.count) * size
@@ -52,7 +50,7 @@ def refusal(encoded: Encoded, region: Region = BYTES) -> str:
     for decoder in (decode, decode_numpy):
         with pytest.raises(Malformed) as refused:
             decoder.change_of(
-                encoded.section(0, 0, region.count, ""),
+                section_of(encoded, region.count),
                 region,
                 unpack(encoded.streams, encoded.payload),
             )
@@ -62,14 +60,7 @@ def refusal(encoded: Encoded, region: Region = BYTES) -> str:
 
 
 def add_of(changes: int, *decoded: bytes) -> Encoded:
-    packed = [pack(stream) for stream in decoded]
-    return Encoded(
-        "add",
-        1,
-        {"changes": changes},
-        tuple(stream for stream, _ in packed),
-        b"".join(stored for _, stored in packed),
-    )
+    return Encoded("add", 1, {"changes": changes}, tuple(pack(stream) for stream in decoded))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50), st.sampled_from([3, 4]))
@@ -150,7 +141,7 @@ def test_every_encoding_of_a_difference_gives_the_new_elements(
 @pytest.mark.parametrize("new", [0, 127, 128, 255, 1])
 def test_an_addition_reaches_every_code_from_every_code(new: int) -> None:
     old = np.array([code for code in range(256) if code != new], np.uint8)
-    region = replace(BYTES, count=255)
+    region = BYTES._replace(count=255)
     encoded = next(encode._tries(region, old, np.full(255, new, np.uint8), np.arange(255)))
     assert encoded.op == "add"
     assert changed_by(encoded, region, old.tobytes()) == bytes([new]) * 255
@@ -174,7 +165,7 @@ def test_the_ordinal_of_a_float_is_monotone_and_its_own_inverse() -> None:
 @given(st.binary(max_size=40), st.sampled_from([1, 2, 4]))
 def test_planes_are_joined_as_they_were_split(raw: bytes, size: int) -> None:
     raw *= size
-    assert plane_join(plane_split(raw, size), replace(BYTES, width=8 * size)) == raw
+    assert plane_join(plane_split(raw, size), BYTES._replace(width=8 * size)) == raw
 
 
 def test_d10_a_position_at_the_end_is_refused() -> None:
@@ -212,7 +203,7 @@ def test_sign_bits_after_the_last_are_refused() -> None:
 
 def test_a_4_bit_element_above_15_is_refused() -> None:
     region = Region("w", 0, 2, 4, "int", 0, -8, 7)
-    encoded = Encoded("set", 0, {"xor": 0}, (Stream(RAW, 2, 2),), b"\x0f\x10")
+    encoded = Encoded("set", 0, {"xor": 0}, ((Stream(RAW, 2, 2), b"\x0f\x10"),))
     assert "cannot be 16" in refusal(encoded, region)
 
 
@@ -227,9 +218,5 @@ def test_the_tokens_of_a_sparse_change_are_close_to_the_entropy() -> None:
     support = -count * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
     values = np.sum(1 - np.log2((1 - stay) * stay ** (distance - 1.0)))
     bound = (support + values) / 8
-    region = replace(BYTES, count=count)
+    region = BYTES._replace(count=count)
     assert len(encode.smallest(region, old, new, changed).payload) < 1.02 * bound
-
-
-def test_raw_bit_counts_follow_the_table() -> None:
-    assert raw_bit_counts(bytes([0, 15, 16, 20, 127]), 4) == bytes([0, 0, 2, 3, 29])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neural_diff import apply as applying
+from neural_diff import stream
 from neural_diff.apply import apply
 
 HERE = Path(__file__).parent
@@ -26,6 +26,6 @@ def test_every_golden_patch_has_its_digest() -> None:
 def test_a_golden_patch_still_gives_the_same_file(
     name: str, numpy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(applying, "NUMPY", numpy)
+    monkeypatch.setattr(stream, "NUMPY", numpy)
     applied = apply(HERE / f"{name}.base", [HERE / f"{name}.patch"], tmp_path / "target")
     assert applied.sha256 == WANTED[name]
