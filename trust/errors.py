@@ -38,3 +38,9 @@ class Untrusted(Exception):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+def require(holds: bool, code: str, message: str) -> None:
+    """Raise `Untrusted` unless a rule holds."""
+    if not holds:
+        raise Untrusted(code, message)

@@ -27,12 +27,8 @@ class Floors:
 
     def to_json(self) -> dict[str, Any]:
         """Return the floors as plain JSON values."""
-        return {
-            "versions": {role: list(floor) for role, floor in self.versions.items()},
-            "order_seq": self.order_seq,
-            "order_sha256": self.order_sha256,
-            "time": write_time(self.time),
-        }
+        versions = {role: list(floor) for role, floor in self.versions.items()}
+        return vars(self) | {"versions": versions, "time": write_time(self.time)}
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> "Floors":

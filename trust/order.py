@@ -6,19 +6,19 @@ order alone installs nothing: it can only name a release that the model's family
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from securesystemslib.dsse import Envelope
 
-from trust.errors import Untrusted
-from trust.roles import NAME, SHA256, release_path
+from trust.errors import Untrusted, require
+from trust.roles import read_count, read_digest, read_name, read_text, release_path
 
 PAYLOAD_TYPE = "application/vnd.fleetdiff.order+json"
 ORDER_BYTES_MAX = 8 * 1024
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
-_FIELDS = frozenset("v aud seq issued expires model release target sha256 hold deployment".split())
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,14 @@ class Order:
 
 def order_payload(order: Order) -> bytes:
     """Return the canonical payload bytes of an order."""
-    document = {
+    document = vars(order) | {
         "v": 1,
         "aud": {"device": order.device},
-        "seq": order.seq,
         "issued": write_time(order.issued),
         "expires": write_time(order.expires),
-        "model": order.model,
-        "release": order.release,
         "target": order.target,
-        "sha256": order.sha256,
-        "hold": order.hold,
-        "deployment": order.deployment,
     }
+    del document["device"]
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -77,8 +72,8 @@ def read_envelope(raw: bytes) -> Envelope:
         envelope: Envelope = Envelope.from_dict(json.loads(raw))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Untrusted("E_SIG", f"the order is no DSSE envelope: {error}") from error
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise Untrusted("E_SIG", f"payload type {envelope.payload_type!r} is not an order's")
+    kind = envelope.payload_type
+    require(kind == PAYLOAD_TYPE, "E_SIG", f"payload type {kind!r} is not an order's")
     return envelope
 
 
@@ -89,36 +84,14 @@ def read_order(payload: bytes) -> Order:
         Untrusted: E_SIG if the payload is not exactly an order.
     """
     try:
-        order = _order_from(json.loads(payload))
+        document = json.loads(payload)
+        told = {field: read(document[field]) for field, read in _READERS.items()}
+        order = Order(device=read_text(document["aud"]["device"]), **told)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Untrusted("E_SIG", f"the signed payload is no order: {error}") from error
     if order_payload(order) != payload:
-        raise Untrusted("E_SIG", "the signed payload is not in canonical form")
+        raise Untrusted("E_SIG", "the signed payload has unknown fields or is not canonical")
     return order
-
-
-def _order_from(document: Any) -> Order:
-    if not isinstance(document, dict) or set(document) != _FIELDS:
-        raise ValueError("missing or unknown fields")
-    texts = [document[name] for name in ("model", "release", "sha256", "deployment")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(document["hold"], bool):
-        raise ValueError("a field has the wrong type")
-    if not (NAME.match(texts[0]) and NAME.match(texts[1]) and SHA256.match(texts[2])):
-        raise ValueError("a name or digest is malformed")
-    seq = document["seq"]
-    if not isinstance(seq, int) or isinstance(seq, bool) or not 1 <= seq < 1 << 53:
-        raise ValueError("seq is not a positive integer")
-    return Order(
-        device=str(document["aud"]["device"]),
-        seq=seq,
-        issued=read_time(document["issued"]),
-        expires=read_time(document["expires"]),
-        model=texts[0],
-        release=texts[1],
-        sha256=texts[2],
-        hold=document["hold"],
-        deployment=texts[3],
-    )
 
 
 def write_time(moment: datetime) -> str:
@@ -128,6 +101,22 @@ def write_time(moment: datetime) -> str:
 
 def read_time(text: str) -> datetime:
     """Return the UTC time that `write_time` wrote; ValueError for any other form."""
-    if not _TIME.match(text):
-        raise ValueError(f"{text!r} is not a UTC time")
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
+    return datetime.strptime(read_text(text, _TIME, "a UTC time"), "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _read_switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "seq": read_count,
+    "issued": read_time,
+    "expires": read_time,
+    "model": read_name,
+    "release": read_name,
+    "sha256": read_digest,
+    "hold": _read_switch,
+    "deployment": read_text,
+}

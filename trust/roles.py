@@ -2,21 +2,23 @@
 
 One TUF role per model, `family-<model>`, lists the model's live files: releases (full model
 files), patches (edges between two file digests) and the canary set. Each target carries
-`custom`, whose form is checked here, strictly: what is not understood is not trusted.
+`custom`, whose form is one table for those who sign and for those who read; it is read strictly:
+what is not understood is not trusted.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
-from trust.errors import Untrusted
+from trust.errors import Untrusted, require
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
+_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+NAME = re.compile(rf"{_NAME}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_PATCH_FILE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}_[a-z0-9][a-z0-9._-]{0,63}\.ndiff\Z")
+_PATCH_PATH = re.compile(rf"{_NAME}/{_NAME}_{_NAME}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
@@ -61,6 +63,9 @@ class CanaryTarget:
     bytes: int
 
 
+Entry = Release | PatchTarget | CanaryTarget
+
+
 @dataclass(frozen=True)
 class Family:
     """Everything that is signed about one model, at one version of its metadata."""
@@ -96,9 +101,13 @@ def patch_path(model: str, source: str, target: str) -> str:
     return f"{model}/{source}_{target}.ndiff"
 
 
-def canary_path(model: str, canary: str) -> str:
-    """Return the target path of a canary set's manifest."""
-    return f"{model}/{canary}.canary"
+def target_path(model: str, entry: Entry) -> str:
+    """Return the path under which a family lists an entry."""
+    if isinstance(entry, PatchTarget):
+        return entry.path
+    if isinstance(entry, CanaryTarget):
+        return f"{model}/{entry.id}.canary"
+    return release_path(model, entry.name)
 
 
 def key_material(delegator: Root | Targets, name: str) -> set[str]:
@@ -114,8 +123,7 @@ def key_material(delegator: Root | Targets, name: str) -> set[str]:
     except ValueError as error:
         raise Untrusted("E_SIG", f"{name} names a key that is not there: {error}") from error
     material = {"".join(str(key.keyval.get("public")).split()).lower() for key in keys}
-    if len(material) != len(keys):
-        raise Untrusted("E_SIG", f"a key of {name} is listed twice")
+    require(len(material) == len(keys), "E_SIG", f"a key of {name} is listed twice")
     return material
 
 
@@ -126,116 +134,97 @@ def read_family(model: str, signed: Targets) -> Family:
         Untrusted: E_NOT_RELEASED for an entry that is not understood, E_EQUIVOCATION for two
             entries that claim one identity, E_SIZE for more entries than a family may have.
     """
-    if len(signed.targets) > TARGETS_PER_FAMILY_MAX:
-        raise Untrusted("E_SIZE", f"family {model} lists {len(signed.targets)} files")
-    releases: dict[str, Release] = {}
-    patches: list[PatchTarget] = []
-    canary: CanaryTarget | None = None
-    for path, target in signed.targets.items():
-        entry = _read_entry(model, path, target)
-        if isinstance(entry, Release):
-            releases[entry.name] = entry
-        elif isinstance(entry, PatchTarget):
-            patches.append(entry)
-        elif canary is None:
-            canary = entry
-        else:
-            raise Untrusted("E_EQUIVOCATION", f"family {model} names two canary sets")
+    files = len(signed.targets)
+    require(files <= TARGETS_PER_FAMILY_MAX, "E_SIZE", f"family {model} lists {files} files")
+    entries = [_read_entry(model, path, target) for path, target in signed.targets.items()]
+    releases = [entry for entry in entries if isinstance(entry, Release)]
+    patches = [entry for entry in entries if isinstance(entry, PatchTarget)]
+    canaries = [entry for entry in entries if isinstance(entry, CanaryTarget)]
+    require(len(canaries) <= 1, "E_EQUIVOCATION", f"family {model} names two canary sets")
     for attribute in ("seq", "sha256"):
-        values = [getattr(r, attribute) for r in releases.values()]
-        if len(set(values)) != len(values):
-            raise Untrusted("E_EQUIVOCATION", f"two releases of {model} share a {attribute}")
-    return Family(model, signed.version, releases, tuple(patches), canary)
+        differ = len({getattr(release, attribute) for release in releases}) == len(releases)
+        require(differ, "E_EQUIVOCATION", f"two releases of {model} share a {attribute}")
+    by_name = {release.name: release for release in releases}
+    return Family(model, signed.version, by_name, tuple(patches), next(iter(canaries), None))
 
 
-def _read_entry(model: str, path: str, target: TargetFile) -> Release | PatchTarget | CanaryTarget:
-    sha256 = target.hashes.get("sha256", "")
-    try:
-        if not SHA256.match(sha256) or _integer(target.length, 1) > BYTES_MAX:
-            raise ValueError("no SHA-256 or an impossible size")
-        entry = _READERS[target.custom["kind"]](path, target, sha256, target.custom)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Untrusted("E_NOT_RELEASED", f"{path} is not understood: {error!r}") from error
-    if not _names_what_it_holds(model, path, entry):
-        raise Untrusted("E_NOT_RELEASED", f"{path} does not name what it holds")
-    return entry
+def read_text(value: Any, form: re.Pattern[str] = re.compile(""), expected: str = "text") -> str:
+    """Return a signed text of this form, or raise ValueError."""
+    if not isinstance(value, str) or not form.match(value):
+        raise ValueError(f"{value!r} is not {expected}")
+    return value
 
 
-def _names_what_it_holds(
-    model: str, path: str, entry: Release | PatchTarget | CanaryTarget
-) -> bool:
-    if isinstance(entry, Release):
-        return path == release_path(model, entry.name)
-    if isinstance(entry, CanaryTarget):
-        return path == canary_path(model, entry.id)
-    family, _, file = path.partition("/")
-    return family == model and _PATCH_FILE.match(file) is not None
+def read_name(value: Any) -> str:
+    """Return a signed name, or raise ValueError."""
+    return read_text(value, NAME, "a name")
 
 
-def _read_release(path: str, target: TargetFile, sha256: str, custom: Mapping[str, Any]) -> Release:
-    _exactly(custom, "v kind id seq status format hardware rollback_from")
-    return Release(
-        name=_name(custom["id"]),
-        seq=_integer(custom["seq"], 1),
-        status=_one_of(custom["status"], STATUSES),
-        sha256=sha256,
-        bytes=target.length,
-        format=_name(custom["format"]),
-        hardware=_names(custom["hardware"]),
-        rollback_from=_names(custom["rollback_from"]),
-    )
+def read_digest(value: Any) -> str:
+    """Return a signed digest, or raise ValueError."""
+    return read_text(value, SHA256, "a SHA-256 digest")
 
 
-def _read_patch(
-    path: str, target: TargetFile, sha256: str, custom: Mapping[str, Any]
-) -> PatchTarget:
-    _exactly(custom, "v kind from to codec")
-    source, result = str(custom["from"]), str(custom["to"])
-    if not (SHA256.match(source) and SHA256.match(result)) or source == result:
-        raise ValueError("from and to must be two SHA-256 digests")
-    kind = _one_of(custom["codec"], PATCH_KINDS)
-    return PatchTarget(path, sha256, target.length, source, result, kind)
+def read_count(value: Any) -> int:
+    """Return a signed number from 1, or raise ValueError."""
+    if type(value) is not int or not 1 <= value < 1 << 53:
+        raise ValueError(f"{value!r} is not an integer from 1")
+    return value
 
 
-def _read_canary(
-    path: str, target: TargetFile, sha256: str, custom: Mapping[str, Any]
-) -> CanaryTarget:
-    _exactly(custom, "v kind id")
-    return CanaryTarget(_name(custom["id"]), sha256, target.length)
+def _read_names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{values!r} is not a list of names")
+    return tuple(read_name(value) for value in values)
 
 
-_Reader = Callable[[str, TargetFile, str, Mapping[str, Any]], Release | PatchTarget | CanaryTarget]
-_READERS: dict[str, _Reader] = {
-    "release": _read_release,
-    "patch": _read_patch,
-    "canary": _read_canary,
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    form = re.compile(rf"(?:{'|'.join(choices)})\Z")
+    return lambda value: read_text(value, form, f"one of {', '.join(choices)}")
+
+
+# The kinds of entries: their class, and for each field of `custom` the attribute and its reader.
+FORMS: dict[str, tuple[type[Entry], dict[str, tuple[str, Callable[[Any], Any]]]]] = {
+    "release": (
+        Release,
+        {
+            "id": ("name", read_name),
+            "seq": ("seq", read_count),
+            "status": ("status", _one_of(STATUSES)),
+            "format": ("format", read_name),
+            "hardware": ("hardware", _read_names),
+            "rollback_from": ("rollback_from", _read_names),
+        },
+    ),
+    "patch": (
+        PatchTarget,
+        {
+            "from": ("from_sha256", read_digest),
+            "to": ("to_sha256", read_digest),
+            "codec": ("kind", _one_of(PATCH_KINDS)),
+        },
+    ),
+    "canary": (CanaryTarget, {"id": ("id", read_name)}),
 }
 
 
-def _exactly(custom: Mapping[str, Any], names: str) -> None:
-    if set(custom) != set(names.split()) or _integer(custom["v"], 1) != 1:
-        raise ValueError(f"custom must hold exactly {names}, with v = 1")
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not NAME.match(value):
-        raise ValueError(f"{value!r} is not a name")
-    return value
-
-
-def _names(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list):
-        raise ValueError(f"{values!r} is not a list of names")
-    return tuple(_name(value) for value in values)
-
-
-def _integer(value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 53:
-        raise ValueError(f"{value!r} is not an integer from {least}")
-    return value
-
-
-def _one_of(value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
-    return str(value)
+def _read_entry(model: str, path: str, target: TargetFile) -> Entry:
+    try:
+        custom = target.custom
+        kind, form = FORMS[custom["kind"]]
+        if set(custom) != {"v", "kind", *form} or read_count(custom["v"]) != 1:
+            raise ValueError(f"custom must hold exactly v kind {' '.join(form)}, with v = 1")
+        values = {attribute: read(custom[field]) for field, (attribute, read) in form.items()}
+        if kind is PatchTarget:
+            values["path"] = read_text(path, _PATCH_PATH, "the path of a patch")
+        digest, size = read_digest(target.hashes.get("sha256")), read_count(target.length)
+        entry = kind(sha256=digest, bytes=size, **values)
+        if size > BYTES_MAX:
+            raise ValueError("an impossible size")
+        if isinstance(entry, PatchTarget) and entry.from_sha256 == entry.to_sha256:
+            raise ValueError("from and to must be two SHA-256 digests")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Untrusted("E_NOT_RELEASED", f"{path} is not understood: {error!r}") from error
+    named = path.startswith(f"{model}/") and path == target_path(model, entry)
+    require(named, "E_NOT_RELEASED", f"{path} does not name what it holds")
+    return entry

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,12 +32,13 @@ from tuf.api.serialization.json import JSONSerializer
 from trust.order import PAYLOAD_TYPE, Order, order_payload
 from trust.roles import (
     DIRECTOR,
+    FORMS,
     CanaryTarget,
+    Entry,
     PatchTarget,
     Release,
-    canary_path,
     family_role,
-    release_path,
+    target_path,
 )
 
 # Lifetimes of trust.md 3.2: long where people sign, short where a process does.
@@ -89,14 +89,14 @@ def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> Metadata[R
         now: the moment it is made.
         dev: mark it as a development root, which a production device refuses.
     """
-    root = Root(
-        version=1,
-        expires=_whole(now + LIFETIME["root"]),
+    return _next(
+        Root,
+        None,
+        now + LIFETIME["root"],
         keys={key.keyid: key for key in keys.values()},
         roles={name: Role([key.keyid], 1) for name, key in keys.items()},
         unrecognized_fields={DEV_PROFILE: "dev"} if dev else {},
     )
-    return Metadata(root)
 
 
 def next_targets(
@@ -110,108 +110,56 @@ def next_targets(
         director: the key that signs orders.
         now: the moment it is made.
     """
-    delegations = Delegations({}, {})
-    if previous is not None and previous.delegations is not None:
-        delegations = Delegations(
-            dict(previous.delegations.keys), dict(previous.delegations.roles or {})
-        )
-    assert delegations.roles is not None
-    for name, pattern, key in [
-        (DIRECTOR, f"{DIRECTOR}/*", director),
-        *((family_role(model), f"{model}/*", key) for model, key in families.items()),
-    ]:
-        delegations.roles[name] = DelegatedRole(name, [key.keyid], 1, True, paths=[pattern])
-        delegations.keys[key.keyid] = key
-    used = {keyid for role in delegations.roles.values() for keyid in role.keyids}
-    delegations.keys = {keyid: key for keyid, key in delegations.keys.items() if keyid in used}
-    return Metadata(
-        Targets(
-            version=previous.version + 1 if previous else 1,
-            expires=_whole(now + LIFETIME["targets"]),
-            delegations=delegations,
-        )
-    )
+    before = previous.delegations if previous else None
+    keys = dict(before.keys) if before else {}
+    named = dict(before.roles or {}) if before else {}
+    for folder, key in {**families, DIRECTOR: director}.items():
+        name = DIRECTOR if folder == DIRECTOR else family_role(folder)
+        named[name] = DelegatedRole(name, [key.keyid], 1, True, paths=[f"{folder}/*"])
+        keys[key.keyid] = key
+    used = {keyid for role in named.values() for keyid in role.keyids}
+    kept = {keyid: key for keyid, key in keys.items() if keyid in used}
+    expires = now + LIFETIME["targets"]
+    return _next(Targets, previous, expires, delegations=Delegations(kept, named))
 
 
 def next_family(
     previous: Targets | None, changed: Iterable[tuple[str, TargetFile]], now: datetime
 ) -> Metadata[Targets]:
     """Return the next version of a family: the last one with these targets added or replaced."""
-    targets = dict(previous.targets) if previous else {}
-    targets.update(changed)
-    return Metadata(
-        Targets(
-            version=previous.version + 1 if previous else 1,
-            expires=_whole(now + LIFETIME["family"]),
-            targets=targets,
-        )
-    )
+    targets = {**(previous.targets if previous else {}), **dict(changed)}
+    return _next(Targets, previous, now + LIFETIME["family"], targets=targets)
 
 
 def release_target(model: str, release: Release) -> tuple[str, TargetFile]:
     """Return the target entry that signs a release."""
-    custom = {
-        "v": 1,
-        "kind": "release",
-        "id": release.name,
-        "seq": release.seq,
-        "status": release.status,
-        "format": release.format,
-        "hardware": list(release.hardware),
-        "rollback_from": list(release.rollback_from),
-    }
-    return _target(release_path(model, release.name), release.sha256, release.bytes, custom)
+    return _target(model, "release", release)
 
 
 def patch_target(patch: PatchTarget) -> tuple[str, TargetFile]:
     """Return the target entry that signs a patch."""
-    custom = {
-        "v": 1,
-        "kind": "patch",
-        "from": patch.from_sha256,
-        "to": patch.to_sha256,
-        "codec": patch.kind,
-    }
-    return _target(patch.path, patch.sha256, patch.bytes, custom)
+    return _target("", "patch", patch)
 
 
 def canary_target(model: str, canary: CanaryTarget) -> tuple[str, TargetFile]:
     """Return the target entry that signs a canary set."""
-    custom = {"v": 1, "kind": "canary", "id": canary.id}
-    return _target(canary_path(model, canary.id), canary.sha256, canary.bytes, custom)
+    return _target(model, "canary", canary)
 
 
 def next_snapshot(
     previous: Snapshot | None, files: Mapping[str, bytes], now: datetime
 ) -> Metadata[Snapshot]:
     """Return the next snapshot over `targets.json` and the families' files (name -> bytes)."""
-    meta = {
-        name: MetaFile(
-            version=Metadata[Targets].from_bytes(body).signed.version,
-            length=len(body),
-            hashes={"sha256": sha256(body).hexdigest()},
-        )
-        for name, body in files.items()
-    }
-    version = previous.version + 1 if previous else 1
-    return Metadata(
-        Snapshot(version=version, expires=_whole(now + LIFETIME["snapshot"]), meta=meta)
-    )
+    meta = {name: _listed(body) for name, body in files.items()}
+    return _next(Snapshot, previous, now + LIFETIME["snapshot"], meta=meta)
 
 
 def next_timestamp(
     previous: Timestamp | None, snapshot: bytes, now: datetime
 ) -> Metadata[Timestamp]:
     """Return the next timestamp, which names this snapshot file."""
-    meta = MetaFile(
-        version=Metadata[Snapshot].from_bytes(snapshot).signed.version,
-        length=len(snapshot),
-        hashes={"sha256": sha256(snapshot).hexdigest()},
-    )
-    version = previous.version + 1 if previous else 1
-    return Metadata(
-        Timestamp(version=version, expires=_whole(now + LIFETIME["timestamp"]), snapshot_meta=meta)
-    )
+    expires = now + LIFETIME["timestamp"]
+    return _next(Timestamp, previous, expires, snapshot_meta=_listed(snapshot))
 
 
 def sign(metadata: Metadata[Document], signers: Iterable[Signer]) -> bytes:
@@ -229,9 +177,22 @@ def sign_order(order: Order, director: Signer) -> bytes:
     return json.dumps(envelope.to_dict(), sort_keys=True, separators=(",", ":")).encode()
 
 
-def _target(path: str, digest: str, length: int, custom: dict[str, Any]) -> tuple[str, TargetFile]:
-    return path, TargetFile(length, {"sha256": digest}, path, {"custom": custom})
+def _next(
+    kind: type[Document], previous: Document | None, expires: datetime, **content: Any
+) -> Metadata[Document]:
+    version = previous.version + 1 if previous else 1
+    return Metadata(kind(version=version, expires=expires.replace(microsecond=0), **content))
 
 
-def _whole(moment: datetime) -> datetime:
-    return moment.replace(microsecond=0)
+def _target(model: str, kind: str, entry: Entry) -> tuple[str, TargetFile]:
+    custom: dict[str, Any] = {"v": 1, "kind": kind}
+    for field, (attribute, _) in FORMS[kind][1].items():
+        value = getattr(entry, attribute)
+        custom[field] = list(value) if isinstance(value, tuple) else value
+    path = target_path(model, entry)
+    return path, TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
+
+
+def _listed(body: bytes) -> MetaFile:
+    version = Metadata[Any].from_bytes(body).signed.version
+    return MetaFile.from_data(version, body, ["sha256"])
