@@ -12,7 +12,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
-from trust.errors import Untrusted
+from trust.errors import Untrusted, require
 from trust.order import write_time
 from trust.roles import DIRECTOR, NAME, Family, family_role, key_material, read_family
 
@@ -28,7 +28,7 @@ def accept_root(body: bytes, current: bytes | None, now: datetime) -> Metadata[R
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = _read(body, Root)
+    uploaded = read_metadata(body, Root)
     _check_follows("root", uploaded.signed, current, now)
     before = Metadata[Root].from_bytes(current) if current else uploaded
     check_signed("root", before.signed, uploaded)
@@ -45,7 +45,7 @@ def accept_targets(
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = _read(body, Targets)
+    uploaded = read_metadata(body, Targets)
     _check_follows(role, uploaded.signed, current, now)
     check_signed(role, delegator.signed, uploaded)
     if role == "targets":
@@ -62,57 +62,55 @@ def accept_family(model: str, uploaded: Targets, before: Family | None) -> Famil
         Untrusted: E_NOT_RELEASED for a foreign or dangling name, E_EQUIVOCATION for a release
             that changed or vanished, E_WITHDRAWN for one that came back.
     """
-    for path in uploaded.targets:
-        if not path.startswith(f"{model}/"):
-            raise Untrusted("E_NOT_RELEASED", f"{path} lies outside {model}/")
     family = read_family(model, uploaded)
-    digests = {release.sha256 for release in family.releases.values()}
+    releases = family.releases
+    digests = {release.sha256 for release in releases.values()}
     for patch in family.patches:
-        if not {patch.from_sha256, patch.to_sha256} <= digests:
-            raise Untrusted("E_NOT_RELEASED", f"{patch.path} does not join two releases")
-    for release in family.releases.values():
-        unknown = set(release.rollback_from) - (set(family.releases) - {release.name})
-        if unknown:
-            raise Untrusted("E_NOT_RELEASED", f"{release.name} names {sorted(unknown)}")
+        joins = {patch.from_sha256, patch.to_sha256} <= digests
+        require(joins, "E_NOT_RELEASED", f"{patch.path} does not join two releases")
+    for name, release in releases.items():
+        unknown = sorted(set(release.rollback_from) - (set(releases) - {name}))
+        require(not unknown, "E_NOT_RELEASED", f"{name} names {unknown}")
     for name, old in (before.releases if before else {}).items():
-        new = family.releases.get(name)
+        new = releases.get(name)
         if new is None or (new.sha256, new.bytes, new.seq) != (old.sha256, old.bytes, old.seq):
             raise Untrusted("E_EQUIVOCATION", f"release {name} changed or vanished")
-        if old.status == "withdrawn" and new.status != "withdrawn":
-            raise Untrusted("E_WITHDRAWN", f"release {name} was withdrawn and cannot return")
+        back = old.status == "withdrawn" and new.status != "withdrawn"
+        require(not back, "E_WITHDRAWN", f"release {name} was withdrawn and cannot return")
     return family
 
 
-def _read(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any]:
+def read_metadata(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any]:
+    """Return the document in these bytes, which have one form only; nobody's word is checked yet.
+
+    Raises:
+        Untrusted: E_SIZE or E_SIG.
+    """
     if len(body) > METADATA_BYTES_MAX:
         raise Untrusted("E_SIZE", f"{len(body)} bytes; the limit is {METADATA_BYTES_MAX}")
     try:
-        uploaded: Metadata[Any] = Metadata.from_bytes(body)
-        canonical = uploaded.to_bytes(JSONSerializer(compact=True))
+        document: Metadata[Any] = Metadata.from_bytes(body)
+        canonical = document.to_bytes(JSONSerializer(compact=True))
     except (RepositoryError, ValueError, RecursionError) as error:
         raise Untrusted("E_SIG", f"not a metadata document: {error}") from error
-    if not isinstance(uploaded.signed, kind):
-        raise Untrusted("E_SIG", f"a {uploaded.signed.type} document, not {kind.type}")
-    if uploaded.unrecognized_fields or type(uploaded.signed.version) is not int:
-        raise Untrusted("E_SIG", "members outside the signature, or a version that is no number")
-    if canonical != body:
-        raise Untrusted("E_SIG", "the bytes are not the canonical form of what they say")
-    return uploaded
+    found = document.signed.type
+    require(isinstance(document.signed, kind), "E_SIG", f"a {found} document, not {kind.type}")
+    whole = not document.unrecognized_fields and type(document.signed.version) is int
+    require(whole, "E_SIG", "members outside the signature, or a version that is no number")
+    require(canonical == body, "E_SIG", "the bytes are not the canonical form of what they say")
+    return document
 
 
 def _check_follows(
     role: str, uploaded: Root | Targets, current: bytes | None, now: datetime
 ) -> None:
     before = Metadata[Any].from_bytes(current).signed.version if current else 0
-    if uploaded.version != before + 1:
-        raise Untrusted(
-            "E_ROLLBACK_META", f"{role} version {uploaded.version} does not follow {before}"
-        )
+    version, expires = uploaded.version, uploaded.expires
+    follows = version == before + 1
+    require(follows, "E_ROLLBACK_META", f"{role} version {version} does not follow {before}")
     most = LIFETIME_MOST.get(role, FAMILY_LIFETIME_MOST)
-    if not now + LIFETIME_LEAST < uploaded.expires <= now + most:
-        raise Untrusted(
-            "E_CLOCK", f"{role} may not expire at {write_time(uploaded.expires)} (at most {most})"
-        )
+    lives = now + LIFETIME_LEAST < expires <= now + most
+    require(lives, "E_CLOCK", f"{role} may not expire at {write_time(expires)} (at most {most})")
 
 
 def check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) -> None:
@@ -126,24 +124,21 @@ def check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) 
         key_material(delegator, role)
     except (RepositoryError, ValueError, TypeError) as error:
         raise Untrusted("E_SIG", f"{role} is not delegated or not signed: {error}") from error
-    if not result.verified:
-        raise Untrusted(
-            "E_SIG", f"{role} has {len(result.signed)} of {result.threshold} signatures"
-        )
+    found = f"{len(result.signed)} of {result.threshold}"
+    require(result.verified, "E_SIG", f"{role} has {found} signatures")
 
 
 def _check_delegations(targets: Targets, root: Root) -> None:
     """Each family signs its own folder and nothing else; the director signs no file at all."""
-    if targets.targets:
-        raise Untrusted("E_NOT_RELEASED", "top-level targets signs no files itself")
+    require(not targets.targets, "E_NOT_RELEASED", "top-level targets signs no files itself")
     roles = (targets.delegations.roles if targets.delegations else None) or {}
     for name, role in roles.items():
         folder = DIRECTOR if name == DIRECTOR else name.removeprefix("family-")
         known = name == DIRECTOR or (name == family_role(folder) and NAME.match(folder))
         if not known or role.paths != [f"{folder}/*"] or role.terminating is not True:
             raise Untrusted("E_NOT_RELEASED", f"{name} may not sign {role.paths}")
-    if DIRECTOR not in roles or family_role(DIRECTOR) in roles:
-        raise Untrusted("E_NOT_RELEASED", f"{DIRECTOR} must be a role, and no model's name")
+    complete = DIRECTOR in roles and family_role(DIRECTOR) not in roles
+    require(complete, "E_NOT_RELEASED", f"{DIRECTOR} must be a role, and no model's name")
     taken = {key for name in root.roles for key in key_material(root, name)}
     _check_roles(targets, list(roles), taken)
 
@@ -153,8 +148,7 @@ def _check_roles(delegator: Root | Targets, names: list[str], taken: set[str]) -
     for name in names:
         threshold = delegator.get_delegated_role(name).threshold
         material = key_material(delegator, name)
-        if type(threshold) is not int or not 1 <= threshold <= len(material):
-            raise Untrusted("E_SIG", f"{name} asks for {threshold!r} of {len(material)} keys")
-        if taken & material:
-            raise Untrusted("E_SIG", f"a key of {name} serves in another role too")
+        fits = type(threshold) is int and 1 <= threshold <= len(material)
+        require(fits, "E_SIG", f"{name} asks for {threshold!r} of {len(material)} keys")
+        require(not taken & material, "E_SIG", f"a key of {name} serves in another role too")
         taken |= material

@@ -6,19 +6,29 @@ order alone installs nothing: it can only name a release that the model's family
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from securesystemslib.dsse import Envelope
 
+from trust import fields
 from trust.errors import Untrusted, require
-from trust.roles import read_count, read_digest, read_name, read_text, release_path
+from trust.fields import signed
+from trust.roles import release_path
 
 PAYLOAD_TYPE = "application/vnd.fleetdiff.order+json"
 ORDER_BYTES_MAX = 8 * 1024
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
+
+
+def write_time(moment: datetime) -> str:
+    """Return a UTC time as signed documents write it, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_time(text: str) -> datetime:
+    """Return the UTC time that `write_time` wrote; ValueError for any other form."""
+    return datetime.strptime(fields.text(text, _TIME, "a UTC time"), "%Y-%m-%dT%H:%M:%S%z")
 
 
 @dataclass(frozen=True)
@@ -31,15 +41,15 @@ class Order:
         deployment: the server's name for this attempt, echoed in reports.
     """
 
-    device: str
-    seq: int
-    issued: datetime
-    expires: datetime
-    model: str
-    release: str
-    sha256: str
-    hold: bool
-    deployment: str
+    device: str = field(metadata=signed(lambda aud: fields.text(aud["device"]), "aud"))
+    seq: int = field(metadata=signed(fields.count))
+    issued: datetime = field(metadata=signed(read_time))
+    expires: datetime = field(metadata=signed(read_time))
+    model: str = field(metadata=signed(fields.name))
+    release: str = field(metadata=signed(fields.name))
+    sha256: str = field(metadata=signed(fields.digest))
+    hold: bool = field(metadata=signed(fields.switch))
+    deployment: str = field(metadata=signed(fields.text))
 
     @property
     def target(self) -> str:
@@ -84,39 +94,9 @@ def read_order(payload: bytes) -> Order:
         Untrusted: E_SIG if the payload is not exactly an order.
     """
     try:
-        document = json.loads(payload)
-        told = {field: read(document[field]) for field, read in _READERS.items()}
-        order = Order(device=read_text(document["aud"]["device"]), **told)
+        order = Order(**fields.read(Order, json.loads(payload)))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Untrusted("E_SIG", f"the signed payload is no order: {error}") from error
     if order_payload(order) != payload:
         raise Untrusted("E_SIG", "the signed payload has unknown fields or is not canonical")
     return order
-
-
-def write_time(moment: datetime) -> str:
-    """Return a UTC time as signed documents write it, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def read_time(text: str) -> datetime:
-    """Return the UTC time that `write_time` wrote; ValueError for any other form."""
-    return datetime.strptime(read_text(text, _TIME, "a UTC time"), "%Y-%m-%dT%H:%M:%S%z")
-
-
-def _read_switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
-    return value
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "seq": read_count,
-    "issued": read_time,
-    "expires": read_time,
-    "model": read_name,
-    "release": read_name,
-    "sha256": read_digest,
-    "hold": _read_switch,
-    "deployment": read_text,
-}

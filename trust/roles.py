@@ -2,23 +2,22 @@
 
 One TUF role per model, `family-<model>`, lists the model's live files: releases (full model
 files), patches (edges between two file digests) and the canary set. Each target carries
-`custom`, whose form is one table for those who sign and for those who read; it is read strictly:
-what is not understood is not trusted.
+`custom`, which its class describes field by field, for those who sign and for those who read. What
+is not understood is not trusted.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
+from trust import fields
 from trust.errors import Untrusted, require
+from trust.fields import NAME as NAME
+from trust.fields import NAME_FORM, signed, signed_names
+from trust.fields import SHA256 as SHA256
 
-_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-NAME = re.compile(rf"{_NAME}\Z")
-SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_PATCH_PATH = re.compile(rf"{_NAME}/{_NAME}_{_NAME}\.ndiff\Z")
+_PATCH_PATH = re.compile(rf"{NAME_FORM}/{NAME_FORM}_{NAME_FORM}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
@@ -32,14 +31,14 @@ ONLINE_ROLES = ("snapshot", "timestamp", DIRECTOR)
 class Release:
     """One version of a model, as its family signs it."""
 
-    name: str
-    seq: int
-    status: str
+    name: str = field(metadata=signed(fields.name, "id"))
+    seq: int = field(metadata=signed(fields.count))
+    status: str = field(metadata=signed(fields.one_of(STATUSES)))
     sha256: str
     bytes: int
-    format: str
-    hardware: tuple[str, ...]
-    rollback_from: tuple[str, ...]
+    format: str = field(metadata=signed(fields.name))
+    hardware: tuple[str, ...] = field(metadata=signed(fields.names))
+    rollback_from: tuple[str, ...] = field(metadata=signed(fields.names))
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,22 @@ class PatchTarget:
     path: str
     sha256: str
     bytes: int
-    from_sha256: str
-    to_sha256: str
-    kind: str
+    from_sha256: str = field(metadata=signed(fields.digest, "from"))
+    to_sha256: str = field(metadata=signed(fields.digest, "to"))
+    kind: str = field(metadata=signed(fields.one_of(PATCH_KINDS), "codec"))
 
 
 @dataclass(frozen=True)
 class CanaryTarget:
     """The signed manifest of the canary set."""
 
-    id: str
+    id: str = field(metadata=signed(fields.name))
     sha256: str
     bytes: int
 
 
 Entry = Release | PatchTarget | CanaryTarget
+KINDS: dict[str, type[Entry]] = {"release": Release, "patch": PatchTarget, "canary": CanaryTarget}
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,16 @@ def key_material(delegator: Root | Targets, name: str) -> set[str]:
     return material
 
 
-def read_family(model: str, signed: Targets) -> Family:
+def read_family(model: str, document: Targets) -> Family:
     """Return the family that a verified `Targets` document describes.
 
     Raises:
         Untrusted: E_NOT_RELEASED for an entry that is not understood, E_EQUIVOCATION for two
             entries that claim one identity, E_SIZE for more entries than a family may have.
     """
-    files = len(signed.targets)
+    files = len(document.targets)
     require(files <= TARGETS_PER_FAMILY_MAX, "E_SIZE", f"family {model} lists {files} files")
-    entries = [_read_entry(model, path, target) for path, target in signed.targets.items()]
+    entries = [_read_entry(model, path, target) for path, target in document.targets.items()]
     releases = [entry for entry in entries if isinstance(entry, Release)]
     patches = [entry for entry in entries if isinstance(entry, PatchTarget)]
     canaries = [entry for entry in entries if isinstance(entry, CanaryTarget)]
@@ -145,79 +145,20 @@ def read_family(model: str, signed: Targets) -> Family:
         differ = len({getattr(release, attribute) for release in releases}) == len(releases)
         require(differ, "E_EQUIVOCATION", f"two releases of {model} share a {attribute}")
     by_name = {release.name: release for release in releases}
-    return Family(model, signed.version, by_name, tuple(patches), next(iter(canaries), None))
-
-
-def read_text(value: Any, form: re.Pattern[str] = re.compile(""), expected: str = "text") -> str:
-    """Return a signed text of this form, or raise ValueError."""
-    if not isinstance(value, str) or not form.match(value):
-        raise ValueError(f"{value!r} is not {expected}")
-    return value
-
-
-def read_name(value: Any) -> str:
-    """Return a signed name, or raise ValueError."""
-    return read_text(value, NAME, "a name")
-
-
-def read_digest(value: Any) -> str:
-    """Return a signed digest, or raise ValueError."""
-    return read_text(value, SHA256, "a SHA-256 digest")
-
-
-def read_count(value: Any) -> int:
-    """Return a signed number from 1, or raise ValueError."""
-    if type(value) is not int or not 1 <= value < 1 << 53:
-        raise ValueError(f"{value!r} is not an integer from 1")
-    return value
-
-
-def _read_names(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list):
-        raise ValueError(f"{values!r} is not a list of names")
-    return tuple(read_name(value) for value in values)
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    form = re.compile(rf"(?:{'|'.join(choices)})\Z")
-    return lambda value: read_text(value, form, f"one of {', '.join(choices)}")
-
-
-# The kinds of entries: their class, and for each field of `custom` the attribute and its reader.
-FORMS: dict[str, tuple[type[Entry], dict[str, tuple[str, Callable[[Any], Any]]]]] = {
-    "release": (
-        Release,
-        {
-            "id": ("name", read_name),
-            "seq": ("seq", read_count),
-            "status": ("status", _one_of(STATUSES)),
-            "format": ("format", read_name),
-            "hardware": ("hardware", _read_names),
-            "rollback_from": ("rollback_from", _read_names),
-        },
-    ),
-    "patch": (
-        PatchTarget,
-        {
-            "from": ("from_sha256", read_digest),
-            "to": ("to_sha256", read_digest),
-            "codec": ("kind", _one_of(PATCH_KINDS)),
-        },
-    ),
-    "canary": (CanaryTarget, {"id": ("id", read_name)}),
-}
+    return Family(model, document.version, by_name, tuple(patches), next(iter(canaries), None))
 
 
 def _read_entry(model: str, path: str, target: TargetFile) -> Entry:
     try:
         custom = target.custom
-        kind, form = FORMS[custom["kind"]]
-        if set(custom) != {"v", "kind", *form} or read_count(custom["v"]) != 1:
-            raise ValueError(f"custom must hold exactly v kind {' '.join(form)}, with v = 1")
-        values = {attribute: read(custom[field]) for field, (attribute, read) in form.items()}
+        kind = KINDS[custom["kind"]]
+        names = ["v", "kind", *signed_names(kind)]
+        if set(custom) != set(names) or fields.count(custom["v"]) != 1:
+            raise ValueError(f"custom must hold exactly {' '.join(names)}, with v = 1")
+        values = fields.read(kind, custom)
         if kind is PatchTarget:
-            values["path"] = read_text(path, _PATCH_PATH, "the path of a patch")
-        digest, size = read_digest(target.hashes.get("sha256")), read_count(target.length)
+            values["path"] = fields.text(path, _PATCH_PATH, "the path of a patch")
+        digest, size = fields.digest(target.hashes.get("sha256")), fields.count(target.length)
         entry = kind(sha256=digest, bytes=size, **values)
         if size > BYTES_MAX:
             raise ValueError("an impossible size")
@@ -226,5 +167,5 @@ def _read_entry(model: str, path: str, target: TargetFile) -> Entry:
     except (KeyError, TypeError, ValueError) as error:
         raise Untrusted("E_NOT_RELEASED", f"{path} is not understood: {error!r}") from error
     named = path.startswith(f"{model}/") and path == target_path(model, entry)
-    require(named, "E_NOT_RELEASED", f"{path} does not name what it holds")
+    require(named, "E_NOT_RELEASED", f"{path} does not name what it holds in {model}/")
     return entry

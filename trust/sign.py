@@ -6,7 +6,6 @@ so a version is never chosen by hand.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,31 +14,13 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, Key, Signer
-from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
-    Metadata,
-    MetaFile,
-    Role,
-    Root,
-    Snapshot,
-    TargetFile,
-    Targets,
-    Timestamp,
-)
+from tuf.api import metadata as tuf
 from tuf.api.serialization.json import JSONSerializer
 
+from trust import roles
+from trust.fields import signed_names
 from trust.order import PAYLOAD_TYPE, Order, order_payload
-from trust.roles import (
-    DIRECTOR,
-    FORMS,
-    CanaryTarget,
-    Entry,
-    PatchTarget,
-    Release,
-    family_role,
-    target_path,
-)
+from trust.roles import CanaryTarget, Entry, PatchTarget, Release
 
 # Lifetimes of trust.md 3.2: long where people sign, short where a process does.
 LIFETIME = {
@@ -51,7 +32,7 @@ LIFETIME = {
     "order": timedelta(days=7),
 }
 DEV_PROFILE = "x-fleetdiff-profile"
-Document = TypeVar("Document", Root, Targets, Snapshot, Timestamp)
+Document = TypeVar("Document", tuf.Root, tuf.Targets, tuf.Snapshot, tuf.Timestamp)
 
 
 def generate_key(path: Path) -> Key:
@@ -62,9 +43,8 @@ def generate_key(path: Path) -> Key:
     """
     signer = CryptoSigner.generate_ed25519()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(signer.private_bytes)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(signer.private_bytes)
     return signer.public_key
 
 
@@ -81,7 +61,7 @@ def load_signer(path: Path) -> CryptoSigner:
         raise ValueError(f"{path} is not an unencrypted private key: {error}") from error
 
 
-def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> Metadata[Root]:
+def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> tuf.Metadata[tuf.Root]:
     """Return version 1 of a root with one key per top-level role, unsigned.
 
     Args:
@@ -90,18 +70,18 @@ def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> Metadata[R
         dev: mark it as a development root, which a production device refuses.
     """
     return _next(
-        Root,
+        tuf.Root,
         None,
         now + LIFETIME["root"],
         keys={key.keyid: key for key in keys.values()},
-        roles={name: Role([key.keyid], 1) for name, key in keys.items()},
+        roles={name: tuf.Role([key.keyid], 1) for name, key in keys.items()},
         unrecognized_fields={DEV_PROFILE: "dev"} if dev else {},
     )
 
 
 def next_targets(
-    previous: Targets | None, families: Mapping[str, Key], director: Key, now: datetime
-) -> Metadata[Targets]:
+    previous: tuf.Targets | None, families: Mapping[str, Key], director: Key, now: datetime
+) -> tuf.Metadata[tuf.Targets]:
     """Return the next top-level targets, which delegate to every family and the director.
 
     Args:
@@ -113,56 +93,56 @@ def next_targets(
     before = previous.delegations if previous else None
     keys = dict(before.keys) if before else {}
     named = dict(before.roles or {}) if before else {}
-    for folder, key in {**families, DIRECTOR: director}.items():
-        name = DIRECTOR if folder == DIRECTOR else family_role(folder)
-        named[name] = DelegatedRole(name, [key.keyid], 1, True, paths=[f"{folder}/*"])
+    for folder, key in {**families, roles.DIRECTOR: director}.items():
+        name = roles.DIRECTOR if folder == roles.DIRECTOR else roles.family_role(folder)
+        named[name] = tuf.DelegatedRole(name, [key.keyid], 1, True, paths=[f"{folder}/*"])
         keys[key.keyid] = key
     used = {keyid for role in named.values() for keyid in role.keyids}
     kept = {keyid: key for keyid, key in keys.items() if keyid in used}
     expires = now + LIFETIME["targets"]
-    return _next(Targets, previous, expires, delegations=Delegations(kept, named))
+    return _next(tuf.Targets, previous, expires, delegations=tuf.Delegations(kept, named))
 
 
 def next_family(
-    previous: Targets | None, changed: Iterable[tuple[str, TargetFile]], now: datetime
-) -> Metadata[Targets]:
+    previous: tuf.Targets | None, changed: Iterable[tuple[str, tuf.TargetFile]], now: datetime
+) -> tuf.Metadata[tuf.Targets]:
     """Return the next version of a family: the last one with these targets added or replaced."""
     targets = {**(previous.targets if previous else {}), **dict(changed)}
-    return _next(Targets, previous, now + LIFETIME["family"], targets=targets)
+    return _next(tuf.Targets, previous, now + LIFETIME["family"], targets=targets)
 
 
-def release_target(model: str, release: Release) -> tuple[str, TargetFile]:
+def release_target(model: str, release: Release) -> tuple[str, tuf.TargetFile]:
     """Return the target entry that signs a release."""
     return _target(model, "release", release)
 
 
-def patch_target(patch: PatchTarget) -> tuple[str, TargetFile]:
+def patch_target(patch: PatchTarget) -> tuple[str, tuf.TargetFile]:
     """Return the target entry that signs a patch."""
     return _target("", "patch", patch)
 
 
-def canary_target(model: str, canary: CanaryTarget) -> tuple[str, TargetFile]:
+def canary_target(model: str, canary: CanaryTarget) -> tuple[str, tuf.TargetFile]:
     """Return the target entry that signs a canary set."""
     return _target(model, "canary", canary)
 
 
 def next_snapshot(
-    previous: Snapshot | None, files: Mapping[str, bytes], now: datetime
-) -> Metadata[Snapshot]:
+    previous: tuf.Snapshot | None, files: Mapping[str, bytes], now: datetime
+) -> tuf.Metadata[tuf.Snapshot]:
     """Return the next snapshot over `targets.json` and the families' files (name -> bytes)."""
     meta = {name: _listed(body) for name, body in files.items()}
-    return _next(Snapshot, previous, now + LIFETIME["snapshot"], meta=meta)
+    return _next(tuf.Snapshot, previous, now + LIFETIME["snapshot"], meta=meta)
 
 
 def next_timestamp(
-    previous: Timestamp | None, snapshot: bytes, now: datetime
-) -> Metadata[Timestamp]:
+    previous: tuf.Timestamp | None, snapshot: bytes, now: datetime
+) -> tuf.Metadata[tuf.Timestamp]:
     """Return the next timestamp, which names this snapshot file."""
     expires = now + LIFETIME["timestamp"]
-    return _next(Timestamp, previous, expires, snapshot_meta=_listed(snapshot))
+    return _next(tuf.Timestamp, previous, expires, snapshot_meta=_listed(snapshot))
 
 
-def sign(metadata: Metadata[Document], signers: Iterable[Signer]) -> bytes:
+def sign(metadata: tuf.Metadata[Document], signers: Iterable[Signer]) -> bytes:
     """Sign a document and return its file: canonical, so that one content has one digest."""
     metadata.signatures.clear()
     for signer in signers:
@@ -179,20 +159,20 @@ def sign_order(order: Order, director: Signer) -> bytes:
 
 def _next(
     kind: type[Document], previous: Document | None, expires: datetime, **content: Any
-) -> Metadata[Document]:
+) -> tuf.Metadata[Document]:
     version = previous.version + 1 if previous else 1
-    return Metadata(kind(version=version, expires=expires.replace(microsecond=0), **content))
+    return tuf.Metadata(kind(version=version, expires=expires.replace(microsecond=0), **content))
 
 
-def _target(model: str, kind: str, entry: Entry) -> tuple[str, TargetFile]:
+def _target(model: str, kind: str, entry: Entry) -> tuple[str, tuf.TargetFile]:
     custom: dict[str, Any] = {"v": 1, "kind": kind}
-    for field, (attribute, _) in FORMS[kind][1].items():
-        value = getattr(entry, attribute)
-        custom[field] = list(value) if isinstance(value, tuple) else value
-    path = target_path(model, entry)
-    return path, TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
+    for name, field in signed_names(type(entry)).items():
+        value = getattr(entry, field.name)
+        custom[name] = list(value) if isinstance(value, tuple) else value
+    path = roles.target_path(model, entry)
+    return path, tuf.TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
 
 
-def _listed(body: bytes) -> MetaFile:
-    version = Metadata[Any].from_bytes(body).signed.version
-    return MetaFile.from_data(version, body, ["sha256"])
+def _listed(body: bytes) -> tuf.MetaFile:
+    version = tuf.Metadata[Any].from_bytes(body).signed.version
+    return tuf.MetaFile.from_data(version, body, ["sha256"])

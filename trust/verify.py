@@ -17,34 +17,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.exceptions import Error as SecureSystemsError
-from securesystemslib.exceptions import StorageError
-from tuf.api.exceptions import (
-    BadVersionNumberError,
-    DownloadError,
-    DownloadHTTPError,
-    DownloadLengthMismatchError,
-    EqualVersionNumberError,
-    ExpiredMetadataError,
-    LengthOrHashMismatchError,
-    RepositoryError,
-    UnsignedMetadataError,
-)
+from securesystemslib import exceptions as securesystemslib
+from tuf.api import exceptions as tuf
 from tuf.api.metadata import Metadata, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from trust.errors import Untrusted
+from trust import roles
+from trust.errors import Untrusted, require
 from trust.floors import Floors
 from trust.order import Order, read_envelope, read_order, write_time
-from trust.roles import (
-    DIRECTOR,
-    Family,
-    Release,
-    family_role,
-    key_material,
-    read_family,
-    release_path,
-)
+from trust.roles import DIRECTOR, Family, Release
 
 TIMESTAMP_AHEAD_MAX = timedelta(days=10)
 ORDER_AHEAD_MAX = timedelta(days=14)
@@ -56,7 +38,9 @@ LIMITS = UpdaterConfig(
     snapshot_max_length=256 * 1024,
     targets_max_length=1024 * 1024,
 )
+Files = Mapping[str, bytes]
 _URL = "bundle:///"
+_REFUSALS = (tuf.RepositoryError, tuf.DownloadError, securesystemslib.Error, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -75,12 +59,7 @@ class Trusted:
 
 
 def refresh(
-    cache: Path,
-    pinned_root: bytes,
-    metadata: Mapping[str, bytes],
-    model: str,
-    now: datetime,
-    floors: Floors,
+    cache: Path, pinned_root: bytes, metadata: Files, model: str, now: datetime, floors: Floors
 ) -> tuple[Trusted, Floors]:
     """Verify a bundle's metadata and return what may be trusted, with raised floors.
 
@@ -96,7 +75,7 @@ def refresh(
         Untrusted: with the code that names the attack.
         OSError: the cache folder cannot be written.
     """
-    now, family = floors.now(now), family_role(model)
+    now, family = floors.now(now), roles.family_role(model)
     cache.mkdir(parents=True, exist_ok=True)
     try:
         updater = Updater(
@@ -104,14 +83,14 @@ def refresh(
         )
         updater.refresh()
         # Any path of the family makes ngclient load it; the target itself may be absent.
-        updater.get_targetinfo(release_path(model, "any"))
+        updater.get_targetinfo(roles.release_path(model, "any"))
         signed = _read_cache(cache, family)
-    except (RepositoryError, DownloadError, SecureSystemsError, ValueError, TypeError) as error:
+    except _REFUSALS as error:
         raise _named(error) from error
     _check_dates(signed, now)
     trusted = Trusted(
         targets=signed["targets"],
-        family=read_family(model, signed[family]),
+        family=roles.read_family(model, signed[family]),
         versions={name: document.version for name, document in signed.items()},
         expires=min(document.expires for document in signed.values()),
     )
@@ -130,20 +109,18 @@ def check_order(
     signed = read_envelope(envelope)
     try:
         trusted.targets.verify_delegate(DIRECTOR, signed.pae(), signed.signatures)
-    except (UnsignedMetadataError, ValueError, TypeError) as error:
+    except (tuf.UnsignedMetadataError, ValueError, TypeError) as error:
         raise Untrusted("E_SIG", f"the order is not signed by the director: {error}") from error
     order = read_order(signed.payload)
-    if order.device != device_id or order.model != model:
-        raise Untrusted("E_AUD", f"an order for {order.device} and {order.model}")
-    if order.expires <= now:
-        raise Untrusted("E_FREEZE", f"the order expired at {write_time(order.expires)}")
-    if order.expires > now + ORDER_AHEAD_MAX:
-        raise Untrusted("E_CLOCK", f"an order valid until {write_time(order.expires)}")
+    until, seq, seen = write_time(order.expires), order.seq, floors.order_seq
+    mine = (order.device, order.model) == (device_id, model)
+    require(mine, "E_AUD", f"an order for {order.device} and {order.model}")
+    require(order.expires > now, "E_FREEZE", f"the order expired at {until}")
+    require(order.expires <= now + ORDER_AHEAD_MAX, "E_CLOCK", f"an order valid until {until}")
+    require(seq >= seen, "E_REPLAY", f"order {seq} was superseded by {seen}")
     digest = sha256(signed.payload).hexdigest()
-    if order.seq < floors.order_seq:
-        raise Untrusted("E_REPLAY", f"order {order.seq} was superseded by {floors.order_seq}")
-    if order.seq == floors.order_seq and digest != floors.order_sha256:
-        raise Untrusted("E_REPLAY", f"two different orders carry number {order.seq}")
+    same = seq != seen or digest == floors.order_sha256
+    require(same, "E_REPLAY", f"two different orders carry number {seq}")
     # A stolen director key may date an order far ahead; the clock caps what it can move.
     passed = max(floors.time, min(order.issued, clock))
     return order, replace(floors, order_seq=order.seq, order_sha256=digest, time=passed)
@@ -160,18 +137,15 @@ def check_transition(
     release = trusted.family.releases.get(order.release)
     if release is None:
         raise Untrusted("E_NOT_RELEASED", f"{order.target} is not signed by the family")
-    if release.sha256 != order.sha256:
-        raise Untrusted("E_EQUIVOCATION", f"order and family differ about {order.target}")
-    if release.status != "active":
-        raise Untrusted("E_WITHDRAWN", f"release {release.name} is {release.status}")
-    if release.hardware and hardware not in release.hardware:
-        raise Untrusted("E_INCOMPAT", f"release {release.name} is not made for {hardware}")
+    name, same, active = release.name, release.sha256 == order.sha256, release.status == "active"
+    require(same, "E_EQUIVOCATION", f"order and family differ about {order.target}")
+    require(active, "E_WITHDRAWN", f"release {name} is {release.status}")
+    fits = not release.hardware or hardware in release.hardware
+    require(fits, "E_INCOMPAT", f"release {name} is not made for {hardware}")
     running = trusted.family.release_of(running_sha256)
     # Bytes nobody released have no place in the order of releases: any release replaces them.
     if running and release.seq < running.seq and running.name not in release.rollback_from:
-        raise Untrusted(
-            "E_DOWNGRADE", f"no signed edge leads from {running.name} to {release.name}"
-        )
+        raise Untrusted("E_DOWNGRADE", f"no signed edge leads from {running.name} to {name}")
     return release
 
 
@@ -182,7 +156,7 @@ class _Bundle(FetcherInterface):
     then the one that was verified before is looked at again, for its expiry.
     """
 
-    def __init__(self, metadata: Mapping[str, bytes], cache: Path) -> None:
+    def __init__(self, metadata: Files, cache: Path) -> None:
         self._metadata = metadata
         self._timestamp = cache / "timestamp.json"
 
@@ -192,25 +166,24 @@ class _Bundle(FetcherInterface):
         if body is None and name == self._timestamp.name and self._timestamp.exists():
             body = self._timestamp.read_bytes()
         if body is None:
-            raise DownloadHTTPError(f"{url} is not in the bundle", 404)
+            raise tuf.DownloadHTTPError(f"{url} is not in the bundle", 404)
         return iter([body])
 
 
 _CODE_OF = (
-    (DownloadHTTPError, "E_MIX"),
-    (DownloadLengthMismatchError, "E_SIZE"),
-    (ExpiredMetadataError, "E_FREEZE"),
-    (EqualVersionNumberError, "E_ROLLBACK_META"),
-    (BadVersionNumberError, "E_ROLLBACK_META"),
-    (LengthOrHashMismatchError, "E_MIX"),
-    (StorageError, "E_NOT_RELEASED"),  # the walk found no family to store
+    (tuf.DownloadHTTPError, "E_MIX"),
+    (tuf.DownloadLengthMismatchError, "E_SIZE"),
+    (tuf.ExpiredMetadataError, "E_FREEZE"),
+    (tuf.BadVersionNumberError, "E_ROLLBACK_META"),
+    (tuf.LengthOrHashMismatchError, "E_MIX"),
+    (securesystemslib.StorageError, "E_NOT_RELEASED"),  # the walk found no family to store
 )
 
 
 def _named(error: Exception) -> Untrusted:
     # A file is asked for because the one in the cache expired: then that is what is wrong.
-    expired = isinstance(error.__context__, ExpiredMetadataError)
-    if expired and isinstance(error, DownloadHTTPError):
+    expired = isinstance(error.__context__, tuf.ExpiredMetadataError)
+    if expired and isinstance(error, tuf.DownloadHTTPError):
         return Untrusted("E_FREEZE", f"{error.__context__}, and there is none newer")
     code = next((code for kind, code in _CODE_OF if isinstance(error, kind)), "E_SIG")
     return Untrusted(code, str(error))
@@ -229,7 +202,7 @@ def _read_cache(cache: Path, family: str) -> dict[str, Any]:
         raise Untrusted("E_MIX", f"{family} is not the one that snapshot names")
     signed["targets"].verify_delegate(family, files[family].signed_bytes, files[family].signatures)
     for name in (*names, DIRECTOR):
-        key_material(_delegator(signed, name), name)
+        roles.key_material(_delegator(signed, name), name)
     return signed
 
 
@@ -240,8 +213,8 @@ def _delegator(signed: Mapping[str, Any], name: str) -> Any:
 
 def _check_dates(signed: Mapping[str, Any], now: datetime) -> None:
     for name, document in signed.items():
-        if document.expires <= now:
-            raise Untrusted("E_FREEZE", f"{name} expired at {write_time(document.expires)}")
+        expired = f"{name} expired at {write_time(document.expires)}"
+        require(document.expires > now, "E_FREEZE", expired)
     if signed["timestamp"].expires > now + TIMESTAMP_AHEAD_MAX:
         raise Untrusted("E_CLOCK", "timestamp is valid for longer than any publisher signs")
 
@@ -253,10 +226,8 @@ def _raise_floors(floors: Floors, signed: Mapping[str, Any]) -> Floors:
         keys = json.dumps([sorted(role.keyids), role.threshold]).encode()
         # The root's floor never resets: its chain of signatures is what allows new keys.
         fingerprint = "" if name == "root" else sha256(keys).hexdigest()[:16]
-        known, floor = versions.get(name, ("", 0))
-        if known == fingerprint and document.version < floor:
-            raise Untrusted(
-                "E_ROLLBACK_META", f"{name} version {document.version}, but {floor} was seen"
-            )
-        versions[name] = (fingerprint, document.version)
+        version, (known, floor) = document.version, versions.get(name, ("", 0))
+        kept = known != fingerprint or version >= floor
+        require(kept, "E_ROLLBACK_META", f"{name} version {version}, but {floor} was seen")
+        versions[name] = (fingerprint, version)
     return replace(floors, versions=versions)

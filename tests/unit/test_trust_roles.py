@@ -1,5 +1,6 @@
 """How strictly a family is read, and what the sign side promises about keys."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from tests.unit.signed_world import MODEL, NOW, digest, patch, release
-from trust import sign
+from trust import errors, sign
 from trust.errors import CODES, Untrusted
 from trust.roles import (
     BYTES_MAX,
@@ -152,6 +153,7 @@ def test_an_untrusted_without_a_known_code_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="E_WHAT"):
         Untrusted("E_WHAT", "")
     assert str(Untrusted("E_SIG", "no")) == "E_SIG: no" and "E_SIG" in CODES
+    assert set(re.findall(r"^    (E_[A-Z_]+) ", errors.__doc__ or "", re.MULTILINE)) == CODES
 
 
 # Keys

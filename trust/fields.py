@@ -1,0 +1,80 @@
+"""How the fields of signed objects are read: strictly, so that two readers never differ.
+
+A class says of each signed field who reads it and, if it differs, its name in the document:
+`field(metadata=signed(count, "n"))`. A reader takes a JSON value and returns the attribute, or
+raises ValueError.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import Any
+
+NAME_FORM = r"[a-z0-9][a-z0-9._-]{0,63}"
+NAME = re.compile(rf"{NAME_FORM}\Z")
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def signed(read: Callable[[Any], Any], named: str = "") -> dict[str, Any]:
+    """Return what a field says of its signed form: its reader, and its name there if another."""
+    return {"read": read, "named": named}
+
+
+def signed_names(kind: type) -> dict[str, Field[Any]]:
+    """Return the signed names of a class, each with its field."""
+    found = [field for field in fields(kind) if field.metadata]
+    return {field.metadata["named"] or field.name: field for field in found}
+
+
+def read(kind: type, document: Any) -> dict[str, Any]:
+    """Return the attributes of a class as a signed document gives them.
+
+    Raises:
+        ValueError, KeyError, TypeError: it does not.
+    """
+    names = signed_names(kind).items()
+    return {field.name: field.metadata["read"](document[name]) for name, field in names}
+
+
+def text(value: Any, form: re.Pattern[str] = re.compile(""), expected: str = "a text") -> str:
+    """Return a text of this form."""
+    if not isinstance(value, str) or not form.match(value):
+        raise ValueError(f"{value!r} is not {expected}")
+    return value
+
+
+def name(value: Any) -> str:
+    """Return a name."""
+    return text(value, NAME, "a name")
+
+
+def names(values: Any) -> tuple[str, ...]:
+    """Return a list of names."""
+    if not isinstance(values, list):
+        raise ValueError(f"{values!r} is not a list of names")
+    return tuple(name(value) for value in values)
+
+
+def digest(value: Any) -> str:
+    """Return a digest."""
+    return text(value, SHA256, "a SHA-256 digest")
+
+
+def count(value: Any) -> int:
+    """Return a number from 1."""
+    if type(value) is not int or not 1 <= value < 1 << 53:
+        raise ValueError(f"{value!r} is not an integer from 1")
+    return value
+
+
+def switch(value: Any) -> bool:
+    """Return true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    """Return the reader of a text that is one of these."""
+    form = re.compile(rf"(?:{'|'.join(choices)})\Z")
+    return lambda value: text(value, form, f"one of {', '.join(choices)}")
