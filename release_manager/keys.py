@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Key
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from release_manager.config import replace_file
 from release_manager.errors import Refused
-from trust.accept import check_signed
+from trust.accept import check_signed, read_metadata
 from trust.errors import Untrusted
-from trust.roles import OFFLINE_ROLES, ONLINE_ROLES, family_role
+from trust.roles import OFFLINE_ROLES, ONLINE_ROLES, TOP_LEVEL_ROLES, family_role
 from trust.sign import generate_key, load_signer, new_root, sign
-
-_TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
     """
     if folder.root_file.exists():
         root = read_signed("root", folder.pinned_root()).signed
-        for role in _TOP_LEVEL:
+        for role in TOP_LEVEL_ROLES:
             # A key that is not here was moved where it belongs, which is as it should be.
             if folder.key_file(role).exists():
                 folder.signer(role, root.roles[role].keyids)
@@ -130,7 +127,7 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
         if not file.exists():
             generate_key(file)
             made.append(str(file.relative_to(folder.path)))
-    keys = {role: folder.signer(role).public_key for role in _TOP_LEVEL}
+    keys = {role: folder.signer(role).public_key for role in TOP_LEVEL_ROLES}
     replace_file(folder.root_file, sign(new_root(keys, now, dev=True), [folder.signer("root")]))
     folder.root_file.chmod(0o644)
     return [*made, folder.root_file.name]
@@ -159,11 +156,6 @@ def read_signed(role: str, body: bytes, delegator: Root | Targets | None = None)
     Raises:
         Untrusted: E_SIG.
     """
-    try:
-        document: Metadata[Any] = Metadata.from_bytes(body)
-    except (RepositoryError, ValueError, RecursionError) as error:
-        raise Untrusted("E_SIG", f"{role} is not a metadata document: {error}") from None
-    if document.signed.type != ("root" if role == "root" else "targets"):
-        raise Untrusted("E_SIG", f"{role} is a {document.signed.type} document")
+    document = read_metadata(role, body)
     check_signed(role, delegator or document.signed, document)
     return document

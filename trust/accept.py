@@ -28,7 +28,7 @@ def accept_root(body: bytes, current: bytes | None, now: datetime) -> Metadata[R
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = read_metadata(body, Root)
+    uploaded = read_metadata("root", body)
     _check_follows("root", uploaded.signed, current, now)
     before = Metadata[Root].from_bytes(current) if current else uploaded
     check_signed("root", before.signed, uploaded)
@@ -45,7 +45,7 @@ def accept_targets(
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = read_metadata(body, Targets)
+    uploaded = read_metadata(role, body)
     _check_follows(role, uploaded.signed, current, now)
     check_signed(role, delegator.signed, uploaded)
     if role == "targets":
@@ -80,8 +80,8 @@ def accept_family(model: str, uploaded: Targets, before: Family | None) -> Famil
     return family
 
 
-def read_metadata(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any]:
-    """Return the document in these bytes, which have one form only; nobody's word is checked yet.
+def read_metadata(role: str, body: bytes) -> Metadata[Any]:
+    """Return a role's document, which has one form only; who signed it is another question.
 
     Raises:
         Untrusted: E_SIZE or E_SIG.
@@ -92,9 +92,10 @@ def read_metadata(body: bytes, kind: type[Root] | type[Targets]) -> Metadata[Any
         document: Metadata[Any] = Metadata.from_bytes(body)
         canonical = document.to_bytes(JSONSerializer(compact=True))
     except (RepositoryError, ValueError, RecursionError) as error:
-        raise Untrusted("E_SIG", f"not a metadata document: {error}") from error
+        raise Untrusted("E_SIG", f"{role} is not a metadata document: {error}") from error
+    kind = "root" if role == "root" else "targets"
     found = document.signed.type
-    require(isinstance(document.signed, kind), "E_SIG", f"a {found} document, not {kind.type}")
+    require(found == kind, "E_SIG", f"{role} is a {found} document, not {kind}")
     whole = not document.unrecognized_fields and type(document.signed.version) is int
     require(whole, "E_SIG", "members outside the signature, or a version that is no number")
     require(canonical == body, "E_SIG", "the bytes are not the canonical form of what they say")

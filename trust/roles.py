@@ -13,16 +13,16 @@ from tuf.api.metadata import Root, TargetFile, Targets
 
 from trust import fields
 from trust.errors import Untrusted, require
-from trust.fields import NAME as NAME
 from trust.fields import NAME_FORM, signed, signed_names
-from trust.fields import SHA256 as SHA256
 
+NAME, SHA256 = fields.NAME, fields.SHA256
 _PATCH_PATH = re.compile(rf"{NAME_FORM}/{NAME_FORM}_{NAME_FORM}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
 PATCH_KINDS = ("sparse", "hashed", "exact")
 DIRECTOR = "director"
+TOP_LEVEL_ROLES = ("root", "timestamp", "snapshot", "targets")
 OFFLINE_ROLES = ("root", "targets")
 ONLINE_ROLES = ("snapshot", "timestamp", DIRECTOR)
 

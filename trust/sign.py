@@ -69,14 +69,11 @@ def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> tuf.Metada
         now: the moment it is made.
         dev: mark it as a development root, which a production device refuses.
     """
-    return _next(
-        tuf.Root,
-        None,
-        now + LIFETIME["root"],
-        keys={key.keyid: key for key in keys.values()},
-        roles={name: tuf.Role([key.keyid], 1) for name, key in keys.items()},
-        unrecognized_fields={DEV_PROFILE: "dev"} if dev else {},
-    )
+    by_id = {key.keyid: key for key in keys.values()}
+    named = {name: tuf.Role([key.keyid], 1) for name, key in keys.items()}
+    profile = {DEV_PROFILE: "dev"} if dev else {}
+    expires = now + LIFETIME["root"]
+    return _next(tuf.Root, None, expires, keys=by_id, roles=named, unrecognized_fields=profile)
 
 
 def next_targets(
@@ -90,11 +87,11 @@ def next_targets(
         director: the key that signs orders.
         now: the moment it is made.
     """
-    before = previous.delegations if previous else None
-    keys = dict(before.keys) if before else {}
-    named = dict(before.roles or {}) if before else {}
-    for folder, key in {**families, roles.DIRECTOR: director}.items():
-        name = roles.DIRECTOR if folder == roles.DIRECTOR else roles.family_role(folder)
+    before = (previous.delegations if previous else None) or tuf.Delegations({}, {})
+    keys, named = dict(before.keys), dict(before.roles or {})
+    added = [(roles.DIRECTOR, roles.DIRECTOR, director)]
+    added += [(roles.family_role(model), model, key) for model, key in families.items()]
+    for name, folder, key in added:
         named[name] = tuf.DelegatedRole(name, [key.keyid], 1, True, paths=[f"{folder}/*"])
         keys[key.keyid] = key
     used = {keyid for role in named.values() for keyid in role.keyids}

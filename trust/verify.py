@@ -137,9 +137,11 @@ def check_transition(
     release = trusted.family.releases.get(order.release)
     if release is None:
         raise Untrusted("E_NOT_RELEASED", f"{order.target} is not signed by the family")
-    name, same, active = release.name, release.sha256 == order.sha256, release.status == "active"
-    require(same, "E_EQUIVOCATION", f"order and family differ about {order.target}")
-    require(active, "E_WITHDRAWN", f"release {name} is {release.status}")
+    path, name = order.target, release.name
+    require(
+        release.sha256 == order.sha256, "E_EQUIVOCATION", f"order and family differ about {path}"
+    )
+    require(release.status == "active", "E_WITHDRAWN", f"release {name} is {release.status}")
     fits = not release.hardware or hardware in release.hardware
     require(fits, "E_INCOMPAT", f"release {name} is not made for {hardware}")
     running = trusted.family.release_of(running_sha256)
@@ -194,7 +196,7 @@ def _read_cache(cache: Path, family: str) -> dict[str, Any]:
 
     The family is verified once more: what ngclient walks past it leaves in the cache unchecked.
     """
-    names = ("root", "timestamp", "snapshot", "targets", family)
+    names = (*roles.TOP_LEVEL_ROLES, family)
     files = {name: Metadata[Any].from_file(os.fspath(cache / f"{name}.json")) for name in names}
     signed = {name: file.signed for name, file in files.items()}
     listed = signed["snapshot"].meta.get(f"{family}.json")
@@ -207,8 +209,7 @@ def _read_cache(cache: Path, family: str) -> dict[str, Any]:
 
 
 def _delegator(signed: Mapping[str, Any], name: str) -> Any:
-    top = name in ("root", "timestamp", "snapshot", "targets")
-    return signed["root" if top else "targets"]
+    return signed["root" if name in roles.TOP_LEVEL_ROLES else "targets"]
 
 
 def _check_dates(signed: Mapping[str, Any], now: datetime) -> None:
@@ -226,7 +227,8 @@ def _raise_floors(floors: Floors, signed: Mapping[str, Any]) -> Floors:
         keys = json.dumps([sorted(role.keyids), role.threshold]).encode()
         # The root's floor never resets: its chain of signatures is what allows new keys.
         fingerprint = "" if name == "root" else sha256(keys).hexdigest()[:16]
-        version, (known, floor) = document.version, versions.get(name, ("", 0))
+        version = document.version
+        known, floor = versions.get(name, ("", 0))
         kept = known != fingerprint or version >= floor
         require(kept, "E_ROLLBACK_META", f"{name} version {version}, but {floor} was seen")
         versions[name] = (fingerprint, version)

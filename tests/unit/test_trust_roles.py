@@ -196,5 +196,9 @@ def test_the_next_targets_keep_the_families_and_drop_the_keys_that_nobody_uses()
     assert second.version == 2 and second.delegations is not None
     assert set(second.delegations.roles or {}) == {"director", "family-a", "family-b"}
     assert set(second.delegations.keys) == {keys[n].keyid for n in ("a2", "b", "d2")}
+    # A model of the director's name is not taken for the director: the server can refuse it.
+    odd = sign.next_targets(first, {"director": keys["a2"]}, keys["d"], NOW).signed
+    assert odd.delegations is not None
+    assert {"director", "family-director"} <= set(odd.delegations.roles or {})
     assert first.delegations is not None
     assert set(first.delegations.keys) == {keys[n].keyid for n in ("a", "b", "d")}
