@@ -47,8 +47,7 @@ def apply(args: Namespace, settings: Settings) -> Reply:
     _keep_inputs([args.out], [args.base, *args.patch])
     with show.progress(f"applying to {args.base.name}") as report:
         applied = apply_patches(args.base, args.patch, args.out, progress=report)
-    document = {"file": str(args.out), "sha256": applied.sha256, "bytes": applied.size}
-    return Reply(document, show.as_text(document))
+    return Reply({"file": str(args.out), "sha256": applied.sha256, "bytes": applied.size})
 
 
 def inspect(args: Namespace, settings: Settings) -> Reply:
@@ -57,8 +56,7 @@ def inspect(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff diff inspect r1_r2.ndiff
     """
-    document = {"file": str(args.patch), **described(args.patch)}
-    return Reply(document, show.as_text(document))
+    return Reply({"file": str(args.patch), **described(args.patch)})
 
 
 def described(patch: Path) -> dict[str, Any]:

@@ -32,8 +32,7 @@ def login(args: Namespace, settings: Settings) -> Reply:
     keys = {"keys": str(args.keys.absolute())} if args.keys else {}
     file = config_file(os.environ)
     write_config(file, {"server": settings.server, "token": token, **keys})
-    document = {"server": settings.server, "config": str(file), **me}
-    return Reply(document, show.as_text(document))
+    return Reply({"server": settings.server, "config": str(file), **me})
 
 
 def status(args: Namespace, settings: Settings) -> Reply:
@@ -93,8 +92,7 @@ def show_device(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff device show dev_1
     """
-    device = connect(settings).get(f"/v1/devices/{args.id}")
-    return Reply(device, show.as_text(device))
+    return Reply(connect(settings).get(f"/v1/devices/{args.id}"))
 
 
 def list_cohorts(args: Namespace, settings: Settings) -> Reply:
@@ -112,8 +110,7 @@ def show_cohort(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff cohort show kitchen
     """
-    cohort = connect(settings).get(f"/v1/cohorts/{args.name}")
-    return Reply(cohort, show.as_text(cohort))
+    return Reply(connect(settings).get(f"/v1/cohorts/{args.name}"))
 
 
 def create_cohort(args: Namespace, settings: Settings) -> Reply:
@@ -127,8 +124,7 @@ def create_cohort(args: Namespace, settings: Settings) -> Reply:
         raise Usage("a cohort is made of --device or of --filter", "give one kind, at least once")
     members = {"devices": args.device} if args.device else {"filter": cohort_filter(args.filter)}
     document = {"name": args.name, "model": args.model, **members}
-    made = connect(settings).post("/v1/cohorts", document)
-    return Reply(made, show.as_text(made))
+    return Reply(connect(settings).post("/v1/cohorts", document))
 
 
 def make_token(args: Namespace, settings: Settings) -> Reply:
@@ -138,8 +134,7 @@ def make_token(args: Namespace, settings: Settings) -> Reply:
       fleetdiff device token --model asr-en-edge --uses 10 --ttl 24h
     """
     document = {"model": args.model, "uses": args.uses, "ttl_s": args.ttl, "cohort": args.cohort}
-    made = connect(settings).post("/v1/enrollment-tokens", document)
-    return Reply(made, show.as_text(made))
+    return Reply(connect(settings).post("/v1/enrollment-tokens", document))
 
 
 def _list(

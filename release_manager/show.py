@@ -41,18 +41,19 @@ class Reply:
 
     Attributes:
         document: for `--json`.
-        text: for people.
+        text: for people; none: the document as text.
         exit_code: of the process.
     """
 
     document: Any
-    text: str
+    text: str = ""
     exit_code: int = 0
 
 
 def reply(answer: Reply, as_json: bool) -> None:
     """Print a reply on stdout."""
-    print(json.dumps(answer.document, indent=1) if as_json else answer.text)
+    text = json.dumps(answer.document, indent=1) if as_json else answer.text
+    print(text or as_text(answer.document))
 
 
 def note(text: str) -> None:
@@ -121,16 +122,13 @@ def value_text(name: str, value: Any) -> str:
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """Give a function of (bytes done, bytes to do) that moves a bar, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(label), total=None)
+    text, hidden = TextColumn("{task.description}", markup=False), not sys.stderr.isatty()
+    columns = text, BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
