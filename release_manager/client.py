@@ -13,7 +13,7 @@ from email.message import Message
 from hashlib import sha256
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -36,8 +36,7 @@ _ADVICE = {
     409: "look at the present state first, then run the command again if it still makes sense",
     413: "publish a smaller file, or raise the server's limit",
 }
-_T = TypeVar("_T")
-_Read = Callable[[HTTPResponse], _T]
+_Read = Callable[[HTTPResponse], Any]
 _Body = bytes | Path | None
 
 
@@ -63,18 +62,21 @@ def hash_file(path: Path) -> tuple[str, int]:
         Refused: it is empty.
         OSError: it cannot be read.
     """
-    digest, size = sha256(), 0
+    digest = sha256()
     with path.open("rb") as file:
         for block in show.blocks(file.read, path.stat().st_size, f"hashing {path.name}"):
             digest.update(block)
-            size += len(block)
+        size = file.tell()
     if not size:
         raise Refused(f"{path} is empty", "give the file that was meant")
     return digest.hexdigest(), size
 
 
 class Client:
-    """Talks to one server as one user; every call raises Refused or Unreachable."""
+    """Talks to one server as one user; every call raises Refused or Unreachable.
+
+    A refusal that is an answer too, by its status, is given as `none_for`: then it returns None.
+    """
 
     def __init__(self, server: str, token: Secret) -> None:
         self.server = server
@@ -86,9 +88,9 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"{path}?{urlencode(given)}" if given else path, _read_json)
 
-    def post(self, path: str, document: Mapping[str, Any]) -> Any:
+    def post(self, path: str, document: Mapping[str, Any], none_for: int = 0) -> Any:
         """Return the JSON answer to a POST, which is never repeated."""
-        return self._call("POST", path, _read_json, json.dumps(document).encode())
+        return self._call("POST", path, _read_json, json.dumps(document).encode(), none_for)
 
     def put(self, path: str, body: bytes | Path) -> Any:
         """Send exact bytes of JSON, or stream a file, and return the JSON answer."""
@@ -96,12 +98,15 @@ class Client:
 
     def find(self, path: str, bytes_max: int) -> bytes | None:
         """Return the body of a GET, or None if there is none."""
-        return self._found("GET", path, lambda response: _read_at_most(response, bytes_max))
+        found: bytes | None
+        found = self._call("GET", path, lambda got: _read_at_most(got, bytes_max), none_for=404)
+        return found
 
     def upload(self, file: Path, digest: str) -> None:
         """Upload an artifact unless the server has it."""
-        if self._found("HEAD", f"/v1/artifacts/{digest}", lambda _: True) is None:
-            self.put(f"/v1/artifacts/{digest}", file)
+        path = f"/v1/artifacts/{digest}"
+        if self._call("HEAD", path, lambda _: True, none_for=404) is None:
+            self.put(path, file)
 
     def download(self, digest: str, target: Path) -> bool:
         """Download an artifact to `target`; False if the server does not have it.
@@ -113,11 +118,10 @@ class Client:
         def save(response: HTTPResponse) -> bool:
             label = f"downloading {digest[:12]}"
             with target.open("wb") as file:
-                for block in show.blocks(response.read, response.length or 0, label):
-                    file.write(block)
+                file.writelines(show.blocks(response.read, response.length or 0, label))
             return _is_whole(response)
 
-        if not self._found("GET", f"/v1/artifacts/{digest}", save):
+        if self._call("GET", f"/v1/artifacts/{digest}", save, none_for=404) is None:
             return False
         if hash_file(target)[0] != digest:
             raise Refused(
@@ -126,15 +130,9 @@ class Client:
             )
         return True
 
-    def _found(self, method: str, path: str, read: _Read[_T]) -> _T | None:
-        try:
-            return self._call(method, path, read)
-        except Refused as error:
-            if error.status != 404:
-                raise
-            return None
-
-    def _call(self, method: str, path: str, read: _Read[_T], body: _Body = None) -> _T:
+    def _call(
+        self, method: str, path: str, read: _Read, body: _Body = None, none_for: int = 0
+    ) -> Any:
         """Send a request until it is answered for good, and return what `read` makes of that."""
         tries = 1 if method == "POST" else TRIES
         trouble = ""
@@ -145,6 +143,8 @@ class Client:
                     return read(stack.enter_context(self._opener.open(request, timeout=TIMEOUT_S)))
             except HTTPError as error:
                 with error:
+                    if error.code == none_for:
+                        return None
                     _raise_if_final(error)
                 trouble, pause_s = f"it answered {error.code}", _retry_after_s(error.headers)
             except (URLError, HTTPException, TimeoutError, ConnectionError) as error:

@@ -48,7 +48,7 @@ def init(args: Namespace, settings: Settings) -> Reply:
             raise
     else:
         done["later"] = later
-    return Reply(done, show.as_text(done))
+    return Reply(done)
 
 
 def create(args: Namespace, settings: Settings) -> Reply:
@@ -59,17 +59,11 @@ def create(args: Namespace, settings: Settings) -> Reply:
     """
     desk, model = desk_of(settings), args.model
     metadata.fetch(desk).targets_in_force(desk.now)
-    made = True
-    try:
-        desk.client.post("/v1/models", {"name": model})
-    except Refused as error:
-        if error.status != 409:
-            raise
-        made = False
+    made = desk.client.post("/v1/models", {"name": model}, none_for=409) is not None
     delegated = metadata.update_targets(desk, model)
     key = str(desk.folder.key_file(family_role(model)))
     done = {"model": model, "made": made, "delegated": delegated, "key": key}
-    return Reply(done, show.as_text(done))
+    return Reply(done)
 
 
 def publish_canary(args: Namespace, settings: Settings) -> Reply:
