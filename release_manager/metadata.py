@@ -20,7 +20,7 @@ from release_manager.config import Settings
 from release_manager.errors import Refused
 from release_manager.keys import KeyFolder, family_signer, read_signed
 from trust.accept import METADATA_BYTES_MAX, accept_family, accept_targets
-from trust.errors import Untrusted
+from trust.errors import require
 from trust.order import write_time
 from trust.roles import DIRECTOR, Family, family_role, read_family
 from trust.sign import next_family, next_targets, sign
@@ -148,8 +148,8 @@ def publish_root(desk: Desk) -> bool:
     there = _download(desk.client, "1.root.json")
     if there is None:
         desk.client.put("/v1/metadata/root", pinned)
-    elif there != pinned:
-        raise Untrusted("E_EQUIVOCATION", f"{desk.client.server} was set up with another root")
+    ours = there in (None, pinned)
+    require(ours, "E_EQUIVOCATION", f"{desk.client.server} was set up with another root")
     return there is None
 
 
@@ -175,8 +175,8 @@ def fetch(desk: Desk) -> Repository:
         Refused: there is no pinned root.
     """
     answer = desk.client.get("/v1/metadata")
-    if not isinstance(answer, dict) or not all(type(v) is int for v in answer.values()):
-        raise Untrusted("E_MIX", "the server's list of metadata is not understood")
+    known = isinstance(answer, dict) and all(type(v) is int for v in answer.values())
+    require(known, "E_MIX", "the server's list of metadata is not understood")
     root = _follow_roots(desk)
     return Repository(root, _fetch_newest(desk, "targets", answer, root), answer)
 
@@ -185,14 +185,13 @@ def _follow_roots(desk: Desk) -> Root:
     body = desk.folder.pinned_root()
     root: Root = read_signed("root", body).signed
     while (following := _download(desk.client, f"{root.version + 1}.root.json")) is not None:
-        if root.version >= ROOTS_MAX:
-            raise Untrusted("E_SIZE", f"more than {ROOTS_MAX} roots")
+        require(root.version < ROOTS_MAX, "E_SIZE", f"more than {ROOTS_MAX} roots")
         # Signed by the keys that the root before names, and by those that it names itself.
         read_signed("root", following)
         body, before = following, root
         root = read_signed("root", body, before).signed
-        if root.version != before.version + 1:
-            raise Untrusted("E_ROLLBACK_META", "a root's number is not that of its file")
+        follows = root.version == before.version + 1
+        require(follows, "E_ROLLBACK_META", "a root's number is not that of its file")
     _check_in_force("root", root, desk.now)
     desk.folder.check_seen("root", root.version, body)
     return root
@@ -203,12 +202,13 @@ def _fetch_newest(
 ) -> Metadata[Targets] | None:
     version = newest.get(role, 0)
     body = _download(desk.client, f"{version}.{role}.json") if version else None
-    found = None
-    if body is not None:
-        found = read_signed(role, body, delegator)
-        if found.signed.version != version:
-            raise Untrusted("E_MIX", f"{role} {version} says that it is {found.signed.version}")
-    desk.folder.check_seen(role, version if body else 0, body or b"")
+    if body is None:
+        desk.folder.check_seen(role, 0, b"")
+        return None
+    found = read_signed(role, body, delegator)
+    named = found.signed.version
+    require(named == version, "E_MIX", f"{role} {version} says that it is {named}")
+    desk.folder.check_seen(role, version, body)
     return found
 
 
@@ -240,8 +240,8 @@ def _unless_overtaken(attempt: Callable[[], _Result]) -> _Result:
 
 
 def _check_in_force(role: str, signed: Root | Targets, now: datetime) -> None:
-    if signed.expires <= now:
-        raise Untrusted("E_FREEZE", f"{role} expired at {write_time(signed.expires)}")
+    expired = f"{role} expired at {write_time(signed.expires)}"
+    require(signed.expires > now, "E_FREEZE", expired)
 
 
 def _without_replaced(previous: Targets | None, entries: Entries) -> Targets | None:
