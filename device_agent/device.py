@@ -124,17 +124,15 @@ class LocalDevice:
         self.journal.remember(counts=trial.kept)
         self._judge(plan, shard, trial)
 
-    def still_ordered(self, plan: Plan) -> bool:
-        """Ask once more, unless the switch is done already."""
-        done = self.slots.active_sha256(fresh=True) == plan.sha256
-        return done or self.check_in.still_ordered(plan)
-
-    def switch(self, plan: Plan) -> None:
+    def switch(self, plan: Plan) -> bool:
         """Make the spare slot the active one, if its bytes are still the right ones."""
         if self.slots.active_sha256(fresh=True) != plan.sha256:
+            if not self.check_in.still_ordered(plan):
+                return False
             self._require_spare(plan)
             self.slots.switch()
         self._event(plan, Event("activated"))
+        return True
 
     def commit(self, plan: Plan) -> bool:
         """Remember the active bytes, read now, as good if they are the ordered ones."""

@@ -13,19 +13,21 @@ END = "<!-- states:end -->"
 
 
 def arrows() -> list[tuple[str, str, str]]:
-    """Return every arrow as (from, function, to), in the order of the cycle."""
-    found = []
-    for name in "check download apply evaluate switch commit roll_back report".split():
-        hints = get_type_hints(getattr(states, name))
-        source, targets = hints["state"], hints["return"]
-        for target in get_args(targets) or (targets,):
-            found.append((source.__name__, name, target.__name__))
-    return found
+    """Return every arrow as (from, method, to), in the order of the cycle."""
+    return [
+        (state.__name__, method, target.__name__)
+        for state in get_args(states.State)
+        for method in ("step", "refused")
+        if hasattr(state, method)
+        for returned in [get_type_hints(getattr(state, method))["return"]]
+        for target in get_args(returned) or (returned,)
+    ]
 
 
 def mermaid() -> str:
     """Return the Mermaid block, with the markers that the documentation keeps around it."""
-    lines = [f"    {source} --> {target}: {name}" for source, name, target in arrows()]
+    label = {"step": "", "refused": ": refused"}
+    lines = [f"    {source} --> {to}{label[method]}" for source, method, to in arrows()]
     body = ["```mermaid", "stateDiagram-v2", "    [*] --> Idle", *lines, "```"]
     return "\n".join([BEGIN, *body, END])
 
