@@ -22,11 +22,10 @@ from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
 from device_agent.device import LocalDevice
-from device_agent.disk import hash_file, open_regular, sync, write_durably
+from device_agent.disk import Slots, hash_file, open_file, sync, write_durably
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event
-from device_agent.slots import Slots
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
 from device_agent.strict import accept, read
 
@@ -268,7 +267,7 @@ def _install_factory_model(config: Config, model_file: Path | None) -> str:
     if model_file is None:
         return ""
     target = slots.spare
-    with open_regular(model_file) as source, target.open("wb") as copy:
+    with open_file(model_file) as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy)
     sync(target)
     sync(target.parent)

@@ -17,11 +17,11 @@ from typing import Any
 
 from device_agent.client import Client, Reply
 from device_agent.config import Config
+from device_agent.disk import Slots
 from device_agent.errors import Misconfigured, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import LABEL, Plan, check_plan
-from device_agent.slots import Slots
 from device_agent.strict import accept
 from trust.errors import Untrusted
 from trust.order import Order, read_time, write_time

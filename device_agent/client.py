@@ -1,28 +1,43 @@
-"""The device API of a server: poll, post, and artifacts that resume where they stopped.
+"""The device API of a server that may be slow, endless or lying.
 
-Redirects are followed once, for artifacts, to the blob hosts of the configuration, and the
-credential stays behind. A download is read by nobody before its digest is right.
+Every request has a deadline, every body a cap, every download a least rate; nothing is
+decompressed. A download goes on where it stopped and is read by nobody before its digest is right.
+One redirect is followed, for artifacts, to the blob hosts of the configuration, and the credential
+stays behind. What may be better later is `Unavailable`; what will not be is `Rejected`.
 """
 
-import http.client
 import json
 import re
+import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
+from time import monotonic as clock_s
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from device_agent.config import Config
+from device_agent.deadline import Deadline
 from device_agent.disk import hash_file
-from device_agent.errors import Rejected, Unavailable
+from device_agent.errors import Rejected, Unavailable, one_line
 from device_agent.plan import PRINTABLE
-from device_agent.transport import Deadline, paced, poll_after_s, read_body, refusal_of, request
 
 BUNDLE_BYTES_MAX = 2 * 1024 * 1024
 RECEIPT_BYTES_MAX = 64 * 1024
+PROBLEM_BYTES_MAX = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
+SECONDS = re.compile(r"\d{1,7}(\.\d{1,9})?\Z")
+TRY_LATER = frozenset({401, 403, 408, 421, 425, 429})  # and 3xx, 5xx
+OURS = {
+    "User-Agent": "fleetdiff-agent/1",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Client:
     """
 
     def __init__(self, config: Config, credential: str = "") -> None:
-        self._config = config
+        self._limits, self._blob_hosts = config.limits, config.blob_hosts
         self._api = config.server.rstrip("/") + "/device/v1/"
         self._identity = {"Authorization": f"Bearer {credential}"} if credential else {}
         secure = config.server.startswith("https:")
@@ -94,7 +109,7 @@ class Client:
             part.unlink()
             have = 0
         if have < length:
-            self._download(sha256, length, part, have)
+            self._download(f"{self._api}artifacts/{sha256}", length, part, have)
         if hash_file(part) != sha256:
             part.unlink()
             if have:  # The beginning may be from before a power cut: ask for all of it once more.
@@ -105,44 +120,42 @@ class Client:
         self, method: str, path: str, headers: dict[str, str], most: int, body: bytes | None = None
     ) -> Reply:
         url, headers = self._api + path, self._identity | headers
-        with request(self._config.limits, self._tls, method, url, headers, body) as (found, late):
+        with self._request(method, url, headers, body) as (found, late):
             if found.status not in (200, 201, 202, 304):
-                raise refusal_of(found, known=bool(self._identity))
+                raise self._refusal(found)
             answer = read_body(found, most, late)
             etag = found.getheader("ETag", "")
             etag = etag if PRINTABLE.match(etag) else ""
             return Reply(found.status, etag, poll_after_s(found), answer)
 
-    def _download(self, sha256: str, length: int, part: Path, have: int) -> None:
-        limits, url = self._config.limits, f"{self._api}artifacts/{sha256}"
+    def _download(self, url: str, length: int, part: Path, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with request(limits, self._tls, "GET", url, headers | self._identity) as (found, late):
+        with self._request("GET", url, headers | self._identity) as (found, late):
             if found.status != 307:
                 self._save(found, late, length, part, have)
                 return
             elsewhere = self._blob_url(url, found.getheader("Location", ""))
-        with request(limits, self._tls, "GET", elsewhere, headers) as (found, late):
+        with self._request("GET", elsewhere, headers) as (found, late):
             self._save(found, late, length, part, have)
 
     def _save(
-        self, found: http.client.HTTPResponse, late: Deadline, length: int, part: Path, have: int
+        self, found: HTTPResponse, late: Deadline, length: int, part: Path, have: int
     ) -> None:
         if found.status == 416:
             part.unlink()
             raise Unavailable("the rest of a download was refused; starting again", 416)
         if found.status not in (200, 206):
-            raise refusal_of(found, known=bool(self._identity))
+            raise self._refusal(found)
         start = _start(found, length)
         if start not in (0, have):
             raise Unavailable(f"asked for bytes from {have}, got them from {start}")
-        declared = found.length
-        if declared is not None and start + declared != length:
-            raise Rejected("E_SIZE", f"{start + declared} bytes announced, {length} signed")
+        if found.length is not None and start + found.length != length:
+            raise Rejected("E_SIZE", f"{start + found.length} bytes announced, {length} signed")
         late.cancel()  # From here the least rate is the limit.
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            for chunk in paced(found, length - start, self._config.limits):
+            for chunk in self._paced(found, length - start):
                 file.write(chunk)
             got = file.tell()
         if got > length:
@@ -151,25 +164,107 @@ class Client:
         if got < length:
             raise Unavailable(f"cut off after {got} of {length} bytes")
 
+    def _paced(self, found: HTTPResponse, wanted: int) -> Iterator[bytes]:
+        """Yield chunks until `wanted` bytes came, or more than that, or no more come."""
+        window_start, window_bytes = clock_s(), 0
+        # With a declared length the socket must not be read beyond it; without, one byte more
+        # than wanted is enough to know that the server lies.
+        left = wanted if found.length is not None else wanted + 1
+        while left > 0 and (chunk := found.read1(min(CHUNK_BYTES, left))):
+            yield chunk
+            left -= len(chunk)
+            window_bytes += len(chunk)
+            elapsed = clock_s() - window_start
+            if elapsed >= self._limits.rate_window_s:
+                if window_bytes < self._limits.rate_bytes_s_min * elapsed:
+                    raise Unavailable(f"{window_bytes} bytes in {elapsed:.0f} s is too slow")
+                window_start, window_bytes = clock_s(), 0
+
     def _blob_url(self, base: str, location: str) -> str:
         try:
             target = urlsplit(urljoin(base, location))
         except ValueError as error:
             raise Rejected("E_REDIRECT", f"a redirect to {location[:80]!r}") from error
         secure = target.scheme in ("https", urlsplit(base).scheme)
-        if not secure or target.netloc not in self._config.blob_hosts:
+        if not secure or target.netloc not in self._blob_hosts:
             raise Rejected("E_REDIRECT", f"artifacts are not fetched from {target.netloc[:80]!r}")
         return target.geturl()
 
+    @contextmanager
+    def _request(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
+    ) -> Iterator[tuple[HTTPResponse, Deadline]]:
+        """Yield the answer to one request, and the deadline that hangs over it."""
+        parts = urlsplit(url)
+        secure = partial(HTTPSConnection, context=self._tls)
+        connect = secure if parts.scheme == "https" else HTTPConnection
+        connection = connect(parts.netloc, timeout=self._limits.silence_s_max)
+        try:
+            connection.connect()
+            with Deadline(self._limits.request_s_max, partial(_cut, connection.sock)) as late:
+                target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+                connection.request(method, target, body, OURS | headers)
+                response = connection.getresponse()
+                if response.getheader("Content-Encoding", "identity") != "identity":
+                    raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")
+                yield response, late
+        except HTTPException as error:
+            raise Unavailable(f"{method} {parts.path}: {error!r}") from error
+        finally:
+            connection.close()
 
-def _start(response: http.client.HTTPResponse, length: int) -> int:
+    def _refusal(self, found: HTTPResponse) -> Exception:
+        """Return the error that a status means, in the words of its problem document."""
+        said = found.reason
+        if found.getheader("Content-Type", "").startswith("application/problem+json"):
+            with suppress(ValueError, AttributeError, RecursionError):
+                problem = json.loads(found.read(PROBLEM_BYTES_MAX))
+                said = f"{problem.get('title', said)}: {problem.get('detail', '')}"
+        message = f"{found.status} {one_line(str(said))[:300].strip(': ')}"
+        final = 400 <= found.status < 500 and found.status not in TRY_LATER
+        # A person may yet mend that a credential is refused, but not that a token is.
+        if final or (found.status in (401, 403) and not self._identity):
+            return Rejected("E_HTTP", message)
+        return Unavailable(message, found.status, poll_after_s(found))
+
+
+def read_body(found: HTTPResponse, most: int, late: Deadline) -> bytes:
+    """Return a whole body of at most that many bytes.
+
+    Raises:
+        Rejected: E_SIZE.
+        Unavailable: cut off.
+    """
+    declared = found.length
+    if declared is not None and declared > most:
+        raise Rejected("E_SIZE", f"an answer of {declared} bytes; the limit is {most}")
+    body = found.read(most + 1)
+    if len(body) > most:
+        raise Rejected("E_SIZE", f"an answer of more than {most} bytes")
+    if late.passed or len(body) < (declared or 0):
+        raise Unavailable(f"the answer was cut off after {len(body)} bytes")
+    return body
+
+
+def poll_after_s(found: HTTPResponse) -> float | None:
+    """Return when the server wants to be asked again, if it says so."""
+    text = found.getheader("Poll-After", "")
+    return float(text) if SECONDS.match(text) else None
+
+
+def _start(found: HTTPResponse, length: int) -> int:
     """Return where in the artifact the body begins; a 200 may be partial, too."""
-    header = response.getheader("Content-Range")
+    header = found.getheader("Content-Range")
     if header is None:
-        if response.status == 206:
+        if found.status == 206:
             raise Unavailable("a partial answer that does not say which part")
         return 0
-    found = CONTENT_RANGE.match(header)
-    if not found or int(found[3]) != length:
+    part = CONTENT_RANGE.match(header)
+    if not part or int(part[3]) != length:
         raise Rejected("E_SIZE", f"Content-Range {header[:80]!r} is not of {length} bytes")
-    return int(found[1])
+    return int(part[1])
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):  # It was closed a moment ago.
+        connection.shutdown(socket.SHUT_RDWR)

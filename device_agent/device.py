@@ -29,12 +29,11 @@ from device_agent.canary import (
 from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
-from device_agent.disk import settle
+from device_agent.disk import Slots, settle
 from device_agent.errors import Rejected
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import Canary, Plan, Step
-from device_agent.slots import Slots
 from device_agent.states import Reporting
 from neural_diff.apply import apply as apply_patches
 from neural_diff.errors import Corrupt, NeuralDiffError, WrongBase
@@ -96,7 +95,7 @@ class LocalDevice:
         steps = plan.pipelines[pipeline]
         if not self.spare_holds(plan.sha256):
             self.slots.spare.unlink(missing_ok=True)
-            self._write(steps, self.slots.spare)
+            self._write(plan, steps, self.slots.spare)
         if not self.spare_holds(plan.sha256):
             self.slots.spare.unlink(missing_ok=True)
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
@@ -106,15 +105,15 @@ class LocalDevice:
     def evaluate(self, plan: Plan) -> None:
         """Hear both models on this device's shard, queue the report, and judge."""
         self._require_spare(plan)
-        canary, old = self._canary_of(plan), self.slots.active
-        if canary is None or old is None:
+        canary = self._canary_of(plan)
+        if canary is None:
             logger.info("release %s is taken without a trial", plan.release)
             return
         folder = self._canary_folder(canary)
         shard = read_manifest((folder / MANIFEST).read_bytes(), canary.shard_sha256)
         limit = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
         engine = Engine(self.config.recogniser, limit)
-        models = (plan.base, old), (plan.sha256, self.slots.spare)
+        models = (plan.base, self.slots.active), (plan.sha256, self.slots.spare)
         known = self.journal.memory.counts
         draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
         trial = run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
@@ -231,10 +230,10 @@ class LocalDevice:
             raise Rejected("E_CANARY", f"{shard.file} has other sizes in plan and manifest")
         self._fetch_blob(canary.shard_sha256, canary.shard_bytes, folder / shard.file)
 
-    def _write(self, steps: tuple[Step, ...], target: Path) -> None:
+    def _write(self, plan: Plan, steps: tuple[Step, ...], target: Path) -> None:
         files = [self._downloads / step.sha256 for step in steps]
         base = files.pop(0) if steps[0].op == "full" else self.slots.active
-        if base is None:
+        if base == self.slots.active and not plan.base:
             raise Rejected("E_BASE", "a patch, and no model to apply it to")
         if not files:
             settle(base, target)

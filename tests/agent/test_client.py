@@ -162,7 +162,7 @@ def test_a_range_that_is_refused_starts_again(wire: Wire) -> None:
 def test_a_drip_is_too_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     wire.answer = lambda asked: Answer(chunks=([b"x"] * 100), declare=len(DATA), pause_s=0.02)
     seconds = count()
-    monkeypatch.setattr("device_agent.transport.clock_s", lambda: next(seconds))
+    monkeypatch.setattr("device_agent.client.clock_s", lambda: next(seconds))
     with pytest.raises(Unavailable, match="too slow"):
         wire.fetch()
 

@@ -17,7 +17,7 @@ PLANTED = [
     ("service/db/queries.py", "import service.core.errors", "imports point down"),
     ("service/helpers.py", "", "imports point down"),
     ("service/core/policy.py", "import service.core.tick", "the acting parts stand on"),
-    ("device_agent/slots.py", "import pydantic", "What runs on a device"),
+    ("device_agent/disk.py", "import pydantic", "What runs on a device"),
     ("neural_diff/apply.py", "import neural_diff.make", "What runs on a device"),
     ("service/core/chain.py", "import sqlalchemy", "Decisions are pure"),
     ("device_agent/states.py", "import device_agent.client", "Decisions are pure"),
