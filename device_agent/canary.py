@@ -13,15 +13,16 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
+from device_agent.deadline import Deadline
 from device_agent.errors import Rejected
 from device_agent.plan import Plan
 from device_agent.strict import accept
@@ -37,39 +38,22 @@ LABEL = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A shard in the signed manifest."""
+class Shard:
+    """A shard as the signed manifest lists it, and the digest of that manifest."""
 
     file: Annotated[str, FILE_NAME]
     sha256: str
     bytes: int
     utterances: int
     ref_words: int
+    set: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The signed manifest of a canary set, as far as a device needs it."""
 
-    shards: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Shard(Row):
-    """A shard, and the digest of the manifest that lists it."""
-
-    set: str
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What an engine says it heard; beside it stand its counts."""
-
-    utterances: int
-    ref_words: int
-    canary_set: str
-    scorer: Annotated[str, LABEL]
-    runtime: Annotated[str, LABEL]
+    shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True)
@@ -78,8 +62,8 @@ class Counts:
 
     split: dict[str, int]  # sub, del, ins
     milliseconds: int
-    scorer: str
-    runtime: str
+    scorer: Annotated[str, LABEL]
+    runtime: Annotated[str, LABEL]
 
     @property
     def errors(self) -> int:
@@ -196,25 +180,22 @@ def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Count
         Rejected: E_SLOW over the time limit; E_ENGINE if it crashes, prints anything but counts,
             or counts that cannot be.
     """
-    with _start([*engine.command, "--model", str(model), "--canary", str(folder)]) as process:
+    command = [*engine.command, "--model", str(model), "--canary", str(folder)]
+    started = time.monotonic()
+    with _start(command) as process, Deadline(engine.timeout_s, partial(_kill, process)) as late:
         assert process.stdout is not None
-        timer = threading.Timer(engine.timeout_s, _kill, [process])
-        started = time.monotonic()
-        timer.start()
         try:
             output = process.stdout.read(OUTPUT_BYTES_MAX + 1)
             if len(output) > OUTPUT_BYTES_MAX:
                 raise Rejected("E_ENGINE", f"the engine printed more than {OUTPUT_BYTES_MAX} bytes")
             process.wait()
         finally:
-            timer.cancel()
             _kill(process)
-        spent_s = time.monotonic() - started
-    if spent_s >= engine.timeout_s:
+    if late.passed:
         raise Rejected("E_SLOW", f"the engine ran longer than {engine.timeout_s} s")
     if process.returncode != 0:
         raise Rejected("E_ENGINE", f"the engine ended with {process.returncode}")
-    return read_counts(output, shard, round(1000 * spent_s))
+    return read_counts(output, shard, round(1000 * (time.monotonic() - started)))
 
 
 def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
@@ -224,14 +205,17 @@ def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
         Rejected: E_ENGINE.
     """
     document = accept(dict[str, Any], output, "E_ENGINE")
-    heard = accept(Heard, document, "E_ENGINE")
-    split = accept(dict[str, int], {name: document.get(name) for name in SPLIT}, "E_ENGINE")
-    what = (heard.canary_set, heard.utterances, heard.ref_words)
-    if what != (shard.set, shard.utterances, shard.ref_words):
-        raise Rejected("E_ENGINE", "the engine heard something else than the shard")
-    if split["sub"] + split["del"] > heard.ref_words or split["ins"] > heard.ref_words:
-        raise Rejected("E_ENGINE", f"more errors than the shard's {heard.ref_words} words: {split}")
-    return Counts(split, milliseconds, heard.scorer, heard.runtime)
+    heard = {name: document.get(name) for name in ("canary_set", "utterances", "ref_words")}
+    if list(heard.values()) != [shard.set, shard.utterances, shard.ref_words]:
+        raise Rejected(
+            "E_ENGINE", f"the engine heard something else than the shard: {heard!s:.200}"
+        )
+    split = {name: document.get(name) for name in SPLIT}
+    found = accept(Counts, {**document, "split": split, "milliseconds": milliseconds}, "E_ENGINE")
+    subs, dels, ins = found.split.values()
+    if subs + dels > shard.ref_words or ins > shard.ref_words:
+        raise Rejected("E_ENGINE", f"more errors than the shard's {shard.ref_words} words: {split}")
+    return found
 
 
 def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
@@ -240,13 +224,13 @@ def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
     Raises:
         Rejected: E_CANARY.
     """
-    rows = [r for r in accept(Manifest, manifest, "E_CANARY").shards if r.sha256 == shard_sha256]
-    if not rows:
+    listed = {s.sha256: s for s in accept(Manifest, manifest, "E_CANARY").shards}
+    shard = listed.get(shard_sha256)
+    if shard is None:
         raise Rejected("E_CANARY", f"the manifest does not list shard {shard_sha256[:12]}")
-    row = rows[0]
-    if row.file == MANIFEST or not (row.bytes and row.utterances and row.ref_words):
-        raise Rejected("E_CANARY", f"the manifest has an impossible {row}")
-    return Shard(**row.__dict__, set=sha256(manifest).hexdigest())
+    if shard.file == MANIFEST or not (shard.bytes and shard.utterances and shard.ref_words):
+        raise Rejected("E_CANARY", f"the manifest has an impossible {shard}")
+    return replace(shard, set=sha256(manifest).hexdigest())
 
 
 def _start(command: list[str]) -> "subprocess.Popen[bytes]":
