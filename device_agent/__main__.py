@@ -19,8 +19,14 @@ from device_agent.agent import NothingToDo
 from device_agent.config import Config, load_config
 from device_agent.errors import Busy, Misconfigured, Rejected
 
-OK, REFUSED = 0, 1
-ENDS = {Rejected: REFUSED, Misconfigured: 2, NothingToDo: 3, Busy: 75, OSError: 75}
+REFUSED = 1
+ENDS: dict[type[Exception], int] = {
+    Rejected: REFUSED,
+    Misconfigured: 2,
+    NothingToDo: 3,
+    Busy: 75,
+    OSError: 75,
+}
 EXIT_CODES = (
     "exit codes: 0 done or nothing to do; 1 refused or failed; 2 usage, configuration or damaged "
     "state; 3 nothing to roll back to; 75 transient: no answer, no space, another agent; try later"
@@ -32,56 +38,54 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _log_to_stderr(options.verbose)
     try:
-        config = load_config(options.config)
-        return int(options.command(config, options))
-    except (Rejected, Misconfigured, NothingToDo, Busy, OSError) as error:
+        answer = options.command(load_config(options.config), options)
+    except tuple(ENDS) as error:
         print(f"fleetdiff-agent: {error}", file=sys.stderr)
         return next(code for kind, code in ENDS.items() if isinstance(error, kind))
+    if options.json and answer:
+        print(json.dumps(answer))
+    else:
+        for name, value in answer.items():
+            print(f"{name.replace('_', ' ')}: {value}")
+    return REFUSED if answer.get("outcome") in ("refused", "failed") else 0
 
 
-def _run(config: Config, options: argparse.Namespace) -> int:
+def _run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     with agent.open_device(config) as device:
         agent.run(device, stop)
-    return OK
+    return {}
 
 
-def _once(config: Config, options: argparse.Namespace) -> int:
+def _once(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     with agent.open_device(config) as device:
         outcome = agent.run_once(device)
-        running = device.slots.active_sha256(fresh=True)
-    answer = {
-        "outcome": outcome.kind if outcome else "nothing to do",
-        "reason": outcome.reason if outcome else "",
-        "detail": outcome.detail if outcome else "",
-        "running_sha256": running,
-    }
-    _answer(answer, options.json)
-    return REFUSED if outcome and outcome.kind in ("refused", "failed") else OK
+        return {
+            "outcome": outcome.kind if outcome else "nothing to do",
+            "reason": outcome.reason if outcome else "",
+            "detail": outcome.detail if outcome else "",
+            "running_sha256": device.slots.active_sha256(fresh=True),
+        }
 
 
-def _enroll(config: Config, options: argparse.Namespace) -> int:
+def _enroll(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     if options.model_file is not None and not options.model_file.exists():
         raise Misconfigured(f"--model-file {options.model_file} does not exist")
     answer = agent.enroll(config, options.token, options.model_file)
-    _answer(answer, options.json)
     if not answer["root_is_the_servers"]:
         print("the server's root is not the pinned one: updates may be refused", file=sys.stderr)
-    return OK
+    return answer
 
 
-def _status(config: Config, options: argparse.Namespace) -> int:
-    _answer(agent.status(config), options.json)
-    return OK
+def _status(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    return agent.status(config)
 
 
-def _rollback(config: Config, options: argparse.Namespace) -> int:
+def _rollback(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     with agent.open_device(config) as device:
-        answer = agent.roll_back(device)
-    _answer(answer, options.json)
-    return OK
+        return agent.roll_back(device)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,27 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="answer with one JSON object")
     common.add_argument("--verbose", action="store_true", help="log details, too")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, function, says in [
-        ("enroll", _enroll, "make this device known to its server"),
-        ("run", _run, "keep the model up to date until SIGTERM"),
-        ("once", _once, "check in once and do what follows"),
-        ("status", _status, "show what runs and what is under way"),
-        ("rollback", _rollback, "go back to the earlier release, if the family signs that"),
+    for function, says in [
+        (_enroll, "make this device known to its server"),
+        (_run, "keep the model up to date until SIGTERM"),
+        (_once, "check in once and do what follows"),
+        (_status, "show what runs and what is under way"),
+        (_rollback, "go back to the earlier release, if the family signs that"),
     ]:
+        name = function.__name__[1:]
         command = commands.add_parser(name, help=says, parents=[common], epilog=EXIT_CODES)
         command.set_defaults(command=function)
-        if name == "enroll":
+        if function is _enroll:
             command.add_argument("--token", required=True, help="an enrollment token")
             command.add_argument("--model-file", type=Path, help="the model it was born with")
     return parser
-
-
-def _answer(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(answer))
-        return
-    for name, value in answer.items():
-        print(f"{name.replace('_', ' ')}: {value}")
 
 
 class _JsonLines(logging.Formatter):

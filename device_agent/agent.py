@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 AGENT_VERSION = "0.1.0"
 CREDENTIAL = "credential.json"
+UTC_NOW = partial(datetime.now, UTC)
 
 
 class NothingToDo(Exception):
@@ -54,13 +57,8 @@ class Enrolled(Credential):
     root_sha256: str
 
 
-def utc_now() -> datetime:
-    """Return the system clock's time."""
-    return datetime.now(UTC)
-
-
 @contextmanager
-def open_device(config: Config, clock: Callable[[], datetime] = utc_now) -> Iterator[LocalDevice]:
+def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iterator[LocalDevice]:
     """Yield the enrolled device of a state folder, locked for this agent.
 
     Raises:
@@ -75,11 +73,9 @@ def open_device(config: Config, clock: Callable[[], datetime] = utc_now) -> Iter
 def run(device: LocalDevice, stop: threading.Event) -> None:
     """Keep a device up to date until `stop` is set; a state that is under way is left journaled."""
     limits = device.config.limits
-    state = device.journal.resume()
-    if isinstance(state, Idle):
-        stop.wait(random.random() * limits.start_spread_s)
-    failures = 0
-    while not stop.is_set():
+    state, failures = device.journal.resume(), 0
+    delay = random.random() * limits.start_spread_s if isinstance(state, Idle) else 0.0
+    while not stop.wait(delay):
         before = state
         try:
             state = advance(device, state)
@@ -89,16 +85,14 @@ def run(device: LocalDevice, stop: threading.Event) -> None:
                 state = device.journal.save(Idle())  # What was fetched is kept; ask afresh.
             delay = retry_delay_s(error, failures, limits)
             logger.warning("%s: %s; again in %.0f s", type(state).__name__, error, delay)
-            stop.wait(delay)
-            continue
-        failures = 0
-        if isinstance(state, Idle) and not has_news(before):
-            stop.wait(poll_delay_s(device))
+        else:
+            failures, delay = 0, poll_delay_s(device) if rests(before, state) else 0.0
 
 
-def has_news(before: State) -> bool:
-    """Whether the server should hear at once what runs: only a poll proves a switch to it."""
-    return isinstance(before, Reporting) and before.kind in ("committed", "rolled_back")
+def rests(before: State, state: State) -> bool:
+    """Whether a round is over. What runs since a switch the server hears at once, by a poll."""
+    news = isinstance(before, Reporting) and before.kind in ("committed", "rolled_back")
+    return isinstance(state, Idle) and not news
 
 
 def run_once(device: LocalDevice) -> Reporting | None:
@@ -112,11 +106,10 @@ def run_once(device: LocalDevice) -> Reporting | None:
     """
     state, outcome = device.journal.resume(), None
     while True:
-        before = state
-        state = advance(device, state)
+        before, state = state, advance(device, state)
         if isinstance(state, Reporting):
             outcome = state
-        if isinstance(state, Idle) and not has_news(before):
+        if rests(before, state):
             return outcome
 
 
@@ -125,8 +118,7 @@ def advance(device: LocalDevice, state: State) -> State:
     following = step(state, device)
     if following != state:
         following = device.journal.save(following)
-    if len(device.outbox):
-        device.flush()
+    device.flush()
     return following
 
 
@@ -154,7 +146,7 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
         Rejected: the server refuses; E_BASE if FILE is no regular file.
         OSError: no answer; nothing is enrolled here.
     """
-    root = read_root(config)
+    pinned_sha256 = sha256(read_root(config)[0]).hexdigest()
     config.state_dir.mkdir(parents=True, exist_ok=True)
     path = config.state_dir / CREDENTIAL
     with locked(config.state_dir):
@@ -170,13 +162,12 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
             "agent_version": AGENT_VERSION,
         }
         answer = accept(Enrolled, Client(config).post("enroll", request), "E_HTTP")
-        known = Credential(answer.device_id, answer.credential)
-        write_durably(path, json.dumps(asdict(known)).encode(), mode=0o600)
+        write_durably(path, json.dumps(asdict(answer)).encode(), mode=0o600)
     return {
         "device_id": answer.device_id,
         "model_sha256": factory,
-        "root_sha256": root.sha256,
-        "root_is_the_servers": answer.root_sha256 == root.sha256,
+        "root_sha256": pinned_sha256,
+        "root_is_the_servers": answer.root_sha256 == pinned_sha256,
     }
 
 
@@ -202,7 +193,7 @@ def roll_back(device: LocalDevice) -> dict[str, str]:
     device.slots.switch()
     device.journal.save(Idle())
     event = Event("rolled_back", left, "by_hand", f"a person went back to {name}")
-    device.outbox.add_event(f"by hand {running} {memory.floors.order_seq}", event)
+    device.outbox.add_event(f"{running} {memory.floors.order_seq}", event)
     device.flush()
     return {"running_sha256": spare, "release": memory.good[spare]}
 

@@ -35,15 +35,6 @@ DEV_PROFILE = "x-fleetdiff-profile"
 
 
 @dataclass(frozen=True)
-class PinnedRoot:
-    """The root a device was born with."""
-
-    body: bytes
-    version: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Bundle:
     """The body of a poll's answer: documents that are signed, and a plan that is not."""
 
@@ -66,7 +57,7 @@ class CheckIn:
     poll_after_s: float | None = None
 
     def __post_init__(self) -> None:
-        self._root = read_root(self.config)
+        self._root, self._root_version = read_root(self.config)
         self._cache = self.config.state_dir / "tuf"
 
     def ask(self) -> Plan | None:
@@ -93,6 +84,7 @@ class CheckIn:
         if plan is None:
             self.journal.remember(etag=reply.etag, refusals=0)
             return None
+        logger.info("offer of release %s by %s", plan.release, plan.deployment)
         self.journal.remember(etag="", deployment=plan.deployment)
         return replace(plan, etag=reply.etag)
 
@@ -110,15 +102,16 @@ class CheckIn:
         return current is not None and (current.order_seq, current.deployment) == same
 
     def _poll(self, active: str, etag: str) -> Reply:
-        memory, cache = self.journal.memory, self._cache
-        root, timestamp = memory.root_version, memory.floors.versions.get("timestamp", ("", 0))[1]
-        if not (root and (cache / "root.json").exists()):
-            root = self._root.version
-        if not (cache / "timestamp.json").exists():
-            timestamp = 0
+        root, timestamp = self._verified("root", self._root_version), self._verified("timestamp", 0)
         reply = self.client.poll(active, root, timestamp, etag)
         self.poll_after_s = reply.poll_after_s
         return reply
+
+    def _verified(self, role: str, otherwise: int) -> int:
+        """The version that was verified last, if the cache still has it."""
+        cached = (self._cache / f"{role}.json").exists()
+        floor = self.journal.memory.floors.versions.get(role)
+        return floor[1] if floor and cached else otherwise
 
     def _verify(self, bundle: Bundle, active: str) -> Plan | None:
         if bundle == Bundle({}, None, None):
@@ -144,7 +137,7 @@ class CheckIn:
 
     def _refresh(self, bundle: Bundle) -> Trusted:
         files = {name: text.encode() for name, text in bundle.metadata.items()}
-        root, model, floors = self._root.body, self.config.model, self.journal.memory.floors
+        root, model, floors = self._root, self.config.model, self.journal.memory.floors
         try:
             trusted, floors = refresh(self._cache, root, files, model, self.clock(), floors)
         except Untrusted:
@@ -153,7 +146,6 @@ class CheckIn:
             raise
         self.journal.remember(
             floors=floors,
-            root_version=trusted.root_version,
             fresh_until=write_time(trusted.expires),
             back_edges=back_edges(trusted.family),
         )
@@ -177,8 +169,9 @@ class CheckIn:
         until = self.journal.memory.fresh_until
         if until and self.journal.memory.floors.now(self.clock()) >= read_time(until):
             logger.warning("metadata or order expired at %s", until)
-            event = Event("note", "", "E_FREEZE", f"nothing new since {until}")
-            self.outbox.add_event(f"freeze {until}", event)
+            self.outbox.add_event(
+                until, Event("note", "", "E_FREEZE", f"nothing new since {until}")
+            )
             self.journal.remember(etag="")
 
 
@@ -194,8 +187,8 @@ def read_bundle(body: bytes) -> Bundle:
     return bundle
 
 
-def read_root(config: Config) -> PinnedRoot:
-    """Return the pinned root of a configuration.
+def read_root(config: Config) -> tuple[bytes, int]:
+    """Return the pinned root of a configuration, and its version.
 
     Raises:
         Misconfigured: it is missing, no root, or made for development.
@@ -208,7 +201,7 @@ def read_root(config: Config) -> PinnedRoot:
         raise Misconfigured(f"root = '{config.root}' is no root metadata: {error}") from error
     if profile == "dev" and not config.dev_root:
         raise Misconfigured(f"{config.root} is a development root; dev_root = true accepts it")
-    return PinnedRoot(body, version, sha256(body).hexdigest())
+    return body, version
 
 
 def back_edges(family: Family) -> tuple[tuple[str, str], ...]:

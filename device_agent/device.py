@@ -10,17 +10,15 @@ Nothing here is global: one process may run many devices, each in a folder of it
 
 import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from device_agent.canary import (
     MANIFEST,
     Engine,
-    Shard,
-    Trial,
     gate_refuses,
     read_manifest,
     report_of,
@@ -65,10 +63,7 @@ class LocalDevice:
 
     def check(self) -> Plan | None:
         """Ask the server for news."""
-        plan = self.check_in.ask()
-        if plan is not None:
-            logger.info("offer of release %s by %s", plan.release, plan.deployment)
-        return plan
+        return self.check_in.ask()
 
     def spare_holds(self, sha256: str) -> bool:
         """Read the spare slot and compare."""
@@ -77,12 +72,9 @@ class LocalDevice:
     def fetch(self, plan: Plan, pipeline: int) -> None:
         """Download what is missing of a pipeline and of the canary."""
         steps = plan.pipelines[pipeline]
-        self._event(plan, Event("downloading"))
+        self._say(plan, "downloading")
         self.flush()  # A long download should be seen while it lasts.
-        wanted = {step.sha256 for way in plan.pipelines for step in way}
-        for path in self._downloads.iterdir():
-            if path.name.removesuffix(".part") not in wanted:
-                path.unlink()
+        self._clear_downloads({step.sha256 for way in plan.pipelines for step in way})
         if not self.spare_holds(plan.sha256):
             self._require_space(plan, steps)
             for step in steps:
@@ -95,11 +87,10 @@ class LocalDevice:
         steps = plan.pipelines[pipeline]
         if not self.spare_holds(plan.sha256):
             self.slots.spare.unlink(missing_ok=True)
-            self._write(plan, steps, self.slots.spare)
+            self._write(steps, self.slots.spare)
         if not self.spare_holds(plan.sha256):
-            self.slots.spare.unlink(missing_ok=True)
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
-        self._event(plan, Event("applied", bytes=sum(step.bytes for step in steps)))
+        self._say(plan, "applied", bytes=sum(step.bytes for step in steps))
         self._clear_downloads()
 
     def evaluate(self, plan: Plan) -> None:
@@ -111,17 +102,24 @@ class LocalDevice:
             return
         folder = self._canary_folder(canary)
         shard = read_manifest((folder / MANIFEST).read_bytes(), canary.shard_sha256)
-        limit = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
-        engine = Engine(self.config.recogniser, limit)
+        timeout_s = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
+        engine = Engine(self.config.recogniser, timeout_s)
         models = (plan.base, self.slots.active), (plan.sha256, self.slots.spare)
         known = self.journal.memory.counts
         draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
         trial = run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
         if trial is None:
-            self._event(plan, Event("note", reason="E_ENGINE", detail="the old model is not heard"))
+            self._say(plan, "note", reason="E_ENGINE", detail="the old model is not heard")
             return
-        self.journal.remember(counts=trial.kept)
-        self._judge(plan, shard, trial)
+        attempt = self.journal.memory.attempt_at(plan.release, plan.deployment)
+        self.journal.remember(counts=trial.kept, attempt=(plan.release, plan.deployment, attempt))
+        old, new = trial.old.errors, trial.new.errors
+        refused = gate_refuses(old, new, shard.ref_words)
+        report = report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
+        self.outbox.add_report(report)
+        if refused:
+            found = f"{new} errors where the running model makes {old}"
+            raise Rejected("E_GATE", f"{found}, on {shard.ref_words} words")
 
     def switch(self, plan: Plan) -> bool:
         """Make the spare slot the active one, if its bytes are still the right ones."""
@@ -130,7 +128,7 @@ class LocalDevice:
                 return False
             self._require_spare(plan)
             self.slots.switch()
-        self._event(plan, Event("activated"))
+        self._say(plan, "activated")
         return True
 
     def commit(self, plan: Plan) -> bool:
@@ -156,10 +154,8 @@ class LocalDevice:
         fetched = sum(path.stat().st_size for path in self._downloads.iterdir()) if bad else 0
         log = logger.warning if bad else logger.info
         log("%s %s %s: %s", outcome.kind, outcome.deployment, outcome.reason, outcome.detail)
-        self.outbox.add_event(
-            f"{outcome.about} {outcome.deployment} {outcome.kind} {outcome.reason}",
-            Event(outcome.kind, outcome.deployment, outcome.reason, outcome.detail, fetched),
-        )
+        said = Event(outcome.kind, outcome.deployment, outcome.reason, outcome.detail, fetched)
+        self.outbox.add_event(outcome.about, said)
         memory = self.journal.memory
         final = outcome.reason in LOCAL_VERDICTS
         given_up = memory.giving_up(outcome.deployment) if final else memory.given_up
@@ -174,22 +170,8 @@ class LocalDevice:
         except OSError as error:
             logger.info("%d reports wait: %s", len(self.outbox), error)
 
-    def _judge(self, plan: Plan, shard: Shard, trial: Trial) -> None:
-        release, deployment, attempt = self.journal.memory.attempt
-        if (release, deployment) != (plan.release, plan.deployment):  # The same one counts once.
-            attempt = attempt + 1 if release == plan.release else 1
-            self.journal.remember(attempt=(plan.release, plan.deployment, attempt))
-        old, new = trial.old.errors, trial.new.errors
-        refused = gate_refuses(old, new, shard.ref_words)
-        report = report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
-        self.outbox.add_report(report)
-        if refused:
-            found = f"{new} errors where the running model makes {old}"
-            raise Rejected("E_GATE", f"{found}, on {shard.ref_words} words")
-
-    def _event(self, plan: Plan, event: Event) -> None:
-        key = f"{plan.order_seq} {plan.deployment} {event.kind} {event.reason}"
-        self.outbox.add_event(key, replace(event, deployment=plan.deployment))
+    def _say(self, plan: Plan, kind: str, **more: Any) -> None:
+        self.outbox.add_event(str(plan.order_seq), Event(kind, plan.deployment, **more))
 
     def _canary_of(self, plan: Plan) -> Canary | None:
         """A way back is not tried: the model it leaves may be the one that cannot be heard."""
@@ -230,11 +212,9 @@ class LocalDevice:
             raise Rejected("E_CANARY", f"{shard.file} has other sizes in plan and manifest")
         self._fetch_blob(canary.shard_sha256, canary.shard_bytes, folder / shard.file)
 
-    def _write(self, plan: Plan, steps: tuple[Step, ...], target: Path) -> None:
+    def _write(self, steps: tuple[Step, ...], target: Path) -> None:
         files = [self._downloads / step.sha256 for step in steps]
         base = files.pop(0) if steps[0].op == "full" else self.slots.active
-        if base == self.slots.active and not plan.base:
-            raise Rejected("E_BASE", "a patch, and no model to apply it to")
         if not files:
             settle(base, target)
             return
@@ -244,6 +224,7 @@ class LocalDevice:
             codes = {WrongBase: "E_BASE", Corrupt: "E_RESULT"}
             raise Rejected(codes.get(type(error), "E_PATCH"), str(error)) from error
 
-    def _clear_downloads(self) -> None:
+    def _clear_downloads(self, wanted: Collection[str] = ()) -> None:
         for path in self._downloads.iterdir():
-            path.unlink()
+            if path.name.removesuffix(".part") not in wanted:
+                path.unlink()

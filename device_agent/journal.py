@@ -26,6 +26,7 @@ from trust.floors import Floors
 SAVES_MAX = 28  # journal saves and resumes of one attempt
 KEPT_MAX = 16  # deployments given up, good models
 NEWBORN = {"generation": 0, "saves": 0, "state": {"name": "Idle"}, "memory": {}}
+Queue = tuple[tuple[str, dict[str, Any]], ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class Memory:
     """What a device knows beside its state.
 
     Attributes:
-        root_version: the root that the metadata cache is under, 0 for the pinned one.
         etag: of the last answer that left nothing to do; empty if there is something.
         fresh_until: when the first of the signed documents it rests on expires.
         refusals: attempts in a row that ended badly; they slow the polling down.
@@ -49,7 +49,6 @@ class Memory:
     """
 
     floors: Floors = field(default_factory=Floors)
-    root_version: int = 0
     etag: str = ""
     fresh_until: str = ""
     refusals: int = 0
@@ -59,9 +58,16 @@ class Memory:
     good: dict[str, str] = field(default_factory=dict)
     attempt: tuple[str, str, int] = ("", "", 0)
     counts: dict[str, Counts] = field(default_factory=dict)
-    queue: tuple[tuple[str, dict[str, Any]], ...] = ()
+    queue: Queue = ()
     said: tuple[str, ...] = ()
     next_seq: int = 1
+
+    def attempt_at(self, release: str, deployment: str) -> int:
+        """Return which trial of a release this is; a deployment that tries it again counts once."""
+        tried, by, number = self.attempt
+        if tried != release:
+            return 1
+        return number if by == deployment else number + 1
 
     def giving_up(self, deployment: str) -> tuple[str, ...]:
         """Return what is given up, with this deployment."""

@@ -9,13 +9,12 @@ runs twice, or a refusal that repeats with every poll, says so once.
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import itemgetter
+from itertools import takewhile
 from typing import Any
 
 from device_agent.client import Client
 from device_agent.errors import Rejected, one_line
-from device_agent.journal import Journal
+from device_agent.journal import Journal, Queue
 from device_agent.strict import accept
 
 logger = logging.getLogger(__name__)
@@ -56,11 +55,12 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._journal.memory.queue)
 
-    def add_event(self, key: str, event: Event) -> None:
-        """Queue an event, unless one with this key was queued before."""
+    def add_event(self, about: str, event: Event) -> None:
+        """Queue an event, unless the same was said about the same thing before."""
         seq = self._journal.memory.next_seq
         detail = one_line(event.detail)[:DETAIL_LETTERS_MAX]
         body = {**asdict(event), "seq": seq, "at": self._now(), "detail": detail}
+        key = f"{about} {event.deployment} {event.kind} {event.reason}"
         self._add(key, EVENTS, body, next_seq=seq + 1)
 
     def add_report(self, report: dict[str, Any]) -> None:
@@ -78,10 +78,9 @@ class Outbox:
         """
         batch_max = BATCH_ITEMS_MAX
         while queue := self._journal.memory.queue:
-            path, items = next(groupby(queue[:batch_max], key=itemgetter(0)))
-            batch = [body for _, body in items]
+            batch = queue[:batch_max]
             try:
-                sent = _send(client, path, batch)
+                sent = _send(client, batch)
             except Rejected as error:
                 if len(batch) > 1:
                     batch_max = 1
@@ -102,10 +101,11 @@ class Outbox:
         self._journal.remember(queue=queue, said=(*memory.said, key)[-KEYS_KEPT_MAX:], **changes)
 
 
-def _send(client: Client, path: str, batch: list[dict[str, Any]]) -> int:
-    """Return how many were taken."""
-    if path == REPORTS:
-        client.post(REPORTS, batch[0])
+def _send(client: Client, batch: Queue) -> int:
+    """Send the events in front, or else one report, and return how many entries were taken."""
+    events = [body for path, body in takewhile(lambda entry: entry[0] == EVENTS, batch)]
+    if not events:
+        client.post(*batch[0])
         return 1
-    receipt = accept(Receipt, client.post(EVENTS, {"events": batch}), "E_HTTP")
-    return sum(event["seq"] <= receipt.acknowledged for event in batch)
+    receipt = accept(Receipt, client.post(EVENTS, {"events": events}), "E_HTTP")
+    return sum(event["seq"] <= receipt.acknowledged for event in events)
