@@ -17,16 +17,9 @@ from typing import Any
 from device_agent import agent
 from device_agent.agent import NothingToDo
 from device_agent.config import Config, load_config
-from device_agent.errors import Busy, Misconfigured, Rejected
+from device_agent.errors import Misconfigured, Rejected
 
-REFUSED = 1
-ENDS: dict[type[Exception], int] = {
-    Rejected: REFUSED,
-    Misconfigured: 2,
-    NothingToDo: 3,
-    Busy: 75,
-    OSError: 75,
-}
+ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}
 EXIT_CODES = (
     "exit codes: 0 done or nothing to do; 1 refused or failed; 2 usage, configuration or damaged "
     "state; 3 nothing to roll back to; 75 transient: no answer, no space, another agent; try later"
@@ -47,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         for name, value in answer.items():
             print(f"{name.replace('_', ' ')}: {value}")
-    return REFUSED if answer.get("outcome") in ("refused", "failed") else 0
+    return 1 if answer.get("outcome") in ("refused", "failed") else 0
 
 
 def _run(config: Config, options: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Annotated, Any
 
 from device_agent.deadline import Deadline
@@ -30,7 +30,6 @@ from device_agent.strict import accept
 logger = logging.getLogger(__name__)
 
 OUTPUT_BYTES_MAX = 1 << 20
-COUNTS_KEPT_MAX = 4
 MANIFEST = "canary.json"
 SPLIT = ("sub", "del", "ins")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -131,9 +130,7 @@ def run_trial(
         old = old if old_first else _run_old(engine, old_file, folder, shard)
     if old is None:
         return None
-    latest = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
-    earlier = {key: counts for key, counts in known.items() if key not in latest}
-    kept = dict([*earlier.items(), *latest.items()][-COUNTS_KEPT_MAX:])
+    kept = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
     return Trial(old, new, old_first, kept)
 
 
@@ -182,7 +179,11 @@ def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Count
     """
     command = [*engine.command, "--model", str(model), "--canary", str(folder)]
     started = time.monotonic()
-    with _start(command) as process, Deadline(engine.timeout_s, partial(_kill, process)) as late:
+    try:
+        process = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
+    except (FileNotFoundError, PermissionError) as error:
+        raise Rejected("E_ENGINE", f"the engine cannot be started: {error}") from error
+    with process, Deadline(engine.timeout_s, partial(_kill, process)) as late:
         assert process.stdout is not None
         try:
             output = process.stdout.read(OUTPUT_BYTES_MAX + 1)
@@ -233,17 +234,7 @@ def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
     return replace(shard, set=sha256(manifest).hexdigest())
 
 
-def _start(command: list[str]) -> "subprocess.Popen[bytes]":
-    null, pipe = subprocess.DEVNULL, subprocess.PIPE
-    try:
-        return subprocess.Popen(
-            command, stdin=null, stdout=pipe, stderr=null, start_new_session=True
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise Rejected("E_ENGINE", f"the engine cannot be started: {error}") from error
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: "Popen[bytes]") -> None:
     """End the engine and whatever it started, unless it ended by itself."""
     if process.poll() is None:
         with suppress(ProcessLookupError):

@@ -123,9 +123,8 @@ class CheckIn:
                 raise Rejected("E_NOT_RELEASED", "a plan came without an order")
             return None
         order = self._check_order(trusted, bundle.order)
-        if order.hold or order.sha256 == active or bundle.plan is None:
-            return None
-        if order.deployment in self.journal.memory.given_up:
+        given_up = order.deployment in self.journal.memory.given_up
+        if order.hold or order.sha256 == active or bundle.plan is None or given_up:
             return None
         if self.slots.active_sha256(fresh=True) != active:
             raise Unavailable("the model file changed under its date; asking again")

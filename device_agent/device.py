@@ -16,14 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from device_agent.canary import (
-    MANIFEST,
-    Engine,
-    gate_refuses,
-    read_manifest,
-    report_of,
-    run_trial,
-)
+from device_agent import canary
 from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
@@ -79,8 +72,8 @@ class LocalDevice:
             self._require_space(plan, steps)
             for step in steps:
                 self._fetch_blob(step.sha256, step.bytes, self._downloads / step.sha256)
-        if canary := self._canary_of(plan):
-            self._fetch_canary(canary)
+        if offered := self._canary_of(plan):
+            self._fetch_canary(offered)
 
     def build(self, plan: Plan, pipeline: int) -> None:
         """Write the new model into the spare slot and confirm its digest."""
@@ -96,26 +89,25 @@ class LocalDevice:
     def evaluate(self, plan: Plan) -> None:
         """Hear both models on this device's shard, queue the report, and judge."""
         self._require_spare(plan)
-        canary = self._canary_of(plan)
-        if canary is None:
+        offered = self._canary_of(plan)
+        if offered is None:
             logger.info("release %s is taken without a trial", plan.release)
             return
-        folder = self._canary_folder(canary)
-        shard = read_manifest((folder / MANIFEST).read_bytes(), canary.shard_sha256)
+        folder, shard = self._fetch_canary(offered)
         timeout_s = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
-        engine = Engine(self.config.recogniser, timeout_s)
+        engine = canary.Engine(self.config.recogniser, timeout_s)
         models = (plan.base, self.slots.active), (plan.sha256, self.slots.spare)
         known = self.journal.memory.counts
         draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
-        trial = run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
+        trial = canary.run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
         if trial is None:
             self._say(plan, "note", reason="E_ENGINE", detail="the old model is not heard")
             return
         attempt = self.journal.memory.attempt_at(plan.release, plan.deployment)
         self.journal.remember(counts=trial.kept, attempt=(plan.release, plan.deployment, attempt))
         old, new = trial.old.errors, trial.new.errors
-        refused = gate_refuses(old, new, shard.ref_words)
-        report = report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
+        refused = canary.gate_refuses(old, new, shard.ref_words)
+        report = canary.report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
         self.outbox.add_report(report)
         if refused:
             found = f"{new} errors where the running model makes {old}"
@@ -197,20 +189,20 @@ class LocalDevice:
             self.client.fetch(sha256, length, part)
             settle(part, target)
 
-    def _canary_folder(self, canary: Canary) -> Path:
-        return self._canary / f"{canary.set[:32]}-{canary.shard_sha256[:32]}"
-
-    def _fetch_canary(self, canary: Canary) -> None:
-        folder = self._canary_folder(canary)
+    def _fetch_canary(self, offered: Canary) -> tuple[Path, canary.Shard]:
+        """Bring what is missing of the canary, forget others, and return where and what it is."""
+        folder = self._canary / f"{offered.set[:32]}-{offered.shard_sha256[:32]}"
         for other in self._canary.iterdir():
             if other != folder:
                 shutil.rmtree(other)
         folder.mkdir(exist_ok=True)
-        self._fetch_blob(canary.set, canary.set_bytes, folder / MANIFEST)
-        shard = read_manifest((folder / MANIFEST).read_bytes(), canary.shard_sha256)
-        if shard.bytes != canary.shard_bytes:
+        manifest = folder / canary.MANIFEST
+        self._fetch_blob(offered.set, offered.set_bytes, manifest)
+        shard = canary.read_manifest(manifest.read_bytes(), offered.shard_sha256)
+        if shard.bytes != offered.shard_bytes:
             raise Rejected("E_CANARY", f"{shard.file} has other sizes in plan and manifest")
-        self._fetch_blob(canary.shard_sha256, canary.shard_bytes, folder / shard.file)
+        self._fetch_blob(offered.shard_sha256, offered.shard_bytes, folder / shard.file)
+        return folder, shard
 
     def _write(self, steps: tuple[Step, ...], target: Path) -> None:
         files = [self._downloads / step.sha256 for step in steps]

@@ -47,8 +47,8 @@ class Misconfigured(ValueError):
     """A device that a person must set up first: configuration, enrollment, damaged state."""
 
 
-class Busy(Exception):
-    """Another agent works in this state folder."""
+class Busy(OSError):
+    """Another agent works in this state folder; try later."""
 
 
 def one_line(text: str) -> str:

@@ -94,15 +94,13 @@ class OnePipeline(Attempt):
 class Downloading(OnePipeline):
     """A verified plan; the blobs of one of its pipelines are fetched."""
 
-    def step(self, device: Device) -> Downloading | Applying | RollingBack | Reporting:
-        """Fetch a pipeline's blobs; an undo needs none, and what fails is not tried again."""
+    def step(self, device: Device) -> Applying | RollingBack:
+        """Fetch a pipeline's blobs; an undo needs none, only what the spare slot still holds."""
         plan = self.plan
-        if self.pipeline >= len(plan.pipelines):
-            return self.over("refused", "E_NO_PIPELINE", "every pipeline of the plan failed")
         if plan.pipelines[self.pipeline][0].op == "undo":
-            if device.spare_holds(plan.sha256):
-                return RollingBack(plan, plan.sha256, "rolled_back", "ordered")
-            return Downloading(plan, self.pipeline + 1)
+            if not device.spare_holds(plan.sha256):
+                raise Rejected("E_NO_PIPELINE", "every pipeline of the plan failed")
+            return RollingBack(plan, plan.sha256, "rolled_back", "ordered")
         device.fetch(plan, self.pipeline)
         return Applying(plan, self.pipeline)
 

@@ -43,7 +43,7 @@ def _read(kind: Any, value: Any, where: str, exact: bool) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if hasattr(kind, "from_json"):
         return kind.from_json(value)
-    if is_dataclass(kind):
+    if is_dataclass(kind) and isinstance(value, dict):
         return _record(kind, value, where, exact)
     if origin is Annotated:
         return _narrow(_read(inner[0], value, where, exact), inner[1], where)
@@ -58,9 +58,7 @@ def _read(kind: Any, value: Any, where: str, exact: bool) -> Any:
     return _plain(kind, value, where)
 
 
-def _record(kind: Any, value: Any, where: str, exact: bool) -> Any:
-    if not isinstance(value, dict):
-        raise _misfit(value, where)
+def _record(kind: Any, value: dict[str, Any], where: str, exact: bool) -> Any:
     hints, found = get_type_hints(kind, include_extras=True), {}
     if exact and (unknown := sorted(set(value) - set(hints))):
         raise ValueError(f"unknown key {unknown[0]!r}")
@@ -74,13 +72,12 @@ def _record(kind: Any, value: Any, where: str, exact: bool) -> Any:
 
 
 def _plain(kind: Any, value: Any, where: str) -> Any:
-    if kind is Any:
-        return value
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not kind or (kind in (int, float) and not value >= 0):
+    fits = kind is Any or type(value) is kind
+    if not fits or (kind in (int, float) and not value >= 0):  # Nor is NaN.
         raise _misfit(value, where)
     if kind is str:
         value.encode()  # Half a surrogate pair is no text.
