@@ -24,7 +24,7 @@ from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
 from device_agent.device import LocalDevice
-from device_agent.disk import Slots, hash_file, open_file, sync, write_durably
+from device_agent.disk import Slots, open_file, sync, write_durably
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event
@@ -190,7 +190,7 @@ def roll_back(device: LocalDevice) -> dict[str, str]:
     left = memory.deployment
     given_up = memory.giving_up(left) if left else memory.given_up
     device.journal.remember(given_up=given_up, etag="")
-    device.slots.switch()
+    device.slots.activate(spare, "E_BASE")
     device.journal.save(Idle())
     event = Event("rolled_back", left, "by_hand", f"a person went back to {name}")
     device.outbox.add_event(f"{running} {memory.floors.order_seq}", event)
@@ -254,7 +254,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _install_factory_model(config: Config, model_file: Path | None) -> str:
     slots, journal = Slots(config.state_dir), Journal(config.state_dir)
-    slots.empty()  # An enrollment that was cut short may have come this far.
+    slots.activate("", "E_BASE")  # An enrollment that was cut short may have come this far.
     if model_file is None:
         return ""
     target = slots.spare
@@ -262,9 +262,9 @@ def _install_factory_model(config: Config, model_file: Path | None) -> str:
         shutil.copyfileobj(source, copy)
     sync(target)
     sync(target.parent)
-    digest = hash_file(target)
+    digest = slots.spare_sha256()
     journal.remember(good=journal.memory.knowing_good(digest, ""))
-    slots.switch()
+    slots.activate(digest, "E_BASE")
     return digest
 
 

@@ -35,6 +35,9 @@ SECONDS = re.compile(r"\d{1,7}(\.\d{1,9})?\Z")
 TRY_LATER = frozenset({401, 403, 408, 421, 425, 429})  # and 3xx, 5xx
 OURS = {"User-Agent": "fleetdiff-agent/1", "Accept-Encoding": "identity", "Connection": "close"}
 
+Headers = dict[str, str]
+Answer = tuple[HTTPResponse, Deadline]  # and what hangs over it
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -81,7 +84,7 @@ class Client:
         """
         question = {"root": root, "t": timestamp, **({"s": active} if active else {})}
         headers = {"If-None-Match": etag} if etag else {}
-        return self._ask("GET", f"poll?{urlencode(question)}", headers, BUNDLE_BYTES_MAX)
+        return self._ask(f"poll?{urlencode(question)}", headers, BUNDLE_BYTES_MAX)
 
     def post(self, path: str, document: dict[str, Any]) -> bytes:
         """Send a JSON document and return the answer's body.
@@ -91,7 +94,7 @@ class Client:
             Rejected: E_SIZE, E_HTTP with what the server says is wrong.
         """
         headers, body = {"Content-Type": "application/json"}, json.dumps(document).encode()
-        return self._ask("POST", path, headers, RECEIPT_BYTES_MAX, body).body
+        return self._ask(path, headers, RECEIPT_BYTES_MAX, body).body
 
     def fetch(self, sha256: str, length: int, part: Path) -> None:
         """Bring an artifact whole into `part`, going on from what is there.
@@ -112,11 +115,9 @@ class Client:
                 raise Unavailable(f"artifact {sha256[:12]} did not fit what was here of it")
             raise Rejected("E_HASH", f"artifact {sha256[:12]} has other bytes than its name")
 
-    def _ask(
-        self, method: str, path: str, headers: dict[str, str], most: int, body: bytes | None = None
-    ) -> Reply:
+    def _ask(self, path: str, headers: Headers, most: int, body: bytes = b"") -> Reply:
         url, headers = self._api + path, self._identity | headers
-        with self._request(method, url, headers, body) as (found, late):
+        with self._request(url, headers, body) as (found, late):
             if found.status not in (200, 201, 202, 304):
                 raise self._refusal(found)
             answer = read_body(found, most, late)
@@ -126,12 +127,12 @@ class Client:
 
     def _download(self, url: str, length: int, part: Path, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with self._request("GET", url, headers | self._identity) as (found, late):
+        with self._request(url, headers | self._identity) as (found, late):
             if found.status != 307:
                 self._save(found, late, length, part, have)
                 return
             elsewhere = self._blob_url(url, found.getheader("Location", ""))
-        with self._request("GET", elsewhere, headers) as (found, late):
+        with self._request(elsewhere, headers) as (found, late):
             self._save(found, late, length, part, have)
 
     def _save(
@@ -187,10 +188,9 @@ class Client:
         return target.geturl()
 
     @contextmanager
-    def _request(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None = None
-    ) -> Iterator[tuple[HTTPResponse, Deadline]]:
-        """Yield the answer to one request, and the deadline that hangs over it."""
+    def _request(self, url: str, headers: Headers, body: bytes = b"") -> Iterator[Answer]:
+        """Make one request and yield its answer; what breaks HTTP may be better later."""
+        method = "POST" if body else "GET"
         parts = urlsplit(url)
         secure = partial(HTTPSConnection, context=self._tls)
         connect = secure if parts.scheme == "https" else HTTPConnection
@@ -199,7 +199,7 @@ class Client:
             connection.connect()
             with Deadline(self._limits.request_s_max, partial(_cut, connection.sock)) as late:
                 target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-                connection.request(method, target, body, OURS | headers)
+                connection.request(method, target, body or None, OURS | headers)
                 response = connection.getresponse()
                 if response.getheader("Content-Encoding", "identity") != "identity":
                     raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")

@@ -4,15 +4,18 @@ Strict: an unknown key, a missing one or a wrong type is an error that names the
 misspelt limit must not become a default one.
 """
 
+import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from device_agent.errors import Misconfigured
 from device_agent.strict import read
 from trust.roles import NAME
 
+SERIAL = re.compile(r"(?s).{1,128}\Z")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -40,9 +43,9 @@ class Config:
     """One device, as its owner set it up."""
 
     server: str  # https://updates.example
-    model: str
-    serial: str
-    hardware: str
+    model: Annotated[str, NAME]
+    serial: Annotated[str, SERIAL]
+    hardware: Annotated[str, NAME]
     state_dir: Path
     root: Path  # the pinned root.json
     recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
@@ -54,11 +57,6 @@ class Config:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        for name in ("model", "hardware"):
-            if not NAME.match(getattr(self, name)):
-                raise Misconfigured(f"{name} = {getattr(self, name)!r} is not a name")
-        if not 0 < len(self.serial) <= 128:
-            raise Misconfigured("serial must have 1 to 128 characters")
         address = urlsplit(self.server)
         if address.scheme not in ("https", "http") or not address.hostname:
             raise Misconfigured(f"server = {self.server!r} is not an http(s) address")

@@ -88,7 +88,8 @@ class LocalDevice:
 
     def evaluate(self, plan: Plan) -> None:
         """Hear both models on this device's shard, queue the report, and judge."""
-        self._require_spare(plan)
+        if not self.spare_holds(plan.sha256):
+            raise Rejected("E_RESULT", f"the spare slot no longer holds release {plan.release}")
         offered = self._canary_of(plan)
         if offered is None:
             logger.info("release %s is taken without a trial", plan.release)
@@ -115,11 +116,10 @@ class LocalDevice:
 
     def switch(self, plan: Plan) -> bool:
         """Make the spare slot the active one, if its bytes are still the right ones."""
-        if self.slots.active_sha256(fresh=True) != plan.sha256:
-            if not self.check_in.still_ordered(plan):
-                return False
-            self._require_spare(plan)
-            self.slots.switch()
+        done = self.slots.active_sha256(fresh=True) == plan.sha256
+        if not done and not self.check_in.still_ordered(plan):
+            return False
+        self.slots.activate(plan.sha256, "E_RESULT")
         self._say(plan, "activated")
         return True
 
@@ -133,12 +133,7 @@ class LocalDevice:
 
     def restore(self, sha256: str) -> None:
         """Make the slot with these bytes the active one; empty means no model at all."""
-        if not sha256:
-            self.slots.empty()
-        elif self.slots.active_sha256(fresh=True) != sha256:
-            if not self.spare_holds(sha256):
-                raise Rejected("E_BASE", f"neither slot holds {sha256[:12]}")
-            self.slots.switch()
+        self.slots.activate(sha256, "E_BASE")
 
     def report(self, outcome: Reporting) -> None:
         """Queue an outcome, remember what follows from it, and clear the downloads away."""
@@ -169,10 +164,6 @@ class LocalDevice:
         """A way back is not tried: the model it leaves may be the one that cannot be heard."""
         back = (plan.base, plan.sha256) in self.journal.memory.back_edges
         return plan.canary if self.config.recogniser and plan.base and not back else None
-
-    def _require_spare(self, plan: Plan) -> None:
-        if not self.spare_holds(plan.sha256):
-            raise Rejected("E_RESULT", f"the spare slot no longer holds release {plan.release}")
 
     def _require_space(self, plan: Plan, steps: tuple[Step, ...]) -> None:
         missing = sum(s.bytes for s in steps if not (self._downloads / s.sha256).exists())

@@ -99,15 +99,21 @@ class Slots:
         """Return the digest of the spare model file, read now, or empty if there is none."""
         return hash_file(self.spare) if self.spare.is_file() else ""
 
-    def switch(self) -> None:
-        """Make the spare slot the active one, at once."""
-        link = self._folder / "current.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("slots") / self.spare.parent.name)
-        link.replace(self._current)
-        sync(self._folder)
+    def activate(self, sha256: str, refusal: str) -> None:
+        """Make the slot that holds these bytes, read now, the active one; empty means no model.
 
-    def empty(self) -> None:
-        """Leave the device without an active model, as before its first."""
-        self._current.unlink(missing_ok=True)
+        Raises:
+            Rejected: with the code `refusal` if neither slot holds them.
+        """
+        if self.active_sha256(fresh=True) == sha256:
+            return
+        if sha256 and self.spare_sha256() != sha256:
+            raise Rejected(refusal, f"neither slot holds {sha256[:12]}")
+        if sha256:
+            link = self._folder / "current.new"
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.spare.parent.relative_to(self._folder))
+            link.replace(self._current)
+        else:
+            self._current.unlink(missing_ok=True)
         sync(self._folder)

@@ -65,9 +65,7 @@ class Memory:
     def attempt_at(self, release: str, deployment: str) -> int:
         """Return which trial of a release this is; a deployment that tries it again counts once."""
         tried, by, number = self.attempt
-        if tried != release:
-            return 1
-        return number if by == deployment else number + 1
+        return number + int(by != deployment) if tried == release else 1
 
     def giving_up(self, deployment: str) -> tuple[str, ...]:
         """Return what is given up, with this deployment."""
