@@ -253,7 +253,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _install_factory_model(config: Config, model_file: Path | None) -> str:
-    slots, journal = Slots(config.state_dir), Journal(config.state_dir)
+    slots = Slots(config.state_dir)
     slots.activate("", "E_BASE")  # An enrollment that was cut short may have come this far.
     if model_file is None:
         return ""
@@ -263,7 +263,7 @@ def _install_factory_model(config: Config, model_file: Path | None) -> str:
     sync(target)
     sync(target.parent)
     digest = slots.spare_sha256()
-    journal.remember(good=journal.memory.knowing_good(digest, ""))
+    Journal(config.state_dir).remember(good={digest: ""})
     slots.activate(digest, "E_BASE")
     return digest
 

@@ -116,11 +116,18 @@ class Client:
             raise Rejected("E_HASH", f"artifact {sha256[:12]} has other bytes than its name")
 
     def _ask(self, path: str, headers: Headers, most: int, body: bytes = b"") -> Reply:
-        url, headers = self._api + path, self._identity | headers
-        with self._request(url, headers, body) as (found, late):
+        headers = self._identity | headers
+        with self._request(self._api + path, headers, body) as (found, late):
             if found.status not in (200, 201, 202, 304):
                 raise self._refusal(found)
-            answer = read_body(found, most, late)
+            declared = found.length or 0
+            if declared > most:
+                raise Rejected("E_SIZE", f"an answer of {declared} bytes; the limit is {most}")
+            answer = found.read(most + 1)
+            if len(answer) > most:
+                raise Rejected("E_SIZE", f"an answer of more than {most} bytes")
+            if late.passed or len(answer) < declared:
+                raise Unavailable(f"the answer was cut off after {len(answer)} bytes")
             etag = found.getheader("ETag", "")
             etag = etag if PRINTABLE.match(etag) else ""
             return Reply(found.status, etag, poll_after_s(found), answer)
@@ -222,24 +229,6 @@ class Client:
         if final or (found.status in (401, 403) and not self._identity):
             return Rejected("E_HTTP", message)
         return Unavailable(message, found.status, poll_after_s(found))
-
-
-def read_body(found: HTTPResponse, most: int, late: Deadline) -> bytes:
-    """Return a whole body of at most that many bytes.
-
-    Raises:
-        Rejected: E_SIZE.
-        Unavailable: cut off.
-    """
-    declared = found.length
-    if declared is not None and declared > most:
-        raise Rejected("E_SIZE", f"an answer of {declared} bytes; the limit is {most}")
-    body = found.read(most + 1)
-    if len(body) > most:
-        raise Rejected("E_SIZE", f"an answer of more than {most} bytes")
-    if late.passed or len(body) < (declared or 0):
-        raise Unavailable(f"the answer was cut off after {len(body)} bytes")
-    return body
 
 
 def poll_after_s(found: HTTPResponse) -> float | None:

@@ -80,7 +80,7 @@ class LocalDevice:
         steps = plan.pipelines[pipeline]
         if not self.spare_holds(plan.sha256):
             self.slots.spare.unlink(missing_ok=True)
-            self._write(steps, self.slots.spare)
+            self._write(steps)
         if not self.spare_holds(plan.sha256):
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
         self._say(plan, "applied", bytes=sum(step.bytes for step in steps))
@@ -195,14 +195,14 @@ class LocalDevice:
         self._fetch_blob(offered.shard_sha256, offered.shard_bytes, folder / shard.file)
         return folder, shard
 
-    def _write(self, steps: tuple[Step, ...], target: Path) -> None:
+    def _write(self, steps: tuple[Step, ...]) -> None:
         files = [self._downloads / step.sha256 for step in steps]
         base = files.pop(0) if steps[0].op == "full" else self.slots.active
         if not files:
-            settle(base, target)
+            settle(base, self.slots.spare)
             return
         try:
-            apply_patches(base, files, target)
+            apply_patches(base, files, self.slots.spare)
         except NeuralDiffError as error:
             codes = {WrongBase: "E_BASE", Corrupt: "E_RESULT"}
             raise Rejected(codes.get(type(error), "E_PATCH"), str(error)) from error

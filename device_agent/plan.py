@@ -103,18 +103,17 @@ def check_plan(plan: Plan, order: Order, family: Family) -> None:
 
 
 def _check_pipeline(pipeline: tuple[Step, ...], plan: Plan, family: Family) -> None:
-    patches = {p.sha256: (p.from_sha256, p.to_sha256) for p in family.patches}
+    files = {(r.sha256, r.bytes) for r in family.releases.values()}
+    patches = {(p.from_sha256, p.sha256, p.bytes): p.to_sha256 for p in family.patches}
     at = plan.base
     for number, step in enumerate(pipeline):
-        size = family.blob_bytes(step.sha256)
-        if step.op == "undo":
-            fits, size = len(pipeline) == 1 and step.sha256 == step.to, step.bytes
-        elif step.op == "full":
-            known = family.release_of(step.sha256) is not None
-            fits = number == 0 and known and step.to == step.sha256
-        else:
-            fits = patches.get(step.sha256) == (at, step.to)
-        if not fits or step.bytes != size:
+        whole = number == 0 and step.to == step.sha256
+        fits = {
+            "undo": whole and len(pipeline) == 1,
+            "full": whole and (step.sha256, step.bytes) in files,
+            "patch": patches.get((at, step.sha256, step.bytes)) == step.to,
+        }
+        if not fits[step.op]:
             what = f"step {number + 1}, {step.op} {step.sha256[:12]}, is not signed"
             raise Untrusted("E_NOT_RELEASED", what)
         at = step.to
