@@ -18,6 +18,7 @@ from device_agent import agent
 from device_agent.agent import NothingToDo
 from device_agent.config import Config, load_config
 from device_agent.errors import Misconfigured, Rejected
+from device_agent.states import Reporting
 
 ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}
 EXIT_CODES = (
@@ -54,13 +55,10 @@ def _run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _once(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     with agent.open_device(config) as device:
-        outcome = agent.run_once(device)
-        return {
-            "outcome": outcome.kind if outcome else "nothing to do",
-            "reason": outcome.reason if outcome else "",
-            "detail": outcome.detail if outcome else "",
-            "running_sha256": device.slots.active_sha256(fresh=True),
-        }
+        done = agent.run_once(device) or Reporting("", "", "nothing to do", "", "")
+        running = device.slots.active_sha256(fresh=True)
+    said = {"outcome": done.kind, "reason": done.reason, "detail": done.detail}
+    return {**said, "running_sha256": running}
 
 
 def _enroll(config: Config, options: argparse.Namespace) -> dict[str, Any]:

@@ -168,9 +168,8 @@ class CheckIn:
         until = self.journal.memory.fresh_until
         if until and self.journal.memory.floors.now(self.clock()) >= read_time(until):
             logger.warning("metadata or order expired at %s", until)
-            self.outbox.add_event(
-                until, Event("note", "", "E_FREEZE", f"nothing new since {until}")
-            )
+            note = Event("note", "", "E_FREEZE", f"nothing new since {until}")
+            self.outbox.add_event(until, note)
             self.journal.remember(etag="")
 
 

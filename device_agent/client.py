@@ -105,8 +105,7 @@ class Client:
         """
         have = part.stat().st_size if part.exists() else 0
         if have > length:
-            part.unlink()
-            have = 0
+            have = 0  # What is there is written over.
         if have < length:
             self._download(f"{self._api}artifacts/{sha256}", length, part, have)
         if hash_file(part) != sha256:

@@ -105,11 +105,10 @@ class Slots:
         Raises:
             Rejected: with the code `refusal` if neither slot holds them.
         """
-        if self.active_sha256(fresh=True) == sha256:
-            return
         if sha256 and self.spare_sha256() != sha256:
-            raise Rejected(refusal, f"neither slot holds {sha256[:12]}")
-        if sha256:
+            if self.active_sha256(fresh=True) != sha256:
+                raise Rejected(refusal, f"neither slot holds {sha256[:12]}")
+        elif sha256:
             link = self._folder / "current.new"
             link.unlink(missing_ok=True)
             link.symlink_to(self.spare.parent.relative_to(self._folder))

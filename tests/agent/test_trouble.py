@@ -77,6 +77,20 @@ def test_a_slot_that_rots_after_the_switch_is_left_again(lab: Lab) -> None:
     assert (outcome.kind, outcome.reason, lab.release_running()) == ("failed", "E_RESULT", "r1")
 
 
+def test_a_slot_that_is_no_file_any_more_after_the_switch_is_left_again(lab: Lab) -> None:
+    lab.server.offer("r2")
+    with lab.device() as device:
+        state = device.journal.resume()
+        while not isinstance(state, Committing):
+            state = agent.advance(device, state)
+        model = lab.config.state_dir / "slots/b/model"
+        model.unlink()
+        os.mkfifo(model)
+        outcome = agent.run_once(device)
+    assert outcome is not None
+    assert (outcome.kind, outcome.reason, lab.release_running()) == ("failed", "E_BASE", "r1")
+
+
 def test_a_full_disk_is_refused_before_the_download_and_tried_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

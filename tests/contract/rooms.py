@@ -12,7 +12,7 @@ CAPS = {  # a ratchet, not the goal
     "neural_diff": 1450,
     "trust": 600,
     "service": 3950,
-    "device_agent": 1700,
+    "device_agent": 1500,
     "release_manager": 1240,
 }
 
