@@ -8,7 +8,7 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format format-check lint types imports test demo speech run openapi diagram lock size clean
+.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,15 @@ demo: $(READY)  ## the whole story: server, agents, three updates, one of them b
 	$(BIN)/python -m demo
 
 bench-%: $(READY)  ## measure again, e.g. make bench-wire; writes build/bench/
-	$(BIN)/python -m benchmarks.$*
+	$(BIN)/python -m benchmarks.$* $(A)
+
+# These two measure peers as well; A="--quick" runs the slow ones on few files.
+bench-patch bench-apply: bench-%: $(VENV)/bench
+	$(BIN)/python -m benchmarks.$* $(A)
+
+$(VENV)/bench: requirements/bench.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $(VENV)/bench
 
 speech: $(READY)  ## make the recogniser, its updates and its recordings again (needs espeak-ng; long)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -65,6 +73,8 @@ size: $(READY)  ## lines of code per room, against its cap
 lock:  ## pin every dependency with its hashes again (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header \
 		--generate-hashes --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header \
+		--generate-hashes --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 
 clean:  ## forget everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis

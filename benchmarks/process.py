@@ -11,22 +11,21 @@ import sys
 _SMALL = ("-I", "-S")
 
 
-def run(command: "list[str | os.PathLike[str]]", quiet: bool = True) -> "tuple[float, int]":
+def run(command: "list[str | os.PathLike[str]]") -> "tuple[float, int]":
     """Run a command to its end; gives its processor seconds and its peak memory in bytes.
 
     Raises:
         RuntimeError: it failed; the last lines it wrote are in the text.
     """
     import subprocess
+    from pathlib import Path
 
     words = [os.fspath(word) for word in command]
     starter = [sys.executable, *_SMALL, __file__, *words]
-    ended = subprocess.run(starter, capture_output=True, text=True)
+    ended = subprocess.run(starter, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if ended.returncode:
         raise RuntimeError(f"{words[0]} failed: {ended.stderr[-2000:]}")
     used = json.loads(ended.stdout.splitlines()[-1])
-    if not quiet:
-        sys.stdout.write("".join(ended.stdout.splitlines(keepends=True)[:-1]))
     return used["cpu_s"], used["peak_bytes"]
 
 
