@@ -8,10 +8,14 @@ import json
 import os
 import sys
 
+TYPE_CHECKING = False  # `typing` is too large for the one that starts programs
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _SMALL = ("-I", "-S")
 
 
-def run(command: "list[str | os.PathLike[str]]") -> "tuple[float, int]":
+def run(command: "Sequence[str | os.PathLike[str]]") -> "tuple[float, int]":
     """Run a command to its end; gives its processor seconds and its peak memory in bytes.
 
     Raises:
