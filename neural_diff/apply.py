@@ -58,45 +58,60 @@ class Link(NamedTuple):
 
 
 def apply(
-    base: Path, patches: Sequence[Path], target: Path, *, progress: Progress | None = None
+    base: Path,
+    patches: Sequence[Path],
+    target: Path,
+    *,
+    back: bool = False,
+    progress: Progress | None = None,
 ) -> Applied:
     """Applies a chain of patches to `base` and puts the result at `target`.
+
+    With `back`, `base` is what the chain leads to, and `target` becomes what it starts from.
 
     Raises:
         Malformed: a patch is no patch, or breaks a rule of the format.
         WrongBase: the base, or a patch's predecessor, is not what the patch was made for.
         Corrupt: a digest of a patch or of the result is wrong.
+        Unsuitable: a patch does not go back.
         OSError: the disk is full, a file is missing; nothing was left behind.
     """
     with ExitStack() as opened:
-        chain = [open_link(opened, path) for path in patches]
+        chain = [open_link(opened, path, back=back) for path in patches][:: -1 if back else 1]
         _check_chain(chain)
         source = opened.enter_context(open_regular(base, WrongBase))
         mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode) & 0o777
         check_size(source, chain[0].patch, base)
-        _sweep(target)
-        _check_space(chain, target.parent)
+        runs = list(_fused(chain))
+        parts = [_part(target, run[-1].patch.to_sha256) for run in runs]
+        _sweep(target, keep=parts[-1])
+        _check_space(runs, target.parent)
         done, total = 0, sum(link.patch.to_size for link in chain)
-        for run in _fused(chain):
-            work, part = opened.enter_context(_new_file_for(target))
+        for run, part in zip(runs, parts, strict=True):
+            work, part = opened.enter_context(_new_file(part))
             os.fchmod(work.fileno(), mode)
             before = done
-            for done in _write(source, run, work, str(base)):
+            for done in _write(source, run, work, base, back):
                 if progress:
                     progress(before + done, total)
-            source = work
+            source, base = work, part
         work.flush()
         os.fsync(work.fileno())
         part.replace(target)
-        _fsync_directory(target.parent)
+        fsync_directory(target.parent)
     last = chain[-1].patch
     return Applied(last.to_size, last.to_sha256)
 
 
-def _write(source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: str) -> Iterator[int]:
+def _write(
+    source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: Path, back: bool
+) -> Iterator[int]:
     """Makes a new file of an old one by patches that can be fused; gives the bytes done."""
     first, last = run[0].patch, run[-1].patch
-    old, new = hashlib.sha256(), hashlib.sha256()
+    start, new = (0, hashlib.sha256()) if back or len(run) > 1 else _resumed(work, last)
+    work.truncate(start)
+    work.seek(start)
+    old = hashlib.sha256()
     try:
         if first.moves:
             check_base(sha256_of(source), first, base)
@@ -105,10 +120,11 @@ def _write(source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: str) -> 
             source.seek(0)
             take = _hashing(source, old)
         for link in run:
-            changes = stream.Changes(link.patch, link.file, str(link.path))
-            made = stream.stage(link.patch, changes, take, new if link is run[-1] else None)
+            changes = stream.Changes(link.patch, link.file, str(link.path), back=back)
+            prefix = new if link is run[-1] else None
+            made = stream.stage(link.patch, changes, take, prefix, start)
             take = stream.taken_from(made)
-        done = 0
+        done = start
         for piece in made:
             work.write(piece)
             done += len(piece)
@@ -122,10 +138,27 @@ def _write(source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: str) -> 
     _check_rest(source, old, first, base)
 
 
-def open_regular(path: Path, error: type[NeuralDiffError]) -> BinaryIO:
-    """Opens a regular file for reading; raises `error` for a link, pipe, device or directory."""
+def _resumed(work: BinaryIO, patch: Patch) -> tuple[int, "Hash"]:
+    """Gives how much of a file that a power cut left is right, by its sections' digests."""
+    digest, good = hashlib.sha256(), (0, hashlib.sha256())
+    for piece in stream.pieces_of(patch) if work.seek(0, os.SEEK_END) else ():
+        work.seek(piece.offset)
+        digest.update(work.read(piece.length))
+        ended = list(stream.ended(patch, piece))
+        # A section that tells classes apart has counted elements, and cannot begin in its middle.
+        open_classes = (patch.sections[n].classes > 1 for n, _ in piece.work if n not in ended)
+        if any(open_classes):
+            continue
+        if any(patch.sections[n].prefix_sha256 == digest.hexdigest() for n in ended):
+            good = (piece.offset + piece.length, digest.copy())
+    return good
+
+
+def open_regular(path: Path, error: type[NeuralDiffError], *, write: bool = False) -> BinaryIO:
+    """Opens a regular file; raises `error` for a link, pipe, device or directory."""
+    access = os.O_RDWR if write else os.O_RDONLY
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as failure:
         if failure.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise error(f"{path}: is a link or no regular file; give the file itself") from None
@@ -133,7 +166,7 @@ def open_regular(path: Path, error: type[NeuralDiffError]) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise error(f"{path}: is no regular file")
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "r+b" if write else "rb")
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -145,17 +178,19 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def open_link(opened: ExitStack, path: Path) -> Link:
+def open_link(opened: ExitStack, path: Path, *, back: bool = False) -> Link:
     """Opens and reads a patch; compares every payload with its digest.
 
     Raises:
         Malformed, Corrupt: as `read_patch`, or a payload does not have its digest.
+        Unsuitable: the patch does not go back.
     """
     file = opened.enter_context(open_regular(path, Malformed))
     try:
         patch = read_patch(file, os.fstat(file.fileno()).st_size)
         for number in damaged(patch, file):
             raise Corrupt(f"section {number}: its bytes do not have their digest; fetch it again")
+        patch = patch.back if back else patch
     except NeuralDiffError as error:
         raise type(error)(f"{path}: {error}") from None
     return Link(patch, file, path)
@@ -199,7 +234,7 @@ def check_size(source: BinaryIO, patch: Patch, base: Path) -> None:
         raise WrongBase(f"{base}: has {size} bytes, the patch was made for {patch.from_size}")
 
 
-def check_base(found: str, patch: Patch, base: str) -> None:
+def check_base(found: str, patch: Patch, base: Path) -> None:
     """Raises WrongBase unless a digest is that of the patch's base."""
     if found != patch.from_sha256:
         raise WrongBase(f"{base}: SHA-256 {found}, the patch was made for {patch.from_sha256}")
@@ -216,7 +251,7 @@ def _hashing(source: BinaryIO, digest: "Hash") -> stream.Take:
     return take
 
 
-def _check_rest(source: BinaryIO, digest: "Hash", patch: Patch, base: str) -> None:
+def _check_rest(source: BinaryIO, digest: "Hash", patch: Patch, base: Path) -> None:
     """Reads what is left of the base, and compares it as a whole."""
     if patch.moves:
         return
@@ -225,16 +260,16 @@ def _check_rest(source: BinaryIO, digest: "Hash", patch: Patch, base: str) -> No
     check_base(digest.hexdigest(), patch, base)
 
 
-def _check_space(chain: Sequence[Link], directory: Path) -> None:
-    need = sum(run[-1].patch.to_size for run in _fused(chain))
+def _check_space(runs: Sequence[Sequence[Link]], directory: Path) -> None:
+    need = sum(run[-1].patch.to_size for run in runs)
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
     if free < need:
         raise OSError(errno.ENOSPC, f"{need} bytes are needed and {free} free", str(directory))
 
 
-def _sweep(target: Path) -> None:
-    """Removes what runs for this target have left that a power cut ended.
+def _sweep(target: Path, keep: Path) -> None:
+    """Removes what runs for this target have left that a power cut ended, but for one file.
 
     A run that still goes on holds a lock on its file, which is then left alone.
     """
@@ -245,26 +280,58 @@ def _sweep(target: Path) -> None:
         # Whoever ended between the two looks at the directory has removed its own.
         with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as left:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            if path != keep:
+                path.unlink()
 
 
 def _part_prefix(target: Path) -> str:
     return f".{target.name[:100]}."
 
 
+def _part(target: Path, digits: str) -> Path:
+    return target.parent / f"{_part_prefix(target)}{digits[:16]}.part"
+
+
 @contextlib.contextmanager
-def _new_file_for(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Opens a new file in the target's directory and removes it at the end if it is still there."""
-    part = target.parent / f"{_part_prefix(target)}{os.urandom(8).hex()}.part"
-    with part.open("x+b") as work:
-        try:
-            fcntl.flock(work, fcntl.LOCK_EX)
-            yield work, part
-        finally:
-            part.unlink(missing_ok=True)
+def _new_file(part: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Opens a file to work in, and removes it at the end if it is still there.
+
+    It is `part`, new or as a power cut left it, or another one if somebody else works in that.
+    """
+    work = _own(part)
+    if work is None:
+        part = part.with_name(f"{part.name[:-21]}{os.urandom(8).hex()}.part")
+        work = part.open("x+b")
+        fcntl.flock(work, fcntl.LOCK_EX)
+    try:
+        yield work, part
+    finally:
+        part.unlink(missing_ok=True)
+        work.close()
 
 
-def _fsync_directory(directory: Path) -> None:
+def _own(part: Path) -> BinaryIO | None:
+    """Opens and locks a regular file that nobody else works in, or gives None."""
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except (IsADirectoryError, FileExistsError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    work = os.fdopen(descriptor, "r+b")
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who held the lock until now may have put the file into its target's place.
+        if part.stat().st_ino == os.fstat(descriptor).st_ino:
+            return work
+    work.close()
+    return None
+
+
+def fsync_directory(directory: Path) -> None:
+    """Puts the names of a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

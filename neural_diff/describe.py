@@ -1,52 +1,98 @@
 """Says what a patch file does, for a person (maker side)."""
 
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
+
+from neural_diff import codec
 from neural_diff.apply import open_regular
-from neural_diff.errors import Malformed
+from neural_diff.decode_numpy import positions_of
+from neural_diff.errors import Malformed, Unsuitable
 from neural_diff.patch import Patch, read_patch
+from neural_diff.region import Part, Region
+from neural_diff.section import CLASS_GAPS, REPLACE, Section
 
 
 def describe(path: Path) -> dict[str, object]:
-    """Gives sizes, kind and what happens to each region of a patch file.
+    """Gives sizes, kind and what happens to each tensor of a patch file.
 
     `share_of_target` is the size of the patch over that of the file it makes; `density` the share
-    of a region's elements that are named as changed; `share_of_patch` a region's payload over the
-    patch's size.
+    of a tensor's elements that are named as changed (`null` where only the base says which they
+    are); `share_of_patch` its payload over the patch's size, where tensors share sections in
+    proportion to their changes, or else to their elements.
 
     Raises:
         Malformed: the file is no patch.
-        Corrupt: the manifest's digest is wrong. Payloads are not looked at.
+        Corrupt: the manifest's digest is wrong. Payloads are looked at only to count changes.
     """
     with open_regular(path.resolve(), Malformed) as file:
         size = path.stat().st_size
         patch = read_patch(file, size)
+        rows = [row for number in range(len(patch.regions)) for row in _rows(patch, number, file)]
+    for row in rows:
+        row["share_of_patch"] = row["bytes"] / size
     return {
         "kind": patch.kind,
         "patch_bytes": size,
         "share_of_target": size / patch.to_size,
         "from": {"size": patch.from_size, "sha256": patch.from_sha256},
         "to": {"size": patch.to_size, "sha256": patch.to_sha256},
+        "sections": len(patch.sections),
+        "moves": len(patch.moves),
+        "goes_back": _goes_back(patch),
         "provenance": dict(patch.provenance),
-        "regions": [_region(patch, number, size) for number in range(len(patch.regions))],
+        "regions": rows,
     }
 
 
-def _region(patch: Patch, number: int, size: int) -> dict[str, object]:
+def _goes_back(patch: Patch) -> bool:
+    try:
+        return bool(patch.back)
+    except Unsuitable:
+        return False
+
+
+def _rows(patch: Patch, number: int, file: BinaryIO) -> Iterator[dict[str, Any]]:
     region = patch.regions[number]
     sections = [section for section in patch.sections if section.region == number]
-    changed = min(sum(section.changes for section in sections), region.count)
     payload = sum(section.payload_bytes for section in sections)
-    return {
-        "name": region.name,
-        "kind": region.kind,
-        "width": region.width,
-        "elements": region.count,
-        "ops": sorted({section.op for section in sections}),
-        "sections": len(sections),
-        "changed": changed,
-        "density": changed / region.count,
-        "bytes": payload,
-        "bits_per_change": 8 * payload / changed if changed else 0.0,
-        "share_of_patch": payload / size,
-    }
+    parts = region.parts or (Part(region.name, region.count),)
+    changed = _changed(region, parts, sections, file)
+    total = sum(count or 0 for count in changed)
+    for part, count in zip(parts, changed, strict=True):
+        share = part.count / region.count if count is None else count / max(total, 1)
+        yield {
+            "name": part.name,
+            "kind": region.kind,
+            "width": region.width,
+            "elements": part.count,
+            "how": sorted({section.how for section in sections}),
+            "changed": count,
+            "density": None if count is None else count / part.count,
+            "bytes": round(payload * share),
+            "bits_per_change": 8 * payload * share / count if count else None,
+        }
+
+
+def _changed(
+    region: Region, parts: tuple[Part, ...], sections: list[Section], file: BinaryIO
+) -> list[int | None]:
+    """Counts the changes of each part, as far as the patch alone says where they are."""
+    if len(parts) == 1:
+        return [min(sum(section.changes for section in sections), region.count)]
+    if any(section.codec == CLASS_GAPS for section in sections):
+        return [None] * len(parts)
+    ends = list(accumulate(part.count for part in parts))
+    found = np.zeros(len(parts), np.int64)
+    for section in sections:
+        places = np.arange(section.count)
+        if section.codec != REPLACE:
+            file.seek(section.offset)
+            streams = codec.unpack(section.streams, file.read(section.payload_bytes))
+            (places,), _ = positions_of(section, streams[section.classes > 1 :])
+        which = np.searchsorted(ends, places + section.start, side="right")
+        found += np.bincount(which, minlength=len(parts))
+    return [int(count) for count in found]

@@ -29,7 +29,7 @@ from neural_diff.canonical import (
     text,
 )
 from neural_diff.codec import deflate, inflate
-from neural_diff.errors import Corrupt, Malformed
+from neural_diff.errors import Corrupt, Malformed, Unsuitable
 from neural_diff.region import Region, check_places, region_of, spell_region
 from neural_diff.section import BLOCKS, CLASS_GAPS, Section, check_sections, section_of
 
@@ -73,6 +73,21 @@ class Patch(NamedTuple):
         if "hashed" in ops:
             return "hashed"
         return "sparse" if ops & {"add", "set"} else "exact"
+
+    @property
+    def back(self) -> "Patch":
+        """The patch as it goes from the new file to the old one, for who subtracts what it adds.
+
+        Raises:
+            Unsuitable: more than additions that any old value is good for changed the file.
+        """
+        if self.moves or self.from_size != self.to_size:
+            raise Unsuitable("does not go back: it moves bytes, or changes the file's length")
+        for number, section in enumerate(self.sections):
+            if section.op != "add" or section.classes > 1:
+                raise Unsuitable(f"section {number} does not go back: {section.how}")
+        swapped = (self.to_size, self.to_sha256, self.from_size, self.from_sha256)
+        return Patch(*swapped, self.regions, self.sections, self.provenance)
 
     @property
     def kept(self) -> tuple[Move, ...]:

@@ -37,6 +37,8 @@ REPLACE, GAPS, BLOCKS, CLASS_GAPS, HASHED = range(5)
 # How a stream is stored: one byte that repeats, as it is, or deflated.
 CONSTANT, RAW, DEFLATE = range(3)
 
+_NAMES = ("replace", "gaps", "blocks32", "class-gaps", "hashed")
+
 BLOCK_ELEMENTS = 32  # of one bitmap of the codec `blocks32`
 
 # Which codecs an operation may use; the parameters that it then has, and those that it may have.
@@ -124,9 +126,10 @@ class Section(NamedTuple):
         return self.params.get("classes", 1)
 
     @property
-    def reversible(self) -> bool:
-        """Whether the new elements and the payload alone give the old elements back."""
-        return self.op == "add" and self.classes == 1
+    def how(self) -> str:
+        """Operation and codec in words."""
+        words = f"{self.op} by {_NAMES[self.codec]}"
+        return f"{words} in {self.classes} classes" if self.classes > 1 else words
 
 
 def section_of(value: object, where: str) -> Section:

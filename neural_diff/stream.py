@@ -90,6 +90,15 @@ def _cut(start: int, end: int, step: int) -> Iterator[tuple[int, int]]:
     return ((at, min(step, end - at)) for at in range(start, end, step))
 
 
+def ended(patch: Patch, piece: Piece) -> Iterator[int]:
+    """Gives the sections whose last element is in a piece."""
+    for number, first in piece.work:
+        section = patch.sections[number]
+        count = view.elements_in(patch.regions[section.region], piece.length)
+        if first + count == section.count:
+            yield number
+
+
 class Changes:
     """The sections of a patch: decoded when first needed, forgotten after their last piece."""
 
@@ -123,21 +132,14 @@ class Changes:
                 result.update(stored)
         if prefix:
             prefix.update(held)
-        for number in self._ended(piece):
+        for number in ended(self._patch, piece):
             section, (_, result) = self._patch.sections[number], self._open.pop(number)
             wanted = section.result_sha256 or section.prefix_sha256
             found = result if section.result_sha256 else prefix
-            if prefix and found and found.hexdigest() != wanted:
+            if prefix and found and not self._back and found.hexdigest() != wanted:
                 raise Corrupt(
                     f"{self._name}: section {number}: does not lead to the promised bytes"
                 )
-
-    def _ended(self, piece: Piece) -> Iterator[int]:
-        for number, first in piece.work:
-            section = self._patch.sections[number]
-            count = view.elements_in(self._patch.regions[section.region], piece.length)
-            if first + count == section.count:
-                yield number
 
     def _decode(self, section: Section, region: Region) -> decode.Change:
         self._file.seek(section.offset)

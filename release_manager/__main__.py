@@ -31,6 +31,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "canary publish MODEL FOLDER": models.publish_canary,
     "diff make BASE [TARGET] --out [--buckets] [--result]": diffs.make,
     "diff apply BASE PATCH... --out": diffs.apply,
+    "diff squash BASE PATCH... --out": diffs.squash,
+    "diff invert FILE PATCH --out": diffs.invert,
     "diff inspect PATCH": diffs.inspect,
     "release publish MODEL RELEASE FILE [--patch] [--hardware] [--format] [--rollback-from-here] "
     "[--no-rollback]": releases.publish,
@@ -52,7 +54,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
 GROUPS = {
     "model": "lines of speech models",
     "canary": "the recordings that a release is judged by",
-    "diff": "make, apply and look at diffs on this machine",
+    "diff": "make, apply, join, undo and look at diffs on this machine",
     "release": "publish versions of a model",
     "cohort": "sets of devices",
     "rollout": "bring a release to a cohort in stages",

@@ -50,8 +50,36 @@ def apply(args: Namespace, settings: Settings) -> Reply:
     return Reply({"file": str(args.out), "sha256": applied.sha256, "bytes": applied.size})
 
 
+def squash(args: Namespace, settings: Settings) -> Reply:
+    """Make one patch that does what a chain of patches does to BASE.
+
+    Example:
+      fleetdiff diff squash r1.safetensors r1_r2.ndiff r2_r3.ndiff -o r1_r3.ndiff
+    """
+    from neural_diff import compose
+
+    _keep_inputs([args.out], [args.base, *args.patch])
+    with show.progress(f"comparing with {args.base.name}") as report:
+        compose.squash(args.base, args.patch, args.out, progress=report)
+    return inspect(Namespace(patch=args.out), settings)
+
+
+def invert(args: Namespace, settings: Settings) -> Reply:
+    """Make the patch back, from the file that PATCH leads to; its base is not needed.
+
+    Example:
+      fleetdiff diff invert r2.safetensors r1_r2.ndiff -o r2_r1.ndiff
+    """
+    from neural_diff import compose
+
+    _keep_inputs([args.out], [args.file, args.patch])
+    with show.progress(f"undoing {args.patch.name}") as report:
+        compose.invert(args.file, args.patch, args.out, progress=report)
+    return inspect(Namespace(patch=args.out), settings)
+
+
 def inspect(args: Namespace, settings: Settings) -> Reply:
-    """Show what a patch does, region by region.
+    """Show what a patch does, tensor by tensor.
 
     Example:
       fleetdiff diff inspect r1_r2.ndiff

@@ -26,7 +26,7 @@ SECTIONS = {
     "rollouts": "id model release cohort state",
     "publisher": "",
     "downloads": "from kind bytes share",
-    "regions": "name kind width elements ops changed bytes",
+    "regions": "name kind width elements how changed density bits_per_change bytes",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",
     "deployments": "",

@@ -54,7 +54,7 @@ def regions_of(path: Path, index: Path | None = None) -> list[Region]:
             return regions_in_order(tflite.tensors_of(source), source)
         if is_safetensors(path):
             return regions_in_order((at for _, at in safetensors.tensors_of(path)), source)
-        if onnx.begins(head):
+        if onnx.is_model(source):
             return regions_in_order(onnx.tensors_of(source), source)
         return []
 

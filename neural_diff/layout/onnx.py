@@ -6,7 +6,8 @@ the constants of its nodes, in the bodies of loops and branches and in functions
 are written one by one (`float_data`, `int32_data`) have no fixed width there and stay uncovered.
 
 Protobuf has no magic: a file is taken for a model if it begins with a version and another field
-of ModelProto, and is one if it has a graph.
+of ModelProto, if its outermost fields end where it does, and if one of them is a graph. Any other
+file is unknown, not broken.
 """
 
 import math
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from neural_diff.errors import Malformed
 from neural_diff.layout.source import DIMENSIONS_MAX, NESTING_MAX, Source
 from neural_diff.layout.stored import BF16, F16, F32, Stored, signed, unsigned
 
@@ -43,10 +45,16 @@ class _Field(NamedTuple):
     end: int
 
 
-def begins(head: bytes) -> bool:
-    """Whether a file begins as a model does: ir_version, then another of its fields."""
-    first, version, second = head[:3] if len(head) > 2 else (0, 0, 0)
-    return first == 8 and 0 < version <= _VERSION_MAX and second in _SECOND_FIELDS
+def is_model(source: Source) -> bool:
+    """Whether a file begins with ir_version, consists of fields, and has a graph."""
+    head = source.bytes_at(0, min(3, source.size), "the beginning")
+    first, version, second = head if len(head) == 3 else (0, 0, 0)
+    if first != 8 or not 0 < version <= _VERSION_MAX or second not in _SECOND_FIELDS:
+        return False
+    try:
+        return _GRAPH in {field.number for field in _fields(source, 0, source.size)}
+    except Malformed:
+        return False
 
 
 def tensors_of(source: Source) -> Iterator[Stored]:

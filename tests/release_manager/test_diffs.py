@@ -77,5 +77,18 @@ def test_a_hashed_patch_is_made_of_buckets(desk: Desk, files: list[Path], tmp_pa
     assert (tmp_path / "applied").read_bytes() == result.read_bytes() != files[0].read_bytes()
 
 
+def test_a_chain_becomes_one_patch_and_an_addition_goes_back(
+    desk: Desk, files: list[Path], chain: list[Path], tmp_path: Path
+) -> None:
+    one, undo, out = (tmp_path / name for name in ("one.ndiff", "undo.ndiff", "out"))
+    assert desk.json("diff", "squash", files[0], *chain, "-o", one)["kind"] == "sparse"
+    assert desk.run("diff", "apply", files[0], one, "-o", out) == 0
+    assert out.read_bytes() == files[3].read_bytes()
+    assert desk.json("diff", "inspect", chain[0])["goes_back"]
+    assert desk.run("diff", "invert", files[1], chain[0], "-o", undo) == 0, desk.err
+    assert desk.run("diff", "apply", files[1], undo, "-o", out) == 0
+    assert out.read_bytes() == files[0].read_bytes()
+
+
 def test_diffs_need_no_server(desk: Desk, chain: list[Path]) -> None:
     assert desk.server.seen == []

@@ -181,7 +181,7 @@ def test_d15_a_disk_too_small_is_refused_before_writing(
     base, _, patch = sample("sparse", tmp_path)
     disk = SimpleNamespace(f_bavail=1, f_frsize=100)
     monkeypatch.setattr(applying.os, "statvfs", lambda _: disk)
-    monkeypatch.setattr(applying, "_new_file_for", None)
+    monkeypatch.setattr(applying, "_new_file", None)
     assert str(errno.ENOSPC) in refused(OSError, base, [patch], tmp_path)
 
 

@@ -70,7 +70,8 @@ def test_a_model_cut_off_anywhere_is_refused_or_harmless(container: str, room: P
         refused_or_consistent(room, file[:length])
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+# Without a magic nobody can tell a cut-off ONNX model from an unknown file.
+@pytest.mark.parametrize("container", [name for name in CONTAINERS if name != "onnx"])
 def test_a_model_cut_off_within_its_tensors_is_refused(container: str, room: Path) -> None:
     path = room / "cut"
     file = sound(container, room)

@@ -160,20 +160,35 @@ def nested(depth: int) -> bytes:
 
 
 @pytest.mark.parametrize(
+    "file",
+    [
+        b"\x08\x0a\x3a",
+        b"\x08\x0a\x3a\x05",
+        b"\x08\x0a\x3a" + b"\xff" * 9 + b"\x01",
+        b"\x08\x0a\x3a" + b"\xff" * 12,
+        b"\x08\x0a\x12\x00\x3b",
+        b"\x08\x0a\x12\x00\x3d\x00",
+        b"\x08\x0a\x12\x00",
+    ],
+    ids=repr,
+)
+def test_a_file_that_only_begins_as_a_model_is_an_unknown_one(file: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(file)
+    assert regions_of(path) == []
+
+
+@pytest.mark.parametrize(
     ("file", "reason"),
     [
-        (b"\x08\x0a\x3a", "a number does not end"),
-        (b"\x08\x0a\x3a\x05", "does not end within its message"),
-        (b"\x08\x0a\x3a" + b"\xff" * 9 + b"\x01", "does not end within its message"),
-        (b"\x08\x0a\x3a" + b"\xff" * 12, "a number does not end"),
-        (b"\x08\x0a\x12\x00\x3b", "wire type 3"),
-        (b"\x08\x0a\x12\x00\x3d\x00", "does not end within its message"),
         (b"\x08\x0a" + message(7, b"\x2a\x02\x08"), "does not end within its message"),
+        (b"\x08\x0a" + message(7, b"\x2a"), "a number does not end"),
+        (b"\x08\x0a" + message(7, b"\x2b"), "wire type 3"),
         (nested(2000), "messages within each other"),
     ],
     ids=lambda case: repr(case)[:40],
 )
-def test_a_broken_message_is_refused(file: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_broken_graph_is_refused(file: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(file)
     with pytest.raises(Malformed, match=reason):

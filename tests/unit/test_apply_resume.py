@@ -1,0 +1,128 @@
+"""Resuming: what a power cut left is used as far as it is right, and no further."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neural_diff import difference, stream
+from neural_diff.apply import apply
+from neural_diff.make import make_patch
+from neural_diff.patch import read_patch
+from tests.unit.patch_files import save_safetensors
+
+CUT = """
+import os, sys
+from pathlib import Path
+from neural_diff import stream
+from neural_diff.apply import apply
+stream.PIECE_BYTES = 256
+def cut(done, total):
+    if done >= int(sys.argv[4]):
+        os._exit(9)
+apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), progress=cut)
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
+    """A base, a target and a patch of many sections between them."""
+    monkeypatch.setattr(difference, "_SECTION_CHANGES", 100)
+    base, target, patch = (tmp_path / name for name in ("base", "target", "patch"))
+    rng = np.random.default_rng(5)
+    old = rng.integers(-127, 128, 1 << 16, np.int8)
+    new = np.where(rng.random(old.size) < 0.05, old + 3, old).astype(np.int8)
+    save_safetensors(base, {"w": ("I8", old)})
+    save_safetensors(target, {"w": ("I8", new)})
+    assert len(make_patch(base, target, patch).sections) > 20
+    return base, target, patch
+
+
+def left_by_a_power_cut(base: Path, patch: Path, target: Path, at: int) -> Path:
+    """Ends a run at a byte of the new file; gives what it leaves."""
+    arguments = [sys.executable, "-c", CUT, base, patch, target, str(at)]
+    ended = subprocess.run(arguments, check=False)
+    assert ended.returncode == 9
+    (part,) = target.parent.glob(".new.*.part")
+    return part
+
+
+def decoded_sections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Records which sections are decoded from now on."""
+    seen: list[int] = []
+    decode = stream.Changes._decode
+
+    def record(self: stream.Changes, section: object, region: object) -> object:
+        seen.append(self._patch.sections.index(section))  # type: ignore[arg-type]
+        return decode(self, section, region)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stream.Changes, "_decode", record)
+    return seen
+
+
+def test_a_run_goes_on_from_the_last_section_that_is_right(
+    files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, target, patch = files
+    new = base.parent / "new"
+    left_by_a_power_cut(base, patch, new, 50_000)
+    seen = decoded_sections(monkeypatch)
+    apply(base, [patch], new)
+    assert new.read_bytes() == target.read_bytes()
+    assert seen[0] > 10
+    assert not list(base.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("spoilt", [0, 9_000, 40_000])
+def test_what_is_not_right_is_made_again(
+    spoilt: int, files: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, target, patch = files
+    new = base.parent / "new"
+    part = left_by_a_power_cut(base, patch, new, 50_000)
+    held = bytearray(part.read_bytes())
+    held[min(spoilt, len(held) - 1)] ^= 1
+    part.write_bytes(held)
+    seen = decoded_sections(monkeypatch)
+    apply(base, [patch], new)
+    assert new.read_bytes() == target.read_bytes()
+    with patch.open("rb") as file:
+        made = read_patch(file, patch.stat().st_size)
+    start = made.regions[0].file_offset
+    spoilt_section = sum(start + section.end <= spoilt for section in made.sections)
+    assert seen[0] <= spoilt_section
+
+
+def test_a_part_longer_than_the_file_does_no_harm(files: tuple[Path, Path, Path]) -> None:
+    base, target, patch = files
+    new = base.parent / "new"
+    part = left_by_a_power_cut(base, patch, new, 30_000)
+    part.write_bytes(target.read_bytes() + b"more")
+    apply(base, [patch], new)
+    assert new.read_bytes() == target.read_bytes()
+
+
+def test_a_resumed_run_still_refuses_another_base(files: tuple[Path, Path, Path]) -> None:
+    base, _, patch = files
+    new = base.parent / "new"
+    left_by_a_power_cut(base, patch, new, 50_000)
+    wrong = bytearray(base.read_bytes())
+    wrong[300] ^= 1
+    base.write_bytes(wrong)
+    with pytest.raises(Exception, match="SHA-256"):
+        apply(base, [patch], new)
+    assert not new.exists()
+
+
+def test_what_progress_raises_cancels_and_leaves_nothing(files: tuple[Path, Path, Path]) -> None:
+    base, _, patch = files
+    before = sorted(base.parent.iterdir())
+
+    def cancel(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply(base, [patch], base.parent / "new", progress=cancel)
+    assert sorted(base.parent.iterdir()) == before
