@@ -11,8 +11,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx
 from service.api.problems import document
 from service.api.releases import ARTIFACT, send_artifact
-from service.api.schemas import Counts, DeviceEvents, Enrollment, NewCanaryReport, Sha256
 from service.core import access, offers, reports
+from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, Sha256
 from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.offers import Answer, Hold
 
@@ -23,16 +23,8 @@ JITTER = 0.2
 @router.post("/enroll", status_code=201, responses=document(401, 409, 413, 422))
 def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
     """Admit a device; its credential is shown once."""
-    device, credential = access.enroll(
-        session,
-        body.enrollment_token,
-        model=body.model,
-        serial=body.serial,
-        hardware=body.hardware,
-        attributes=body.attributes,
-        agent_version=body.agent_version,
-        now=now,
-    )
+    described = body.model_dump(exclude={"enrollment_token"})
+    device, credential = access.enroll(session, body.enrollment_token, now=now, **described)
     root = root_digest(session)
     return {"device_id": device.id, "credential": credential, "root_sha256": root}
 
@@ -82,19 +74,7 @@ def get_artifact(
 @router.post("/events", responses=document(401, 413, 422))
 def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> dict[str, int]:
     """Store a batch of events; repeats are no-ops."""
-    events = [
-        {
-            "seq": event.seq,
-            "kind": event.kind,
-            "deployment_id": event.deployment,
-            "reason": event.reason,
-            "detail": event.detail,
-            "bytes": event.bytes,
-            "at": event.at,
-        }
-        for event in body.events
-    ]
-    return {"acknowledged": reports.record_events(session, device, events, now)}
+    return {"acknowledged": reports.record_events(session, device, body.events, now)}
 
 
 @router.post("/canary-reports", status_code=202, responses=document(401, 409, 413, 422))
@@ -102,15 +82,9 @@ def post_canary_report(
     device: Caller, body: NewCanaryReport, session: Tx, now: Now, request: Request
 ) -> dict[str, str]:
     """Store a canary report; the first valid pair of a device counts."""
-    fields = body.model_dump(exclude={"scorer", "order", "old", "new"})
-    pair = reports.Pair(**fields, old=_errors(body.old), new=_errors(body.new))
-    result = reports.record_pair(session, device, pair, now)
+    result = reports.record_pair(session, device, body, now)
     request.app.state.wake.set()
     return {"result": result}
-
-
-def _errors(counts: Counts) -> tuple[int, int, int]:
-    return counts.sub, counts.delete, counts.ins
 
 
 def _etag(answer: Answer, version: str, root: int) -> str:

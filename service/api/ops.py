@@ -7,10 +7,9 @@ from fastapi import APIRouter, Depends, Query
 
 from service.api.deps import Now, Operator, Reader, Store, Tx, operator
 from service.api.problems import document
-from service.api.schemas import DeviceChange, Label, Name, NewEnrollmentToken
-from service.core import access
-from service.core.errors import NotFound
-from service.core.health import device_view, fleet_view
+from service.core import access, catalog
+from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
+from service.core.health import device_view, fleet_view, shown
 from service.db import queries, rollout_queries
 
 router = APIRouter(prefix="/v1", tags=["operations"], responses=document(401, 403, 422))
@@ -65,29 +64,24 @@ def list_devices(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> dict[str, Any]:
     """List devices by id; pass `next` as `cursor` for the next page."""
-    chosen = rollout_queries.cohort_named(session, cohort) if cohort else None
-    if cohort and chosen is None:
-        raise NotFound(f"there is no cohort {cohort}")
-    rows = rollout_queries.devices_page(session, model, chosen, cursor, limit)
-    items = [device_view(session, device, row) for device, row in rows]
+    chosen = catalog.cohort_named(session, cohort) if cohort else None
+    rows = rollout_queries.devices_page(session, model, chosen, cursor or "", limit)
+    items = [device_view(row) for row in rows]
     return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
 
 
 @router.get("/devices/{device_id}", responses=document(404, 422))
 def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> dict[str, Any]:
     """Show a device with its deployments and its last events."""
-    device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)
-    fields = ("id", "rollout_id", "direction", "state", "reason", "bytes_sent", "updated_at")
-    event_fields = ("seq", "kind", "deployment_id", "reason", "detail", "at", "received_at")
-    return device_view(session, device, row) | {
+    row = access.device_named(session, device_id)
+    deployments = rollout_queries.deployments_of(session, device_id)
+    events = queries.last_events(session, device_id, EVENTS_SHOWN_MAX)
+    return device_view(row) | {
         "deployments": [
-            {name: getattr(d, name) for name in fields}
-            for d in rollout_queries.deployments_of(session, device_id)
+            shown(d, "id rollout_id direction state reason bytes_sent updated_at")
+            for d in deployments
         ],
-        "events": [
-            {name: getattr(event, name) for name in event_fields}
-            for event in queries.last_events(session, device_id, EVENTS_SHOWN_MAX)
-        ],
+        "events": [shown(e, "seq kind deployment_id reason detail at received_at") for e in events],
     }
 
 
@@ -96,13 +90,9 @@ def change_device(
     _caller: CanWriteDevices, device_id: Label, body: DeviceChange, session: Tx, now: Now
 ) -> dict[str, Any]:
     """Tag a device, quarantine, revoke or readmit it."""
-    device, row = rollout_queries.device_with_model(session, device_id) or _missing(device_id)
+    row = access.device_named(session, device_id)
     if body.tags is not None:
-        device.tags = dict(body.tags)
+        row.device.tags = body.tags
     if body.status is not None:
-        access.set_device_status(session, device_id, body.status, now)
-    return device_view(session, device, row)
-
-
-def _missing(device_id: str) -> Any:
-    raise NotFound(f"there is no device {device_id}")
+        access.set_device_status(session, row, body.status, now)
+    return device_view(row)

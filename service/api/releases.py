@@ -12,17 +12,17 @@ from starlette.requests import ClientDisconnect
 
 from service.api.deps import Config, Now, Operator, Reader, Store, Tx, operator
 from service.api.problems import document
-from service.api.schemas import Name, NewModel, Sha256
 from service.blobs import Blobs, WrongDigest, WrongLength
 from service.core import catalog
+from service.core.bodies import Name, NewModel, Sha256
 from service.core.errors import (
     DigestMismatch,
     InvalidRequest,
     LengthRequired,
-    NotFound,
     TooLarge,
+    found,
 )
-from service.core.health import model_view
+from service.core.health import model_view, release_views, shown
 from service.db import queries
 from service.settings import Settings
 
@@ -65,31 +65,17 @@ def get_model(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
 def list_releases(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List a model's releases, the oldest first, with the devices that run each."""
     catalog.model_named(session, model)
-    running = queries.devices_by_release(session, model)
-    fields = ("name", "seq", "status", "sha256", "bytes", "published_at", "rollback_from")
-    return {
-        "items": [
-            {name: getattr(release, name) for name in fields}
-            | {"devices": running.get(release.id, 0)}
-            for release in queries.releases_of(session, model)
-        ]
-    }
+    fields = "name seq status sha256 bytes published_at rollback_from"
+    return {"items": release_views(session, model, fields)}
 
 
 @router.get("/models/{model}/patches", responses=document(404, 422))
 def list_patches(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List a model's patches: edges between releases."""
     catalog.model_named(session, model)
-    names = {release.id: release.name for release in queries.releases_of(session, model)}
     return {
         "items": [
-            {
-                "from": names[patch.from_release],
-                "to": names[patch.to_release],
-                "kind": patch.kind,
-                "sha256": patch.sha256,
-                "bytes": patch.bytes,
-            }
+            {"from": patch.source.name, "to": patch.target.name} | shown(patch, "kind sha256 bytes")
             for patch in queries.patches_of(session, model)
         ]
     }
@@ -178,9 +164,7 @@ def get_artifact(
 
 def send_artifact(sha256: str, request: Request, store: Blobs, config: Settings) -> Response:
     """Answer with a blob: from the local folder with ranges, else by a short-lived URL."""
-    size = store.size(sha256)
-    if size is None:
-        raise NotFound(f"there is no artifact {sha256}")
+    size = found(store.size(sha256), f"artifact {sha256}")
     headers = IMMUTABLE | {"ETag": f'"{sha256}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

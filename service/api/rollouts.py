@@ -5,22 +5,27 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Now, Operator, Reader, Tx, operator
 from service.api.problems import document
-from service.api.schemas import Label, Name, NewCohort, NewRollout, Why
-from service.core import rollouts
-from service.core.errors import NotFound
-from service.core.health import cohort_view, rollout_view
+from service.core import catalog, rollouts
+from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
+from service.core.health import cohort_view, rollout_view, shown
 from service.db import rollout_queries
-from service.db.rollout_tables import Cohort
 
 router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403, 422))
 CanRead = Annotated[Operator, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[Operator, Depends(operator("rollouts:write"))]
 CanHalt = Annotated[Operator, Depends(operator("rollouts:halt"))]
+
+
+def reason(body: Why | None = None) -> str:
+    """Return why the caller does this, in the caller's words."""
+    return body.reason if body else ""
+
+
+Reason = Annotated[str, Depends(reason)]
 ENDED = ("completed", "halted", "canceled")
 WAIT_STEP_S = 0.25
 
@@ -42,32 +47,22 @@ def list_cohorts(_caller: CanRead, session: Reader) -> dict[str, Any]:
 @router.get("/cohorts/{name}", responses=document(404, 422))
 def get_cohort(_caller: CanRead, name: Name, session: Reader) -> dict[str, Any]:
     """Preview a cohort: how many devices, on which releases, and a sample."""
-    return cohort_view(session, _cohort(session, name))
+    return cohort_view(session, catalog.cohort_named(session, name))
 
 
 @router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
 def put_member(_caller: CanWrite, name: Name, device_id: Label, session: Tx) -> dict[str, Any]:
     """Add a device to a static cohort."""
-    cohort = _cohort(session, name)
+    cohort = catalog.cohort_named(session, name)
     rollouts.add_member(session, cohort, device_id)
-    session.flush()
     return cohort_view(session, cohort)
 
 
 @router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
 def create_rollout(_caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
     """Add a rollout as a draft; its gate is fixed from here on."""
-    rollout = rollouts.create_rollout(
-        session,
-        model=body.model,
-        release=body.release,
-        cohort=body.cohort,
-        stages=[rollouts.StagePlan(**stage.model_dump()) for stage in body.stages],
-        gate=body.gate,
-        on_halt=body.on_halt,
-        now=now,
-    )
-    session.flush()
+    stages = [rollouts.StagePlan(**vars(stage)) for stage in body.stages]
+    rollout = rollouts.create_rollout(session, now=now, **vars(body) | {"stages": stages})
     return rollout_view(session, rollout, now)
 
 
@@ -81,7 +76,8 @@ def list_rollouts(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> dict[str, Any]:
     """List rollouts, the newest first."""
-    rows = rollout_queries.recent_rollouts(session, limit, model=model, state=state)
+    states = [state] if state else None
+    rows = rollout_queries.recent_rollouts(session, limit=limit, model=model, states=states)
     return {"items": [rollout_view(session, row, now) for row in rows]}
 
 
@@ -95,9 +91,8 @@ def get_rollout(_caller: CanRead, rollout_id: Label, session: Reader, now: Now) 
 def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
     """List why a rollout moved or stopped, with the sums each decision rests on."""
     rollouts.rollout_named(session, rollout_id)
-    fields = ("seq", "at", "stage", "decision", "reason", "actor", "evidence")
     rows = rollout_queries.decisions_of(session, rollout_id)
-    return {"items": [{name: getattr(row, name) for name in fields} for row in rows]}
+    return {"items": [shown(row, "seq at stage decision reason actor evidence") for row in rows]}
 
 
 @router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
@@ -123,7 +118,7 @@ async def wait_for_rollout(
 
 @router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 422))
 def start_rollout(
-    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, _body: Why | None = None
+    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, _reason: Reason
 ) -> dict[str, Any]:
     """Start a draft."""
     return rollout_view(session, rollouts.start(session, rollout_id, caller.name, now), now)
@@ -131,19 +126,17 @@ def start_rollout(
 
 @router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 422))
 def pause_rollout(
-    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
+    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
     """Stop offering until somebody resumes."""
-    reason = body.reason if body else ""
     return rollout_view(session, rollouts.pause(session, rollout_id, reason, caller.name, now), now)
 
 
 @router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 422))
 def resume_rollout(
-    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
+    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
     """Go on; where the gate was undecided, this passes the stage on the caller's word."""
-    reason = body.reason if body else ""
     return rollout_view(
         session, rollouts.resume(session, rollout_id, reason, caller.name, now), now
     )
@@ -151,18 +144,10 @@ def resume_rollout(
 
 @router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 422))
 def halt_rollout(
-    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, body: Why | None = None
+    caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
-    reason = body.reason if body else ""
     return rollout_view(session, rollouts.halt(session, rollout_id, reason, caller.name, now), now)
-
-
-def _cohort(session: Session, name: str) -> Cohort:
-    cohort = rollout_queries.cohort_named(session, name)
-    if cohort is None:
-        raise NotFound(f"there is no cohort {name}")
-    return cohort
 
 
 def _look(request: Request, rollout_id: str) -> dict[str, Any]:

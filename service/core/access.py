@@ -9,33 +9,28 @@ import hmac
 import re
 import secrets
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import deployments
+from service.core import catalog, deployments
 from service.core.errors import (
     Forbidden,
     InvalidRequest,
-    NotFound,
     SerialTaken,
     Unauthorized,
     WrongState,
+    found,
 )
 from service.db import queries, rollout_queries
-from service.db.rollout_tables import Cohort, CohortMember
-from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken, Model
+from service.db.rollout_tables import CohortMember
+from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
 
-SCOPES = (
-    "releases:read",
-    "releases:write",
-    "rollouts:read",
-    "rollouts:write",
-    "rollouts:halt",
-    "devices:read",
-    "devices:write",
-    "enroll:write",
-    "telemetry:read",
+Holder = TypeVar("Holder", ApiToken, EnrollmentToken, Device)
+SCOPES = tuple(
+    "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
+    "devices:read devices:write enroll:write telemetry:read".split()
 )
 TOKEN_LIFETIME_MAX = timedelta(days=365)
 _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
@@ -58,7 +53,6 @@ def create_token(
         scopes=sorted(set(scopes)),
         created_at=now,
         expires_at=now + lifetime,
-        revoked_at=None,
     )
     session.add(row)
     return row, token
@@ -71,10 +65,8 @@ def authorize(session: Session, token: str, scope: str | None, now: datetime) ->
         Unauthorized: unknown, wrong, expired or revoked, all alike.
         Forbidden: valid, but without the scope.
     """
-    row_id, digest = _parse("fd", token)
-    row = session.get(ApiToken, row_id)
-    valid = row is not None and hmac.compare_digest(row.secret_sha256, digest)
-    if row is None or not valid or row.revoked_at is not None or row.expires_at <= now:
+    row = _holder(session, ApiToken, "fd", token)
+    if row is None or row.revoked_at is not None or row.expires_at <= now:
         raise Unauthorized("send a valid API token as `Authorization: Bearer fd_...`")
     if scope is not None and scope not in row.scopes:
         raise Forbidden(f"this token lacks the scope {scope}", scope=scope)
@@ -85,15 +77,10 @@ def create_enrollment_token(
     session: Session, model: str, uses: int, lifetime: timedelta, cohort: str | None, now: datetime
 ) -> tuple[EnrollmentToken, str]:
     """Make a token with which `uses` devices may enroll, into a static cohort if one is named."""
-    if session.get(Model, model) is None:
-        raise NotFound(f"there is no model {model}")
-    chosen: Cohort | None = None
-    if cohort is not None:
-        chosen = rollout_queries.cohort_named(session, cohort)
-        if chosen is None:
-            raise NotFound(f"there is no cohort {cohort}")
-        if chosen.filter is not None or chosen.model != model:
-            raise InvalidRequest(f"cohort {cohort} is not a static cohort of {model}")
+    catalog.model_named(session, model)
+    chosen = catalog.cohort_named(session, cohort) if cohort is not None else None
+    if chosen is not None and (chosen.filter is not None or chosen.model != model):
+        raise InvalidRequest(f"cohort {cohort} is not a static cohort of {model}")
     row_id, token, digest = _new_secret("fe")
     row = EnrollmentToken(
         id=row_id,
@@ -114,23 +101,21 @@ def enroll(
     *,
     model: str,
     serial: str,
-    hardware: str,
-    attributes: dict[str, str],
-    agent_version: str,
     now: datetime,
+    **described: Any,
 ) -> tuple[Device, str]:
     """Admit a device; returns its row and its credential, which is shown once.
+
+    What else it says of itself is `described`: hardware, attributes, agent_version.
 
     Raises:
         Unauthorized: the token is unknown, used up or expired, or of another model.
         SerialTaken: that serial is enrolled; its credential stays valid.
     """
-    row_id, digest = _parse("fe", token)
-    row = session.get(EnrollmentToken, row_id)
-    valid = row is not None and hmac.compare_digest(row.secret_sha256, digest)
-    if row is None or not valid or row.expires_at <= now or row.model != model:
+    row = _holder(session, EnrollmentToken, "fe", token)
+    if row is None or row.expires_at <= now or row.model != model:
         raise Unauthorized("the enrollment token is not valid for this model, or expired")
-    if queries.device_with_serial(session, serial) is not None:
+    if queries.first(session, Device, serial=serial) is not None:
         raise SerialTaken(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
             'PATCH /v1/devices/ID {"status": "revoked"}'
@@ -146,14 +131,11 @@ def enroll(
     device = Device(
         id=device_id,
         serial=serial,
-        hardware=hardware,
         status="active",
-        attributes=attributes,
         tags={},
-        agent_version=agent_version,
         credential_sha256=secret,
         enrolled_at=now,
-        last_seen_at=None,
+        **described,
     )
     session.add(device)
     session.flush()
@@ -174,42 +156,50 @@ def identify_device(session: Session, credential: str, *, lock: bool = False) ->
     Raises:
         Unauthorized: unknown, wrong or revoked, all alike.
     """
-    device_id, digest = _parse("fc", credential)
-    # FOR NO KEY UPDATE: others may still refer to the device meanwhile.
-    device = session.get(Device, device_id, with_for_update={"key_share": True} if lock else None)
-    valid = device is not None and hmac.compare_digest(device.credential_sha256, digest)
-    if device is None or not valid or device.status == "revoked":
+    device = _holder(session, Device, "fc", credential, lock=lock)
+    if device is None or device.status == "revoked":
         raise Unauthorized("send a valid device credential as `Authorization: Bearer fc_...`")
     return device
 
 
-def set_device_status(session: Session, device_id: str, status: str, now: datetime) -> Device:
+def device_named(session: Session, device_id: str) -> DeviceModel:
+    """Return a device with what it runs, or refuse."""
+    return found(session.get(DeviceModel, device_id), f"device {device_id}")
+
+
+def set_device_status(session: Session, row: DeviceModel, status: str, now: datetime) -> None:
     """Quarantine, revoke or readmit a device; after a revocation its serial may enroll again."""
-    device = session.get(Device, device_id)
-    if device is None:
-        raise NotFound(f"there is no device {device_id}")
+    device = row.device
     if device.status == "revoked" and status != "revoked":
-        raise WrongState(f"device {device_id} is revoked; it must enroll again")
+        raise WrongState(f"device {device.id} is revoked; it must enroll again")
     if status == "revoked" and device.status != "revoked":
         # The serial is free again; the history stays under the device's id.
         device.serial = f"{device.serial} (revoked {device.id})"
     if status != "active":
         for deployment in rollout_queries.open_deployments(session, device.id):
             deployments.finish(session, deployment, "canceled", status, now)
-        session.get_one(DeviceModel, device.id).deployment_id = None  # no order is renewed
+        row.deployment_id = None  # no order is renewed
     device.status = status
-    return device
 
 
 def _new_secret(prefix: str) -> tuple[str, str, str]:
     """Return an id, the whole token, and the digest of its secret part."""
-    row_id = secrets.token_hex(8)
-    secret = secrets.token_urlsafe(32)
-    return row_id, f"{prefix}_{row_id}_{secret}", hashlib.sha256(secret.encode()).hexdigest()
+    row_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    return row_id, f"{prefix}_{row_id}_{secret}", _digest(secret)
 
 
-def _parse(prefix: str, token: str) -> tuple[str, str]:
+def _holder(
+    session: Session, table: type[Holder], prefix: str, token: str, *, lock: bool = False
+) -> Holder | None:
+    """Return the row that a token belongs to, None if there is none or the secret is wrong."""
     match = _TOKEN.match(token)
     if match is None or match[1] != prefix:
         raise Unauthorized("the credential is missing or malformed")
-    return match[2], hashlib.sha256(match[3].encode()).hexdigest()
+    # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
+    row = session.get(table, match[2], with_for_update={"key_share": True} if lock else None)
+    right = row is not None and hmac.compare_digest(row.secret_sha256, _digest(match[3]))
+    return row if right else None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

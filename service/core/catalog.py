@@ -5,42 +5,42 @@ database are derived from a family document in the transaction that accepts it, 
 second place that could say something else.
 """
 
-import json
 import re
 import secrets
 from datetime import datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from pydantic import BaseModel, Field
+from pydantic_core import from_json
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Targets
 
 from service.blobs import Blobs
+from service.core.bodies import ERRORS_MAX, Name, Sha256
 from service.core.errors import (
     AlreadyExists,
-    InvalidRequest,
     MissingArtifact,
     NotAcceptable,
     NotFound,
     NotTheNextVersion,
+    found,
 )
-from service.db import queries
+from service.db import queries, rollout_queries
+from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, MetadataFile, Model, Patch, Release
 from trust.accept import accept_family, accept_root, accept_targets
 from trust.errors import Untrusted
-from trust.roles import NAME, SHA256, CanaryTarget, Family, PatchTarget, family_role, read_family
-from trust.roles import Release as SignedRelease
+from trust.roles import CanaryTarget, Family, family_role, read_family
 
 CANARY_MANIFEST_BYTES_MAX = 1 << 20
-WORDS_MAX = 1_000_000  # of one shard: what a report may count
+Words = Annotated[int, Field(strict=True, ge=1, le=ERRORS_MAX)]  # what a report may count
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 
 
 def create_model(session: Session, name: str, now: datetime) -> Model:
     """Add a line of speech models."""
-    if not NAME.match(name):
-        raise InvalidRequest(f"{name!r} is not a name: a-z, 0-9, dot, dash, underscore, up to 64")
     if session.get(Model, name) is not None:
         raise AlreadyExists(f"there is a model {name} already", model=name)
     model = Model(name=name, canary_salt=secrets.token_hex(16), created_at=now)
@@ -50,10 +50,12 @@ def create_model(session: Session, name: str, now: datetime) -> Model:
 
 def model_named(session: Session, name: str) -> Model:
     """Return a model, or refuse."""
-    model = session.get(Model, name)
-    if model is None:
-        raise NotFound(f"there is no model {name}")
-    return model
+    return found(session.get(Model, name), f"model {name}")
+
+
+def cohort_named(session: Session, name: str) -> Cohort:
+    """Return a cohort, or refuse."""
+    return found(rollout_queries.cohort_named(session, name), f"cohort {name}")
 
 
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
@@ -140,18 +142,10 @@ def _verified(session: Session, role: str, body: bytes, now: datetime) -> Metada
 
 
 def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> None:
-    files: list[SignedRelease | PatchTarget | CanaryTarget] = [
-        *family.releases.values(),
-        *family.patches,
-    ]
-    if family.canary is not None:
-        files.append(family.canary)
-    for file in files:
-        artifact = session.get(Artifact, file.sha256)
-        if artifact is None or artifact.bytes != file.bytes:
-            raise MissingArtifact(
-                f"upload {file.sha256} ({file.bytes} bytes) before you sign it", sha256=file.sha256
-            )
+    signed_files = (*family.releases.values(), *family.patches, family.canary)
+    for file in signed_files:
+        if file is not None:
+            _require_artifact(session, file.sha256, file.sha256, file.bytes)
     known = {release.name: release for release in queries.releases_of(session, family.model)}
     for signed in family.releases.values():
         row = known.get(signed.name)
@@ -171,7 +165,18 @@ def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> N
     session.flush()
     _publish_patches(session, family)
     if family.canary is not None:
-        _publish_canary(session, blobs, family)
+        manifest = _read_manifest(blobs, family.canary)
+        for shard in manifest["shards"]:
+            name = f"canary shard {shard['id']}"
+            _require_artifact(session, name, shard["sha256"], shard["bytes"])
+        sha256 = family.canary.sha256
+        session.merge(CanarySet(model=family.model, sha256=sha256, manifest=manifest))
+
+
+def _require_artifact(session: Session, name: str, sha256: str, size: int) -> None:
+    artifact = session.get(Artifact, sha256)
+    if artifact is None or artifact.bytes != size:
+        raise MissingArtifact(f"upload {name} ({size} bytes) before you sign it", sha256=sha256)
 
 
 def _publish_patches(session: Session, family: Family) -> None:
@@ -193,48 +198,33 @@ def _publish_patches(session: Session, family: Family) -> None:
         )
 
 
-def _publish_canary(session: Session, blobs: Blobs, family: Family) -> None:
-    assert family.canary is not None
-    if family.canary.bytes > CANARY_MANIFEST_BYTES_MAX:
+class Shard(BaseModel):
+    """One shard of a canary set, as far as the server needs to know it."""
+
+    id: Name
+    sha256: Sha256
+    bytes: Annotated[int, Field(strict=True)]
+    utterances: Words
+    ref_words: Words
+
+
+class Manifest(BaseModel):
+    """A canary set: every poll and every report relies on its shards."""
+
+    shards: Annotated[list[Shard], Field(min_length=1)]
+
+
+def _read_manifest(blobs: Blobs, target: CanaryTarget) -> dict[str, Any]:
+    """Return the manifest of a canary set as it was published."""
+    if target.bytes > CANARY_MANIFEST_BYTES_MAX:
         raise NotAcceptable("the canary manifest is larger than 1 MiB")
-    with blobs.open(family.canary.sha256) as file:
+    with blobs.open(target.sha256) as file:
         raw = file.read(CANARY_MANIFEST_BYTES_MAX + 1)
-    manifest = _read_manifest(raw)
-    for shard in manifest["shards"]:
-        artifact = session.get(Artifact, shard["sha256"])
-        if artifact is None or artifact.bytes != shard["bytes"]:
-            raise MissingArtifact(
-                f"upload canary shard {shard['id']} before you sign the set",
-                sha256=shard["sha256"],
-            )
-    row = session.get(CanarySet, family.model)
-    if row is None:
-        row = CanarySet(model=family.model)
-        session.add(row)
-    row.sha256 = family.canary.sha256
-    row.manifest = manifest
-
-
-def _read_manifest(raw: bytes) -> dict[str, Any]:
-    """Return the manifest of a canary set: every poll and every report relies on its shards."""
     try:
-        manifest: dict[str, Any] = json.loads(raw, parse_constant=_no_number)
-        ids = [_checked_shard(shard)["id"] for shard in manifest["shards"]]
-        if not ids or len(set(ids)) != len(ids):
-            raise ValueError("there must be shards, each with an id of its own")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotAcceptable(f"the canary manifest is not understood: {error!r}") from error
-    return manifest
-
-
-def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:
-    if not NAME.match(shard["id"]) or not SHA256.match(shard["sha256"]):
-        raise ValueError("a shard has a name as its id, and a SHA-256")
-    for field in ("utterances", "ref_words"):
-        if type(shard[field]) is not int or not 1 <= shard[field] <= WORDS_MAX:
-            raise ValueError(f"{field} of shard {shard['id']} must lie between 1 and {WORDS_MAX}")
-    return shard
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+        document: dict[str, Any] = from_json(raw, allow_inf_nan=False)
+        shards = Manifest.model_validate(document).shards
+        if len({shard.id for shard in shards}) != len(shards):
+            raise ValueError("each shard has an id of its own")
+    except ValueError as error:
+        raise NotAcceptable(f"the canary manifest is not understood: {error}") from error
+    return document

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db.rollout_queries import OPEN
-from service.db.rollout_tables import Deployment, Rollout, Stage
+from service.db import queries
+from service.db.rollout_tables import OPEN, Deployment, Rollout, Stage
+from service.db.tables import DeviceModel, Release
 
 
 def grant(session: Session, rollout: Rollout) -> bool:
@@ -33,46 +34,33 @@ def grant(session: Session, rollout: Rollout) -> bool:
     return bool(taken.rowcount == 1)  # type: ignore[attr-defined]
 
 
-def create(
+def existing(
+    session: Session, rollout: Rollout, row: DeviceModel, direction: str
+) -> Deployment | None:
+    """Return the device's deployment in a rollout; there is one at most in each direction."""
+    key = {"rollout_id": rollout.id, "device_id": row.device_id, "direction": direction}
+    return queries.first(session, Deployment, **key)
+
+
+def offer(
     session: Session,
     rollout: Rollout,
-    device_id: str,
-    *,
+    row: DeviceModel,
     direction: str,
-    from_sha256: str,
-    to_sha256: str,
-    release_id: int,
+    release: Release,
     timeout: timedelta,
     now: datetime,
 ) -> Deployment:
-    """Add a deployment in state `offered`."""
-    deployment = Deployment(
-        id=secrets.token_hex(8),
-        rollout_id=rollout.id,
-        device_id=device_id,
-        direction=direction,
-        stage=rollout.stage,
-        from_sha256=from_sha256,
-        to_sha256=to_sha256,
-        release_id=release_id,
-        state="offered",
-        reason="",
-        bytes_sent=0,
-        created_at=now,
-        updated_at=now,
-        deadline_at=now + timeout,
-    )
-    session.add(deployment)
-    session.flush()
-    return deployment
-
-
-def offer_again(
-    session: Session, deployment: Deployment, from_sha256: str, timeout: timedelta, now: datetime
-) -> Deployment:
-    """Open a deployment again that was called off here, not by the device."""
+    """Add a deployment, or open the one again that was called off here, not by the device."""
+    deployment = existing(session, rollout, row, direction)
+    if deployment is None:
+        deployment = Deployment(id=secrets.token_hex(8), direction=direction, created_at=now)
+        deployment.rollout_id, deployment.device_id = rollout.id, row.device_id
+        deployment.release_id, deployment.to_sha256 = release.id, release.sha256
+        deployment.stage = rollout.stage
+        session.add(deployment)
     deployment.state, deployment.reason = "offered", ""
-    deployment.from_sha256 = from_sha256
+    deployment.from_sha256 = row.running_sha256
     deployment.updated_at, deployment.deadline_at = now, now + timeout
     session.flush()
     return deployment

@@ -3,7 +3,9 @@
 No HTTP here: a refusal names its kind, and the edge maps the kind to a status.
 """
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+Row = TypeVar("Row")
 
 
 class Refusal(Exception):
@@ -17,64 +19,60 @@ class Refusal(Exception):
         self.members = members
 
 
+class Conflict(Refusal):
+    """It does not fit what is there; refusals of this kind say more."""
+
+    kind = "CONFLICT"
+
+
 class NotFound(Refusal):
     """There is no such thing."""
 
     kind = "NOT_FOUND"
 
 
-class AlreadyExists(Refusal):
+class AlreadyExists(Conflict):
     """The name is taken by something else."""
 
-    kind = "CONFLICT"
 
-
-class WrongState(Refusal):
+class WrongState(Conflict):
     """This cannot be done in the present state."""
 
-    kind = "CONFLICT"
 
-
-class LostRace(Refusal):
+class LostRace(Conflict):
     """Another request was faster."""
 
-    kind = "CONFLICT"
 
-
-class NotTheNextVersion(Refusal):
+class NotTheNextVersion(Conflict):
     """The document does not follow the version that is current."""
 
-    kind = "CONFLICT"
+
+class SerialTaken(Conflict):
+    """A device with this serial number is already enrolled."""
+
+
+class ReportClosed(Conflict):
+    """The rollout takes no more reports."""
 
 
 class NotAcceptable(Refusal):
     """The signed document breaks a rule."""
 
-    kind = "INVALID"
-
 
 class MissingArtifact(Refusal):
     """A signed file was not uploaded, or has another size."""
-
-    kind = "INVALID"
 
 
 class InvalidRequest(Refusal):
     """The request makes no sense."""
 
-    kind = "INVALID"
-
 
 class CountsMismatch(Refusal):
     """The report does not fit the signed canary set or the deployment."""
 
-    kind = "INVALID"
 
-
-class ReportClosed(Refusal):
-    """The rollout takes no more reports."""
-
-    kind = "CONFLICT"
+class DigestMismatch(Refusal):
+    """The body is not what its name says."""
 
 
 class Unauthorized(Refusal):
@@ -89,12 +87,6 @@ class Forbidden(Refusal):
     kind = "FORBIDDEN"
 
 
-class SerialTaken(Refusal):
-    """A device with this serial number is already enrolled."""
-
-    kind = "CONFLICT"
-
-
 class TooLarge(Refusal):
     """The body is larger than allowed."""
 
@@ -107,7 +99,8 @@ class LengthRequired(Refusal):
     kind = "LENGTH_REQUIRED"
 
 
-class DigestMismatch(Refusal):
-    """The body is not what its name says."""
-
-    kind = "INVALID"
+def found(row: Row | None, what: str) -> Row:
+    """Return what was looked for, or refuse."""
+    if row is None:
+        raise NotFound(f"there is no {what}")
+    return row

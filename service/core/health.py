@@ -12,39 +12,37 @@ from sqlalchemy.orm import Session
 from service.core import canary, policy
 from service.core.tick import observe
 from service.db import queries, rollout_queries
-from service.db.rollout_tables import Cohort, Rollout, Stage
-from service.db.tables import Device, DeviceModel, Model, Release
+from service.db.rollout_tables import OPEN, Cohort, Rollout
+from service.db.tables import CanarySet, Device, DeviceModel, Model
+from trust.roles import ONLINE_ROLES, family_role
 
 BP = 10_000
 SAMPLE_MAX = 10
+ROLLOUTS_MAX = 20  # of the whole fleet
 OFFLINE_WARNING = timedelta(days=10)  # people need longer than a process
-METADATA_ROLES = ("timestamp", "snapshot", "targets", "root")
+OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
+ALL_ROLES = ("timestamp", "snapshot", "targets", "root")
+
+
+def shown(row: object, names: str) -> dict[str, Any]:
+    """Return the named attributes of a row."""
+    return {name: getattr(row, name) for name in names.split()}
 
 
 def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
     """Return everything that people ask about one rollout."""
-    release = session.get_one(Release, rollout.release_id)
-    sent = rollout_queries.bytes_sent(session, rollout.id)
-    stages = _stage_views(session, rollout, sent)
-    updated = sum(stage["confirmed"] for stage in stages)
-    return {
-        "id": rollout.id,
-        "model": rollout.model,
-        "release": release.name,
-        "cohort": session.get_one(Cohort, rollout.cohort_id).name,
-        "state": rollout.state,
-        "reasons": rollout.reasons,
-        "stage": rollout.stage,
+    stages = _stage_views(session, rollout)
+    return shown(
+        rollout,
+        "id model state reasons stage generation on_halt halt_reason created_at started_at "
+        "finished_at",
+    ) | {
+        "release": rollout.release.name,
+        "cohort": rollout.cohort.name,
         "stages": stages,
         "health": health_view(session, rollout, now),
-        "generation": rollout.generation,
-        "on_halt": rollout.on_halt,
-        "halt_reason": rollout.halt_reason,
-        "created_at": rollout.created_at,
-        "started_at": rollout.started_at,
-        "finished_at": rollout.finished_at,
-        "bytes_sent": sum(sent.values()),
-        "bytes_full": updated * release.bytes,
+        "bytes_sent": sum(stage["bytes_sent"] for stage in stages),
+        "bytes_full": sum(stage["confirmed"] for stage in stages) * rollout.release.bytes,
     }
 
 
@@ -53,14 +51,13 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
     seen = observe(session, rollout, now)
     found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)
     errors = rollout_queries.errors_by_stage(session, rollout.id).values()
-    old, new, words = (sum(column) for column in zip(*errors, strict=True)) if errors else (0, 0, 0)
+    pairs = seen.sums.n
     return {
-        "pairs": seen.sums.n,
-        "old_wer_bp": _bp(old, words),
-        "new_wer_bp": _bp(new, words),
-        "change_bp": round(found.change * BP) if seen.sums.n else None,
-        "lower_bp": round(found.lower * BP) if seen.sums.n else None,
-        "upper_bp": round(found.upper * BP) if seen.sums.n else None,
+        "pairs": pairs,
+        **_rates(*(sum(column) for column in zip((0, 0, 0), *errors, strict=True))),
+        "change_bp": round(found.change * BP) if pairs else None,
+        "lower_bp": round(found.lower * BP) if pairs else None,
+        "upper_bp": round(found.upper * BP) if pairs else None,
         "evidence_halt": _rounded(found.harm),
         "evidence_promote": _rounded(found.safe),
         "threshold_halt": _rounded(seen.gate.threshold_halt),
@@ -77,27 +74,31 @@ def fleet_view(session: Session, now: datetime) -> dict[str, Any]:
     """Return the fleet by model and release, the live rollouts, and the state of publishing."""
     models = []
     for name in queries.model_names(session):
-        running = queries.devices_by_release(session, name)
-        releases = [
-            {"name": r.name, "status": r.status, "bytes": r.bytes, "devices": running.pop(r.id, 0)}
-            for r in queries.releases_of(session, name)
-        ]
-        models.append({"name": name, "releases": releases, "unknown": sum(running.values())})
-    rollouts = [rollout_view(session, r, now) for r in rollout_queries.recent_rollouts(session, 20)]
+        releases = release_views(session, name, "name status bytes")
+        devices = sum(queries.devices_by_release(session, DeviceModel.model == name).values())
+        unknown = devices - sum(release["devices"] for release in releases)
+        models.append({"name": name, "releases": releases, "unknown": unknown})
+    recent = rollout_queries.recent_rollouts(session, limit=ROLLOUTS_MAX)
+    rollouts = [rollout_view(session, rollout, now) for rollout in recent]
     return {"models": models, "rollouts": rollouts, "publisher": publisher_view(session, now)}
+
+
+def release_views(session: Session, model: str, names: str) -> list[dict[str, Any]]:
+    """Return a model's releases, the oldest first, with the number of devices that run each."""
+    running = queries.devices_by_release(session, DeviceModel.model == model)
+    releases = queries.releases_of(session, model)
+    return [shown(r, names) | {"devices": running.get(r.id, 0)} for r in releases]
 
 
 def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
     """Return when signed metadata runs out; expiry is a state of health, not a surprise."""
-    rows = [queries.newest_metadata(session, role) for role in METADATA_ROLES]
-    families = [
-        queries.newest_metadata(session, f"family-{m}") for m in queries.model_names(session)
-    ]
-    expiries = [row.expires_at for row in [*rows, *families] if row is not None]
-    missing = [role for role, row in zip(METADATA_ROLES, rows, strict=True) if row is None]
-    first = min(expiries, default=None)
-    offline = [row for row in [*rows[2:], *families] if row is not None]  # people must sign these
-    sign_before = min((row.expires_at for row in offline), default=None)
+    families = [family_role(model) for model in queries.model_names(session)]
+    rows = {role: queries.newest_metadata(session, role) for role in (*ALL_ROLES, *families)}
+    ends = {role: row.expires_at for role, row in rows.items() if row is not None}
+    missing = [role for role in ALL_ROLES if role not in ends]
+    first = min(ends.values(), default=None)
+    # People must sign these.
+    sign_before = min((ends[role] for role in ends if role not in ONLINE_ROLES), default=None)
     state = "ok"
     if missing:
         state = "nothing_published"
@@ -114,11 +115,9 @@ def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
 
 def model_view(session: Session, model: Model) -> dict[str, Any]:
     """Return one model with its counts."""
-    running = queries.devices_by_release(session, model.name)
-    canary_set = queries.canary_set_of(session, model.name)
-    return {
-        "name": model.name,
-        "created_at": model.created_at,
+    running = queries.devices_by_release(session, DeviceModel.model == model.name)
+    canary_set = session.get(CanarySet, model.name)
+    return shown(model, "name created_at") | {
         "releases": len(queries.releases_of(session, model.name)),
         "devices": sum(running.values()),
         "canary_set": canary_set.sha256 if canary_set else None,
@@ -129,62 +128,49 @@ def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
     """Return a cohort with the number of its devices, by release, and a sample."""
     ids = rollout_queries.cohort_devices(cohort)
     names = {r.id: r.name for r in queries.releases_of(session, cohort.model)}
-    by_release = rollout_queries.cohort_by_release(session, cohort)
-    return {
-        "name": cohort.name,
-        "model": cohort.model,
+    by_release = queries.devices_by_release(session, DeviceModel.device_id.in_(ids))
+    return shown(cohort, "name model filter") | {
         "kind": "static" if cohort.filter is None else "filter",
-        "filter": cohort.filter,
         "count": sum(by_release.values()),
         "by_release": {names.get(r or 0, "unknown"): n for r, n in by_release.items()},
         "sample": list(session.scalars(ids.order_by(Device.id).limit(SAMPLE_MAX))),
     }
 
 
-def device_view(session: Session, device: Device, row: DeviceModel) -> dict[str, Any]:
+def device_view(row: DeviceModel) -> dict[str, Any]:
     """Return a device and what it runs."""
-    release = session.get(Release, row.running_release) if row.running_release else None
-    fields = ("id", "serial", "hardware", "status", "last_seen_at", "attributes", "tags")
-    return {name: getattr(device, name) for name in fields} | {
-        "model": row.model,
-        "running_release": release.name if release else None,
-        "running_sha256": row.running_sha256,
-    }
+    told = shown(row.device, "id serial hardware status last_seen_at attributes tags")
+    release = row.release.name if row.release else None
+    return told | shown(row, "model running_sha256") | {"running_release": release}
 
 
-def _stage_views(session: Session, rollout: Rollout, sent: dict[int, int]) -> list[dict[str, Any]]:
-    counts = rollout_queries.deployment_counts(session, rollout.id)
+def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
+    tallies = rollout_queries.tallies(session, rollout.id)
     errors = rollout_queries.errors_by_stage(session, rollout.id)
-    ids = list(
-        session.scalars(rollout_queries.cohort_devices(session.get_one(Cohort, rollout.cohort_id)))
-    )
+    ids = session.scalars(rollout_queries.cohort_devices(rollout.cohort))
     buckets = [policy.bucket(rollout.salt, i) for i in ids]
-
-    def count(stage: Stage, direction: str, *states: str) -> int:
-        return sum(counts.get((stage.number, direction, state), 0) for state in states)
-
     views = []
-    for stage in rollout_queries.stages_of(session, rollout.id):
-        old, new, words = errors.get(stage.number, (0, 0, 0))
+    for stage in rollout.stages:
+        ours = [tally for tally in tallies if tally.stage == stage.number]
+        counts = dict.fromkeys(OUTCOMES, 0)
+        for tally in ours:
+            outcome = "offered" if tally.state in OPEN else tally.state
+            if tally.direction == ("back" if outcome == "rolled_back" else "forward"):
+                counts[outcome] += tally.devices
         views.append(
-            {
-                "number": stage.number,
-                "share_bp": stage.share_bp,
-                "state": stage.state,
-                "started_at": stage.started_at,
+            shown(stage, "number share_bp state started_at")
+            | counts
+            | _rates(*errors.get(stage.number, (0, 0, 0)))
+            | {
                 "devices": sum(b < stage.share_bp for b in buckets),
-                "offered": count(stage, "forward", *rollout_queries.OPEN),
-                "confirmed": count(stage, "forward", "confirmed"),
-                "refused": count(stage, "forward", "refused"),
-                "failed": count(stage, "forward", "failed"),
-                "canceled": count(stage, "forward", "canceled"),
-                "rolled_back": count(stage, "back", "rolled_back"),
-                "bytes_sent": sent.get(stage.number, 0),
-                "old_wer_bp": _bp(old, words),
-                "new_wer_bp": _bp(new, words),
+                "bytes_sent": sum(tally.bytes_sent for tally in ours),
             }
         )
     return views
+
+
+def _rates(old: int, new: int, words: int) -> dict[str, int | None]:
+    return {"old_wer_bp": _bp(old, words), "new_wer_bp": _bp(new, words)}
 
 
 def _bp(errors: int, words: int) -> int | None:

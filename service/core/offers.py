@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.core import chain, deployments, policy
 from service.db import queries, rollout_queries
-from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
+from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
 from trust.roles import family_role
 
@@ -52,9 +52,9 @@ def check_in(
 ) -> Answer:
     """Note what the device runs, settle its deployments, and answer its poll."""
     row = session.get_one(DeviceModel, device.id, with_for_update=True)
-    _note_running(session, device, row, running, now)
+    _note_running(session, row, running, now)
     _settle(session, row, now)
-    wanted = _wanted(session, device, row, timeout, now)
+    wanted = _wanted(session, row, timeout, now)
     if isinstance(wanted, Hold):
         row.deployment_id = None
         return Answer(row, None, wanted)
@@ -69,15 +69,12 @@ def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
     """Return the plan of an offer: how to get there, and how to try it."""
     row, deployment = answer.row, answer.deployment
     assert deployment is not None
-    release = session.get_one(Release, deployment.release_id)
-    releases = {r.id: r for r in queries.releases_of(session, row.model)}
+    release = deployment.release
+    files = [chain.File(r.sha256, r.bytes) for r in queries.releases_of(session, row.model)]
     edges = [
-        chain.Edge(
-            releases[p.from_release].sha256, releases[p.to_release].sha256, p.sha256, p.bytes
-        )
-        for p in queries.patches_of(session, row.model)
+        chain.Edge(patch.source.sha256, patch.target.sha256, patch.sha256, patch.bytes)
+        for patch in queries.patches_of(session, row.model)
     ]
-    files = [chain.File(r.sha256, r.bytes) for r in releases.values()]
     back = deployment.direction == "back"
     pipelines = chain.plan(edges, files, row.running_sha256, release.sha256, undo=back)
     return {
@@ -112,18 +109,14 @@ def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | 
     }
 
 
-def _note_running(
-    session: Session, device: Device, row: DeviceModel, running: str, now: datetime
-) -> None:
-    if row.running_sha256 != running:
-        release = queries.release_with_bytes(session, row.model, running)
+def _note_running(session: Session, row: DeviceModel, running: str, now: datetime) -> None:
+    # Bytes that were unknown when they were first seen may have been published since.
+    if row.running_sha256 != running or (row.running_release is None and running):
         row.running_sha256 = running
-        row.running_release = release.id if release else None
-    elif row.running_release is None and running:
-        # The bytes were unknown when they were first seen; they may have been published since.
-        release = queries.release_with_bytes(session, row.model, running)
-        row.running_release = release.id if release else None
+        row.release = queries.first(session, Release, model=row.model, sha256=running)
+        session.flush()
     # A buffered write: last seen is for people, and minutes are enough.
+    device = row.device
     if device.last_seen_at is None or now - device.last_seen_at > timedelta(seconds=30):
         device.last_seen_at = now
 
@@ -139,22 +132,22 @@ def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
 
 
 def _wanted(
-    session: Session, device: Device, row: DeviceModel, timeout: timedelta, now: datetime
+    session: Session, row: DeviceModel, timeout: timedelta, now: datetime
 ) -> Deployment | Hold:
-    if device.status == "quarantined":
+    if row.device.status == "quarantined":
         return Hold.QUARANTINED
     holds = []
-    undo = rollout_queries.reverted_deployment(session, device.id, row.running_sha256)
+    undo = rollout_queries.reverted_deployment(session, row.device_id, row.running_sha256)
     if undo is not None:
-        back = _way_back(session, undo, timeout, now)
+        back = _way_back(session, undo, row, timeout, now)
         if isinstance(back, Deployment):
             return back
         holds.append(back)  # the way back is barred; a fix may lead forward
     # What is on its way goes on: a newer rollout does not make an older one look failed.
-    under_way = {d.rollout_id for d in rollout_queries.open_deployments(session, device.id)}
+    under_way = {d.rollout_id for d in rollout_queries.open_deployments(session, row.device_id)}
     live = rollout_queries.live_rollouts(session, row.model)
     for rollout in sorted(live, key=lambda r: r.id not in under_way):
-        wanted = _way_forward(session, rollout, device, row, timeout, now)
+        wanted = _way_forward(session, rollout, row, timeout, now)
         if isinstance(wanted, Deployment):
             return wanted
         holds.append(wanted)
@@ -165,90 +158,54 @@ def _wanted(
 
 
 def _way_back(
-    session: Session, undo: Deployment, timeout: timedelta, now: datetime
+    session: Session, undo: Deployment, row: DeviceModel, timeout: timedelta, now: datetime
 ) -> Deployment | Hold:
     if undo.state == "canceled":
         # It was called off too late: the device's own poll proves that it had switched.
         undo.state, undo.reason = "confirmed", "after the halt"
-    rollout = session.get_one(Rollout, undo.rollout_id)
-    before = queries.release_with_bytes(session, rollout.model, undo.from_sha256)
-    bad = session.get_one(Release, undo.release_id)
-    if before is None or before.status != "active" or bad.name not in before.rollback_from:
+    before = queries.first(session, Release, model=row.model, sha256=undo.from_sha256)
+    bad = undo.release.name
+    if before is None or before.status != "active" or bad not in before.rollback_from:
         return Hold.NO_PIPELINE
-    if _expired(session, rollout.model, now):
+    if _expired(session, row.model, now):
         return Hold.METADATA_EXPIRED
-    existing = rollout_queries.deployment_of(session, rollout.id, undo.device_id, "back")
+    existing = deployments.existing(session, undo.rollout, row, "back")
     if existing is not None:
-        return existing if existing.state in rollout_queries.OPEN else Hold.BACKOFF
-    return deployments.create(
-        session,
-        rollout,
-        undo.device_id,
-        direction="back",
-        from_sha256=undo.to_sha256,
-        to_sha256=undo.from_sha256,
-        release_id=before.id,
-        timeout=timeout,
-        now=now,
-    )
+        return existing if existing.state in OPEN else Hold.BACKOFF
+    return deployments.offer(session, undo.rollout, row, "back", before, timeout, now)
 
 
 def _way_forward(
-    session: Session,
-    rollout: Rollout,
-    device: Device,
-    row: DeviceModel,
-    timeout: timedelta,
-    now: datetime,
+    session: Session, rollout: Rollout, row: DeviceModel, timeout: timedelta, now: datetime
 ) -> Deployment | Hold:
     if row.running_release == rollout.release_id:
         return Hold.UP_TO_DATE
-    existing = rollout_queries.deployment_of(session, rollout.id, row.device_id, "forward")
-    if existing is not None and existing.state not in (*rollout_queries.OPEN, "canceled"):
+    existing = deployments.existing(session, rollout, row, "forward")
+    if existing is not None and existing.state not in (*OPEN, "canceled"):
         return Hold.BACKOFF
     if rollout.state == "paused":
         return Hold.PAUSED
-    barred = _barred(session, rollout, device, row, now)
+    barred = _barred(session, rollout.release, row, now)
     if barred is not None:
         return barred
     if existing is not None and existing.state != "canceled":
         return existing
-    if not rollout_queries.in_cohort(
-        session, session.get_one(Cohort, rollout.cohort_id), row.device_id
-    ):
+    if not rollout_queries.in_cohort(session, rollout.cohort, row.device_id):
         return Hold.NOT_IN_COHORT
-    stage = session.get_one(Stage, (rollout.id, rollout.stage))
-    if policy.bucket(rollout.salt, row.device_id) >= stage.share_bp:
+    if policy.bucket(rollout.salt, row.device_id) >= rollout.current_stage.share_bp:
         return Hold.NOT_IN_STAGE
     if not deployments.grant(session, rollout):
         return Hold.STAGE_FULL
-    if existing is not None:
-        return deployments.offer_again(session, existing, row.running_sha256, timeout, now)
-    release = session.get_one(Release, rollout.release_id)
-    return deployments.create(
-        session,
-        rollout,
-        row.device_id,
-        direction="forward",
-        from_sha256=row.running_sha256,
-        to_sha256=release.sha256,
-        release_id=release.id,
-        timeout=timeout,
-        now=now,
-    )
+    return deployments.offer(session, rollout, row, "forward", rollout.release, timeout, now)
 
 
-def _barred(
-    session: Session, rollout: Rollout, device: Device, row: DeviceModel, now: datetime
-) -> Hold | None:
+def _barred(session: Session, release: Release, row: DeviceModel, now: datetime) -> Hold | None:
     """Why no order for this release could be followed by this device."""
-    release = session.get_one(Release, rollout.release_id)
-    running = session.get(Release, row.running_release) if row.running_release else None
-    if release.status != "active" or (running is not None and running.seq > release.seq):
+    if release.status != "active" or (row.release is not None and row.release.seq > release.seq):
         return Hold.NO_PIPELINE
-    if release.hardware and device.hardware not in release.hardware:
+    if release.hardware and row.device.hardware not in release.hardware:
         return Hold.NO_PIPELINE
-    return Hold.METADATA_EXPIRED if _expired(session, rollout.model, now) else None
+    return Hold.METADATA_EXPIRED if _expired(session, release.model, now) else None
 
 
 def _expired(session: Session, model: str, now: datetime) -> bool:

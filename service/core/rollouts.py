@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import catalog, deployments, policy
-from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState
+from service.core import deployments, policy
+from service.core.catalog import cohort_named, model_named
+from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState, found
 from service.db import queries, rollout_queries
-from service.db.rollout_tables import Cohort, CohortMember, Decision, Rollout, Stage
-from service.db.tables import DeviceModel
-from trust.roles import NAME
+from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
+from service.db.tables import DeviceModel, Release
 
 STAGES_MAX = 20
 
@@ -43,9 +43,7 @@ def create_cohort(
     now: datetime,
 ) -> Cohort:
     """Add a cohort: static if devices are listed, else all devices that match the filter."""
-    catalog.model_named(session, model)
-    if not NAME.match(name):
-        raise InvalidRequest(f"{name!r} is not a name")
+    model_named(session, model)
     if rollout_queries.cohort_named(session, name) is not None:
         raise AlreadyExists(f"there is a cohort {name} already", cohort=name)
     if (devices is None) == (chosen is None):
@@ -81,14 +79,11 @@ def create_rollout(
     now: datetime,
 ) -> Rollout:
     """Add a rollout in state `draft`; its gate is fixed from here on."""
-    target = queries.release_named(session, model, release)
-    if target is None:
-        raise NotFound(f"there is no release {release} of {model}")
+    named = queries.first(session, Release, model=model, name=release)
+    target = found(named, f"release {release} of {model}")
     if target.status != "active":
         raise WrongState(f"release {release} is {target.status}")
-    chosen = rollout_queries.cohort_named(session, cohort)
-    if chosen is None:
-        raise NotFound(f"there is no cohort {cohort}")
+    chosen = cohort_named(session, cohort)
     if chosen.model != model:
         raise InvalidRequest(f"cohort {cohort} holds devices of {chosen.model}, not of {model}")
     shares = [stage.share_bp for stage in stages]
@@ -105,24 +100,16 @@ def create_rollout(
         model=model,
         release_id=target.id,
         cohort_id=chosen.id,
-        state="draft",
-        reasons=[],
-        stage=1,
-        generation=0,
         salt=secrets.token_hex(16),
         gate=fixed,
         gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
         on_halt=on_halt,
-        halt_reason="",
         waiting_for="a person starts it",
         created_at=now,
+        stages=[Stage(number=number, **vars(stage)) for number, stage in enumerate(stages, 1)],
     )
     session.add(rollout)
     session.flush()
-    for number, stage in enumerate(stages, 1):
-        session.add(
-            Stage(rollout_id=rollout.id, number=number, in_flight=0, state="waiting", **vars(stage))
-        )
     return rollout
 
 
@@ -131,9 +118,7 @@ def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False)
     # FOR NO KEY UPDATE: new deployments may refer to the rollout meanwhile.
     lock = {"key_share": True} if to_change else None
     rollout = session.get(Rollout, rollout_id, with_for_update=lock)
-    if rollout is None:
-        raise NotFound(f"there is no rollout {rollout_id}")
-    return rollout
+    return found(rollout, f"rollout {rollout_id}")
 
 
 def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:
@@ -148,16 +133,8 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
                 rollout=other.id,
             )
-    change(
-        session,
-        rollout,
-        {"state": "running", "started_at": now, "waiting_for": ""},
-        "start",
-        "",
-        actor,
-        now,
-    )
-    start_stage(session, rollout, 1, now)
+    change(session, rollout, "start", "", actor, now, state="running", started_at=now)
+    start_stage(rollout, 1, now)
     return rollout
 
 
@@ -165,9 +142,9 @@ def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datet
     """Stop offering; devices on their way are told to stop before they switch."""
     rollout = rollout_named(session, rollout_id, to_change=True)
     _require(rollout, "running", "paused")
+    paused: dict[str, Any] = {"state": "paused", "waiting_for": "a person resumes it"}
     reasons = sorted({*rollout.reasons, "operator"})
-    changes = {"state": "paused", "reasons": reasons, "waiting_for": "a person resumes it"}
-    change(session, rollout, changes, "pause", reason, actor, now)
+    change(session, rollout, "pause", reason, actor, now, reasons=reasons, **paused)
     return rollout
 
 
@@ -177,10 +154,9 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
     _require(rollout, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
     paused_at = rollout_queries.decisions_of(session, rollout.id)[-1].at
-    changes = {"state": "running", "reasons": [], "waiting_for": ""}
-    change(session, rollout, changes, decision, reason, actor, now)
+    change(session, rollout, decision, reason, actor, now, state="running", reasons=[])
     # A pause is nobody's fault: it is no time in the stage, and no device was silent in it.
-    stage = session.get_one(Stage, (rollout.id, rollout.stage))
+    stage = rollout.current_stage
     stage.started_at = (stage.started_at or now) + (now - paused_at)
     deployments.prolong(session, rollout.id, now)
     return rollout
@@ -190,10 +166,9 @@ def halt(session: Session, rollout_id: str, reason: str, actor: str, now: dateti
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
     rollout = rollout_named(session, rollout_id, to_change=True)
     if rollout.state == "draft":
-        changes = {"state": "canceled", "finished_at": now, "waiting_for": ""}
-        change(session, rollout, changes, "cancel", reason, actor, now)
+        change(session, rollout, "cancel", reason, actor, now, state="canceled", finished_at=now)
         return rollout
-    _require(rollout, *rollout_queries.LIVE)
+    _require(rollout, *LIVE)
     stop(session, rollout, reason, actor, {}, now)
     return rollout
 
@@ -207,32 +182,33 @@ def stop(
     now: datetime,
 ) -> None:
     """Halt a live rollout: no more offers, and what is open is called off."""
-    changes = {"state": "halted", "finished_at": now, "halt_reason": reason, "waiting_for": ""}
-    change(session, rollout, changes, "halt", reason, actor, now, evidence)
+    ended = {"state": "halted", "finished_at": now, "halt_reason": reason}
+    change(session, rollout, "halt", reason, actor, now, evidence, **ended)
     deployments.cancel_all(session, rollout.id, now)
-    session.get_one(Stage, (rollout.id, rollout.stage)).state = "halted"
+    rollout.current_stage.state = "halted"
 
 
-def start_stage(session: Session, rollout: Rollout, number: int, now: datetime) -> None:
+def start_stage(rollout: Rollout, number: int, now: datetime) -> None:
     """Open a stage, and note that the ones before it have passed."""
-    for stage in rollout_queries.stages_of(session, rollout.id):
-        if stage.number < number:
-            stage.state = "passed"
-        elif stage.number == number:
-            stage.state, stage.started_at = "running", now
+    for stage in rollout.stages[: number - 1]:
+        stage.state = "passed"
+    stage = rollout.stages[number - 1]
+    stage.state, stage.started_at = "running", now
 
 
 def change(
     session: Session,
     rollout: Rollout,
-    changes: dict[str, Any],
     decision: str,
     reason: str,
     actor: str,
     now: datetime,
     evidence: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> None:
     """Change a rollout if nobody changed it since it was read, and write down why.
+
+    It waits for nothing any more, unless the changes say for what.
 
     Raises:
         WrongState: somebody did; read it again.
@@ -241,7 +217,7 @@ def change(
     changed = session.execute(
         update(Rollout)
         .where(Rollout.id == rollout.id, Rollout.generation == rollout.generation)
-        .values(generation=rollout.generation + 1, **changes)
+        .values({"generation": rollout.generation + 1, "waiting_for": ""} | changes)
         .execution_options(synchronize_session=False)
     )
     if changed.rowcount != 1:  # type: ignore[attr-defined]

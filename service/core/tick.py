@@ -5,6 +5,7 @@ saw. Handlers of requests record what devices and people say; only this moves a 
 """
 
 import logging
+import math
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
@@ -15,7 +16,7 @@ from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.core.publisher import OnlineKeys
 from service.db import rollout_queries
-from service.db.rollout_tables import Cohort, Rollout, Stage
+from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
 
@@ -49,57 +50,48 @@ def step(session: Session, rollout: Rollout, now: datetime) -> policy.Decision |
     """Observe one rollout, decide, and apply the decision."""
     if rollout.state != "running":
         return None
-    decision = policy.decide(observe(session, rollout, now))
+    seen = observe(session, rollout, now)
+    decision = policy.decide(seen)
     if decision.kind == "hold":
-        if rollout.waiting_for != decision.because:
-            rollout.waiting_for = decision.because
+        rollout.waiting_for = decision.because
         return decision
     logger.info(decision.kind, extra={"rollout": rollout.id, "because": decision.because})
-    sums = rollout_queries.sums_of(session, rollout.id)
-    evidence = asdict(decision.evidence) | {"sums": asdict(_sums(sums)) if sums else {}}
-    evidence = {key: _finite(value) for key, value in evidence.items()}
-    _apply(session, rollout, decision, evidence, now)
+    # Evidence of minus infinity is written as null: JSON knows no infinity.
+    found = asdict(decision.evidence).items()
+    evidence = {name: value if math.isfinite(value) else None for name, value in found}
+    sums = asdict(seen.sums) if seen.sums.n else {}
+    _apply(session, rollout, decision, evidence | {"sums": sums}, now)
     return decision
 
 
 def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observation:
     """Return what the policy needs to know about a rollout."""
-    stages = rollout_queries.stages_of(session, rollout.id)
-    stage = stages[rollout.stage - 1]
-    counts = rollout_queries.deployment_counts(session, rollout.id)
+    stage = rollout.current_stage
+    ids = session.scalars(rollout_queries.cohort_devices(rollout.cohort))
+    asked = {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
+    done = rollout_queries.devices_with_outcome(session, rollout, now - SILENT)
     outcomes = {"confirmed": 0, "refused": 0, "failed": 0}
-    for (_, direction, state), number in counts.items():
-        if direction == "forward" and state in outcomes:
-            outcomes[state] += number
-    sums = rollout_queries.sums_of(session, rollout.id)
+    for tally in rollout_queries.tallies(session, rollout.id):
+        if tally.direction == "forward" and tally.state in outcomes:
+            outcomes[tally.state] += tally.devices
+    row = rollout_queries.sums_of(session, rollout.id)
+    sums = {name: getattr(row, name) for name in Sums.__dataclass_fields__} if row else {}
     overridden = any(
         d.decision == "override" and d.stage == rollout.stage
         for d in rollout_queries.decisions_of(session, rollout.id)
     )
     return policy.Observation(
         gate=policy.gate_of(rollout.gate),
-        sums=_sums(sums) if sums else Sums(),
+        sums=Sums(**sums),
         stage=rollout.stage,
-        stages=len(stages),
+        stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),
         soak_s=stage.soak_s,
         finished=sum(outcomes.values()),
         failures=outcomes["refused"] + outcomes["failed"],
-        remaining=len(_remaining(session, rollout, stage, now)),
+        remaining=len(asked - done),
         overridden=overridden,
     )
-
-
-def stage_devices(session: Session, rollout: Rollout, stage: Stage) -> set[str]:
-    """Return the cohort's devices whose bucket lies in a stage."""
-    cohort = session.get_one(Cohort, rollout.cohort_id)
-    ids = session.scalars(rollout_queries.cohort_devices(cohort))
-    return {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
-
-
-def _remaining(session: Session, rollout: Rollout, stage: Stage, now: datetime) -> set[str]:
-    done = rollout_queries.devices_with_outcome(session, rollout, now - SILENT)
-    return stage_devices(session, rollout, stage) - done
 
 
 def _apply(
@@ -113,18 +105,16 @@ def _apply(
     if decision.kind == "halt":
         rollouts.stop(session, rollout, reason, "tick", evidence, now)
         return
-    changes: dict[str, object]
-    if decision.kind == "advance":
-        changes = {"stage": rollout.stage + 1, "waiting_for": ""}
-    elif decision.kind == "pause":
+    changes: dict[str, object] = {"stage": rollout.stage + 1}
+    if decision.kind == "pause":
         reasons = sorted({*rollout.reasons, decision.reason})
         changes = {"state": "paused", "reasons": reasons, "waiting_for": decision.because}
-    else:
-        changes = {"state": "completed", "finished_at": now, "waiting_for": ""}
-        session.get_one(Stage, (rollout.id, rollout.stage)).state = "passed"
-    rollouts.change(session, rollout, changes, decision.kind, reason, "tick", now, evidence)
+    elif decision.kind == "finish":
+        changes = {"state": "completed", "finished_at": now}
+        rollout.current_stage.state = "passed"
+    rollouts.change(session, rollout, decision.kind, reason, "tick", now, evidence, **changes)
     if decision.kind == "advance":
-        rollouts.start_stage(session, rollout, rollout.stage, now)
+        rollouts.start_stage(rollout, rollout.stage, now)
 
 
 def _reap(session: Session, now: datetime) -> None:
@@ -134,12 +124,3 @@ def _reap(session: Session, now: datetime) -> None:
         told = row.order_deployment == deployment.id
         outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame
         deployments.finish(session, deployment, outcome, "silent", now)
-
-
-def _sums(row: object) -> Sums:
-    return Sums(**{name: getattr(row, name) for name in Sums.__dataclass_fields__})
-
-
-def _finite(value: object) -> object:
-    """Evidence of minus infinity is written as null: JSON knows no infinity."""
-    return None if isinstance(value, float) and value in (float("inf"), -float("inf")) else value

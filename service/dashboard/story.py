@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from service.core.health import fleet_view
 from service.core.policy import gate_of
 from service.dashboard.charts import Part
-from service.db.rollout_queries import LIVE, decisions_of
-from service.db.rollout_tables import Rollout
+from service.db.rollout_queries import decisions_of
+from service.db.rollout_tables import LIVE, Rollout
 
 EXPIRY_WARNING = timedelta(hours=24)
 SHADES = 5  # releases shown one by one; older ones are added up

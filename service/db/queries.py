@@ -1,25 +1,26 @@
 """Every SELECT longer than a `get`. Nothing here decides or writes."""
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
-from service.db.rollout_tables import (
-    Event,
-)
-from service.db.tables import CanarySet, Device, DeviceModel, MetadataFile, Model, Patch, Release
+from service.db.rollout_tables import Event
+from service.db.tables import DeviceModel, MetadataFile, Model, Patch, Release, Table
+
+Row = TypeVar("Row", bound=Table)
+
+
+def first(session: Session, table: type[Row], **equal: object) -> Row | None:
+    """Return a row whose columns have these values, None if there is none."""
+    return session.scalars(select(table).filter_by(**equal)).first()
 
 
 def newest_metadata(session: Session, role: str) -> MetadataFile | None:
     """Return the newest accepted version of a signed document."""
-    newest = (
-        select(MetadataFile)
-        .where(MetadataFile.role == role)
-        .order_by(MetadataFile.version.desc())
-        .limit(1)
-    )
-    return session.scalars(newest).first()
+    rows = select(MetadataFile).filter_by(role=role).order_by(MetadataFile.version.desc())
+    return session.scalars(rows.limit(1)).first()
 
 
 def newest_versions(session: Session) -> dict[str, int]:
@@ -30,12 +31,8 @@ def newest_versions(session: Session) -> dict[str, int]:
 
 def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
     """Return every root newer than a version, oldest first."""
-    rows = (
-        select(MetadataFile)
-        .where(MetadataFile.role == "root", MetadataFile.version > version)
-        .order_by(MetadataFile.version)
-    )
-    return session.scalars(rows).all()
+    newer = select(MetadataFile).where(MetadataFile.role == "root", MetadataFile.version > version)
+    return session.scalars(newer.order_by(MetadataFile.version)).all()
 
 
 def model_names(session: Session) -> Sequence[str]:
@@ -43,57 +40,25 @@ def model_names(session: Session) -> Sequence[str]:
     return session.scalars(select(Model.name).order_by(Model.name)).all()
 
 
-def canary_set_of(session: Session, model: str) -> CanarySet | None:
-    """Return the canary set of a model."""
-    return session.get(CanarySet, model)
-
-
 def releases_of(session: Session, model: str) -> Sequence[Release]:
     """Return a model's releases, oldest first."""
-    rows = select(Release).where(Release.model == model).order_by(Release.seq)
-    return session.scalars(rows).all()
-
-
-def release_named(session: Session, model: str, name: str) -> Release | None:
-    """Return one release of a model."""
-    return session.scalars(
-        select(Release).where(Release.model == model, Release.name == name)
-    ).first()
-
-
-def release_with_bytes(session: Session, model: str, sha256: str) -> Release | None:
-    """Return the release whose full file has this digest."""
-    return session.scalars(
-        select(Release).where(Release.model == model, Release.sha256 == sha256)
-    ).first()
+    return session.scalars(select(Release).filter_by(model=model).order_by(Release.seq)).all()
 
 
 def patches_of(session: Session, model: str) -> Sequence[Patch]:
-    """Return a model's patches."""
-    return session.scalars(select(Patch).where(Patch.model == model).order_by(Patch.sha256)).all()
+    """Return a model's patches with the releases at both ends."""
+    rows = select(Patch).options(joinedload(Patch.source), joinedload(Patch.target))
+    return session.scalars(rows.filter_by(model=model).order_by(Patch.sha256)).all()
 
 
-def devices_by_release(session: Session, model: str) -> dict[int | None, int]:
-    """Return release id (None: unknown bytes) -> number of devices that run it."""
-    rows = (
-        select(DeviceModel.running_release, func.count())
-        .where(DeviceModel.model == model)
-        .group_by(DeviceModel.running_release)
-    )
+def devices_by_release(session: Session, *which: Any) -> dict[int | None, int]:
+    """Return release id (None: unknown bytes) -> number of devices, of those in question."""
+    release = DeviceModel.running_release
+    rows = select(release, func.count()).where(*which).group_by(release)
     return {key: value for key, value in session.execute(rows)}
-
-
-def device_with_serial(session: Session, serial: str) -> Device | None:
-    """Return the device that enrolled with a serial number."""
-    return session.scalars(select(Device).where(Device.serial == serial)).first()
 
 
 def last_events(session: Session, device_id: str, limit: int) -> Sequence[Event]:
     """Return a device's newest events."""
-    rows = select(Event).where(Event.device_id == device_id).order_by(Event.seq.desc()).limit(limit)
-    return session.scalars(rows).all()
-
-
-def highest_event(session: Session, device_id: str) -> int:
-    """Return the highest event number of a device, 0 if there is none."""
-    return session.scalar(select(func.max(Event.seq)).where(Event.device_id == device_id)) or 0
+    rows = select(Event).filter_by(device_id=device_id).order_by(Event.seq.desc())
+    return session.scalars(rows.limit(limit)).all()

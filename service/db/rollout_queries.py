@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager
 
+from service.db.queries import first
 from service.db.rollout_tables import (
+    LIVE,
+    OPEN,
     CanaryReport,
     CanarySums,
     Cohort,
@@ -15,17 +18,13 @@ from service.db.rollout_tables import (
     Decision,
     Deployment,
     Rollout,
-    Stage,
 )
 from service.db.tables import Device, DeviceModel, Release
-
-OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
-LIVE = ("running", "paused")
 
 
 def cohort_named(session: Session, name: str) -> Cohort | None:
     """Return a cohort by its name."""
-    return session.scalars(select(Cohort).where(Cohort.name == name)).first()
+    return first(session, Cohort, name=name)
 
 
 def all_cohorts(session: Session) -> Sequence[Cohort]:
@@ -34,28 +33,21 @@ def all_cohorts(session: Session) -> Sequence[Cohort]:
 
 
 def devices_page(
-    session: Session, model: str | None, cohort: Cohort | None, after: str | None, limit: int
-) -> Sequence[tuple[Device, DeviceModel]]:
+    session: Session, model: str | None, cohort: Cohort | None, after: str, limit: int
+) -> Sequence[DeviceModel]:
     """Return a page of devices with what they run, by id."""
-    rows = select(Device, DeviceModel).join(DeviceModel, DeviceModel.device_id == Device.id)
+    rows = select(DeviceModel).join(DeviceModel.device).where(Device.id > after)
     if model is not None:
         rows = rows.where(DeviceModel.model == model)
     if cohort is not None:
         rows = rows.where(Device.id.in_(cohort_devices(cohort)))
-    if after is not None:
-        rows = rows.where(Device.id > after)
-    return session.execute(rows.order_by(Device.id).limit(limit)).all()
-
-
-def device_with_model(session: Session, device_id: str) -> tuple[Device, DeviceModel] | None:
-    """Return a device with what it runs."""
-    device, row = session.get(Device, device_id), session.get(DeviceModel, device_id)
-    return (device, row) if device is not None and row is not None else None
+    rows = rows.options(contains_eager(DeviceModel.device))
+    return session.scalars(rows.order_by(Device.id).limit(limit)).all()
 
 
 def deployments_of(session: Session, device_id: str) -> Sequence[Deployment]:
     """Return a device's deployments, the newest first."""
-    rows = select(Deployment).where(Deployment.device_id == device_id)
+    rows = select(Deployment).filter_by(device_id=device_id)
     return session.scalars(rows.order_by(Deployment.created_at.desc(), Deployment.id)).all()
 
 
@@ -67,35 +59,23 @@ def cohort_devices(cohort: Cohort) -> Select[str]:
         .where(DeviceModel.model == cohort.model, Device.status == "active")
     )
     if cohort.filter is None:
-        return ids.join(CohortMember, CohortMember.device_id == Device.id).where(
-            CohortMember.cohort_id == cohort.id
-        )
+        members = select(CohortMember.device_id).filter_by(cohort_id=cohort.id)
+        return ids.where(Device.id.in_(members))
     return ids.where(*_conditions(cohort.model, cohort.filter))
-
-
-def cohort_by_release(session: Session, cohort: Cohort) -> dict[int | None, int]:
-    """Return release id (None: unknown bytes) -> number of a cohort's devices that run it."""
-    rows = (
-        select(DeviceModel.running_release, func.count())
-        .where(DeviceModel.device_id.in_(cohort_devices(cohort)))
-        .group_by(DeviceModel.running_release)
-    )
-    return {key: value for key, value in session.execute(rows)}
 
 
 def _conditions(model: str, chosen: dict[str, Any]) -> list[Any]:
     conditions: list[Any] = []
     if chosen.get("hardware"):
         conditions.append(Device.hardware.in_(chosen["hardware"]))
-    for name, value in chosen.get("attributes", {}).items():
-        conditions.append(Device.attributes[name].as_string() == value)
-    for name, value in chosen.get("tags", {}).items():
-        conditions.append(Device.tags[name].as_string() == value)
+    for column in (Device.attributes, Device.tags):
+        for name, value in chosen.get(column.key, {}).items():
+            conditions.append(column[name].as_string() == value)
     if chosen.get("running"):
-        names = select(Release.id).where(
+        named = select(Release.id).where(
             Release.model == model, Release.name.in_(chosen["running"])
         )
-        conditions.append(DeviceModel.running_release.in_(names))
+        conditions.append(DeviceModel.running_release.in_(named))
     return conditions
 
 
@@ -105,60 +85,36 @@ def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:
     return session.execute(members).first() is not None
 
 
-def live_rollouts(session: Session, model: str) -> Sequence[Rollout]:
-    """Return a model's running and paused rollouts, the newest first."""
-    rows = (
-        select(Rollout)
-        .where(Rollout.model == model, Rollout.state.in_(LIVE))
-        .order_by(Rollout.created_at.desc(), Rollout.id)
-    )
-    return session.scalars(rows).all()
-
-
 def recent_rollouts(
-    session: Session, limit: int, *, model: str | None = None, state: str | None = None
+    session: Session,
+    *,
+    limit: int | None = None,
+    model: str | None = None,
+    states: Sequence[str] | None = None,
 ) -> Sequence[Rollout]:
-    """Return the newest rollouts, optionally of one model or in one state."""
+    """Return rollouts, the newest first, optionally of one model or in some states."""
     rows = select(Rollout).order_by(Rollout.created_at.desc(), Rollout.id).limit(limit)
     if model is not None:
         rows = rows.where(Rollout.model == model)
-    if state is not None:
-        rows = rows.where(Rollout.state == state)
+    if states is not None:
+        rows = rows.where(Rollout.state.in_(states))
     return session.scalars(rows).all()
+
+
+def live_rollouts(session: Session, model: str) -> Sequence[Rollout]:
+    """Return a model's running and paused rollouts, the newest first."""
+    return recent_rollouts(session, model=model, states=LIVE)
 
 
 def running_rollouts(session: Session) -> Sequence[Rollout]:
     """Return every running rollout."""
-    rows = select(Rollout).where(Rollout.state == "running").order_by(Rollout.id)
-    return session.scalars(rows).all()
-
-
-def stages_of(session: Session, rollout_id: str) -> Sequence[Stage]:
-    """Return a rollout's stages in order."""
-    rows = select(Stage).where(Stage.rollout_id == rollout_id).order_by(Stage.number)
-    return session.scalars(rows).all()
-
-
-def deployment_of(
-    session: Session, rollout_id: str, device_id: str, direction: str
-) -> Deployment | None:
-    """Return one device's deployment in a rollout."""
-    rows = select(Deployment).where(
-        Deployment.rollout_id == rollout_id,
-        Deployment.device_id == device_id,
-        Deployment.direction == direction,
-    )
-    return session.scalars(rows).first()
+    return recent_rollouts(session, states=["running"])
 
 
 def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:
     """Return the deployments of a device that have no outcome yet."""
-    rows = (
-        select(Deployment)
-        .where(Deployment.device_id == device_id, Deployment.state.in_(OPEN))
-        .order_by(Deployment.created_at)
-    )
-    return session.scalars(rows).all()
+    rows = select(Deployment).where(Deployment.device_id == device_id, Deployment.state.in_(OPEN))
+    return session.scalars(rows.order_by(Deployment.created_at)).all()
 
 
 def reverted_deployment(session: Session, device_id: str, running: str) -> Deployment | None:
@@ -166,41 +122,29 @@ def reverted_deployment(session: Session, device_id: str, running: str) -> Deplo
 
     Only the newest one that leads to these bytes can have put them there.
     """
-    rows = (
-        select(Deployment, Rollout)
-        .join(Rollout, Rollout.id == Deployment.rollout_id)
-        .where(
-            Deployment.device_id == device_id,
-            Deployment.direction == "forward",
-            Deployment.to_sha256 == running,
-        )
-        .order_by(Deployment.created_at.desc())
-        .limit(1)
-    )
-    for deployment, rollout in session.execute(rows):
-        if rollout.state == "halted" and rollout.on_halt == "revert":
-            return deployment
-    return None
+    rows = select(Deployment).filter_by(device_id=device_id, direction="forward", to_sha256=running)
+    newest = session.scalars(rows.order_by(Deployment.created_at.desc()).limit(1)).first()
+    if newest is None or newest.rollout.state != "halted" or newest.rollout.on_halt != "revert":
+        return None
+    return newest
 
 
-def deployment_counts(session: Session, rollout_id: str) -> dict[tuple[int, str, str], int]:
-    """Return (stage, direction, state) -> number of deployments."""
-    rows = (
-        select(Deployment.stage, Deployment.direction, Deployment.state, func.count())
-        .where(Deployment.rollout_id == rollout_id)
-        .group_by(Deployment.stage, Deployment.direction, Deployment.state)
-    )
-    return {(stage, way, state): n for stage, way, state, n in session.execute(rows)}
+class Tally(NamedTuple):
+    """How many deployments of a stage are in one state, and the bytes their devices fetched."""
+
+    stage: int
+    direction: str
+    state: str
+    devices: int
+    bytes_sent: int
 
 
-def bytes_sent(session: Session, rollout_id: str) -> dict[int, int]:
-    """Return stage -> bytes that devices said they fetched."""
-    rows = (
-        select(Deployment.stage, func.sum(Deployment.bytes_sent))
-        .where(Deployment.rollout_id == rollout_id)
-        .group_by(Deployment.stage)
-    )
-    return {stage: int(total) for stage, total in session.execute(rows)}
+def tallies(session: Session, rollout_id: str) -> list[Tally]:
+    """Return the deployments of a rollout, counted."""
+    kinds = (Deployment.stage, Deployment.direction, Deployment.state)
+    rows = select(*kinds, func.count(), func.sum(Deployment.bytes_sent)).group_by(*kinds)
+    found = session.execute(rows.where(Deployment.rollout_id == rollout_id))
+    return [Tally(stage, way, state, n, int(sent)) for stage, way, state, n, sent in found]
 
 
 def sums_of(session: Session, rollout_id: str, scope: str = "all") -> CanarySums | None:
@@ -210,32 +154,17 @@ def sums_of(session: Session, rollout_id: str, scope: str = "all") -> CanarySums
 
 def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
     """Return a rollout's decisions, the oldest first."""
-    rows = select(Decision).where(Decision.rollout_id == rollout_id).order_by(Decision.seq)
+    rows = select(Decision).filter_by(rollout_id=rollout_id).order_by(Decision.seq)
     return session.scalars(rows).all()
-
-
-def has_counted(session: Session, rollout_id: str, device_id: str) -> bool:
-    """Return whether a device's pair is in the sums of a rollout."""
-    rows = select(CanaryReport.report_id).where(
-        CanaryReport.rollout_id == rollout_id,
-        CanaryReport.device_id == device_id,
-        CanaryReport.counted,
-    )
-    return session.execute(rows).first() is not None
 
 
 def orders_to_sign(session: Session, aged: datetime, limit: int) -> Sequence[DeviceModel]:
     """Return the devices that wait for an order, or whose order expires before `aged`."""
+    unsigned = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
     rows = (
         select(DeviceModel)
         .join(Deployment, Deployment.id == DeviceModel.deployment_id)
-        .where(
-            Deployment.state.in_(OPEN),
-            or_(
-                DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id),
-                DeviceModel.order_expires_at < aged,
-            ),
-        )
+        .where(Deployment.state.in_(OPEN), or_(unsigned, DeviceModel.order_expires_at < aged))
         .order_by(DeviceModel.device_id)
         .limit(limit)
     )
@@ -246,13 +175,9 @@ def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence
     """Return open deployments past their deadline; a pause or a way back has none."""
     rows = (
         select(Deployment)
-        .join(Rollout, Rollout.id == Deployment.rollout_id)
-        .where(
-            Rollout.state == "running",
-            Deployment.direction == "forward",
-            Deployment.state.in_(OPEN),
-            Deployment.deadline_at < now,
-        )
+        .join(Deployment.rollout)
+        .where(Rollout.state == "running", Deployment.direction == "forward")
+        .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
         .order_by(Deployment.id)
         .limit(limit)
     )
@@ -265,10 +190,10 @@ def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -
     Out of it are those that refused or failed, were not seen since `silent`, or have other
     hardware than the release is made for.
     """
-    release = session.get_one(Release, rollout.release_id)
+    release = rollout.release
     on_it = (
         select(DeviceModel.device_id)
-        .join(Release, Release.id == DeviceModel.running_release)
+        .join(DeviceModel.release)
         .where(Release.model == rollout.model, Release.seq >= release.seq)
     )
     beyond = Device.last_seen_at < silent
@@ -286,14 +211,7 @@ def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -
 def errors_by_stage(session: Session, rollout_id: str) -> dict[int, tuple[int, int, int]]:
     """Return stage -> (word errors of the old model, of the new one, reference words)."""
     r = CanaryReport
-    rows = (
-        select(
-            r.stage,
-            func.sum(r.old_sub + r.old_del + r.old_ins),
-            func.sum(r.new_sub + r.new_del + r.new_ins),
-            func.sum(r.ref_words),
-        )
-        .where(r.rollout_id == rollout_id, r.counted)
-        .group_by(r.stage)
-    )
-    return {s: (int(old), int(new), int(n)) for s, old, new, n in session.execute(rows)}
+    old, new = r.old_sub + r.old_del + r.old_ins, r.new_sub + r.new_del + r.new_ins
+    rows = select(r.stage, func.sum(old), func.sum(new), func.sum(r.ref_words)).group_by(r.stage)
+    found = session.execute(rows.where(r.rollout_id == rollout_id, r.counted))
+    return {stage: (int(old), int(new), int(words)) for stage, old, new, words in found}

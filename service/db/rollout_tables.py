@@ -8,15 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from service.db.tables import Table
+from service.db.tables import Release, Table, one_of
+
+OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
+LIVE = ("running", "paused")
 
 
 class Cohort(Table):
     """A set of devices of one model: listed by hand, or all that match a filter."""
 
-    __tablename__ = "cohort"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
@@ -27,7 +29,6 @@ class Cohort(Table):
 class CohortMember(Table):
     """One device of a static cohort."""
 
-    __tablename__ = "cohort_member"
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
 
@@ -35,57 +36,60 @@ class CohortMember(Table):
 class Rollout(Table):
     """One release going to one cohort, in stages."""
 
-    __tablename__ = "rollout"
     id: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     release_id: Mapped[int] = mapped_column(ForeignKey("release.id"))
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
-    state: Mapped[str]
-    reasons: Mapped[list[Any]]  # why it is paused
-    stage: Mapped[int]
-    generation: Mapped[int]
+    state: Mapped[str] = mapped_column(default="draft")
+    reasons: Mapped[list[Any]] = mapped_column(default=list)  # why it is paused
+    stage: Mapped[int] = mapped_column(default=1)
+    generation: Mapped[int] = mapped_column(default=0)
     salt: Mapped[str]
     gate: Mapped[dict[str, Any]]
     gate_sha256: Mapped[str]
     on_halt: Mapped[str]
-    halt_reason: Mapped[str]
+    halt_reason: Mapped[str] = mapped_column(default="")
     waiting_for: Mapped[str]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    release: Mapped[Release] = relationship()
+    cohort: Mapped[Cohort] = relationship()
+    stages: Mapped[list["Stage"]] = relationship(order_by="Stage.number")
+
+    @property
+    def current_stage(self) -> "Stage":
+        """The stage that runs, or ran last."""
+        return self.stages[self.stage - 1]
+
     __table_args__ = (
         Index(None, "model", "state"),
-        CheckConstraint(
-            "state IN ('draft', 'running', 'paused', 'completed', 'halted', 'canceled')",
-            name="state",
-        ),
-        CheckConstraint("on_halt IN ('keep', 'revert')", name="on_halt"),
+        one_of("state", "draft", "running", "paused", "completed", "halted", "canceled"),
+        one_of("on_halt", "keep", "revert"),
     )
 
 
 class Stage(Table):
     """One share of a rollout."""
 
-    __tablename__ = "stage"
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     share_bp: Mapped[int]
     soak_s: Mapped[int]
     in_flight_max: Mapped[int | None]
-    in_flight: Mapped[int]
-    state: Mapped[str]
+    in_flight: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(default="waiting")
     started_at: Mapped[datetime | None]
     __table_args__ = (
         CheckConstraint("share_bp BETWEEN 1 AND 10000", name="share"),
         CheckConstraint("in_flight >= 0", name="in_flight"),
-        CheckConstraint("state IN ('waiting', 'running', 'passed', 'halted')", name="state"),
+        one_of("state", "waiting", "running", "passed", "halted"),
     )
 
 
 class Deployment(Table):
     """One device inside one rollout: forward once, and back if the rollout is reverted."""
 
-    __tablename__ = "deployment"
     id: Mapped[str] = mapped_column(primary_key=True)
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"))
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), index=True)
@@ -94,28 +98,25 @@ class Deployment(Table):
     from_sha256: Mapped[str]
     to_sha256: Mapped[str]
     release_id: Mapped[int] = mapped_column(ForeignKey("release.id"))
-    state: Mapped[str]
-    reason: Mapped[str]
-    bytes_sent: Mapped[int]
+    state: Mapped[str] = mapped_column(default="offered")
+    reason: Mapped[str] = mapped_column(default="")
+    bytes_sent: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     deadline_at: Mapped[datetime]
+    rollout: Mapped[Rollout] = relationship()
+    release: Mapped[Release] = relationship()
     __table_args__ = (
         UniqueConstraint("rollout_id", "device_id", "direction"),
         Index(None, "rollout_id", "state"),
-        CheckConstraint("direction IN ('forward', 'back')", name="direction"),
-        CheckConstraint(
-            "state IN ('offered', 'downloading', 'applied', 'activated', 'confirmed', "
-            "'refused', 'failed', 'canceled', 'rolled_back')",
-            name="state",
-        ),
+        one_of("direction", "forward", "back"),
+        one_of("state", *OPEN, "confirmed", "refused", "failed", "canceled", "rolled_back"),
     )
 
 
 class Event(Table):
     """What a device said it did; numbered by the device, kept once."""
 
-    __tablename__ = "event"
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -130,7 +131,6 @@ class Event(Table):
 class CanaryReport(Table):
     """One device's counts of the old and the new model on its shard; all are kept."""
 
-    __tablename__ = "canary_report"
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
     report_id: Mapped[str] = mapped_column(primary_key=True)
@@ -165,7 +165,6 @@ class CanaryReport(Table):
 class CanarySums(Table):
     """Six integers are the whole state of the statistic, in units of 1e-5 WER."""
 
-    __tablename__ = "canary_sums"
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     scope: Mapped[str] = mapped_column(primary_key=True)
     n: Mapped[int]

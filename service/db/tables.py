@@ -1,15 +1,23 @@
 """Every table, as classes. "Model" only ever means a line of speech models.
 
-Times are UTC; shares are basis points; counts of errors are integers. Relationships are not
-mapped: a use case that needs two tables says so in `queries`.
+Times are UTC; shares are basis points; counts of errors are integers. What a row refers to is an
+attribute; what refers to a row is a query, except for what makes up one thing, as stages do.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    declared_attr,
+    mapped_column,
+    relationship,
+    synonym,
+)
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -37,8 +45,13 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
+def one_of(column: str, *words: str) -> CheckConstraint:
+    """Return the constraint that a column holds one of these words."""
+    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=column)
+
+
 class Table(DeclarativeBase):
-    """What every table shares: named constraints and Python types that mean column types."""
+    """What every table shares: its name, named constraints, Python types that mean column types."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
@@ -49,11 +62,15 @@ class Table(DeclarativeBase):
         bytes: sa.LargeBinary,
     }
 
+    @declared_attr.directive
+    def __tablename__(cls) -> str:  # noqa: N805 (a directive is called with the class)
+        """Return the class's name as SQL writes it: `CanarySet` lies in `canary_set`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
 
 class Model(Table):
     """A line of speech models, e.g. `asr-en-edge`."""
 
-    __tablename__ = "model"
     name: Mapped[str] = mapped_column(primary_key=True)
     canary_salt: Mapped[str]  # picks each device's shard; never leaves the database
     created_at: Mapped[datetime]
@@ -62,7 +79,6 @@ class Model(Table):
 class Artifact(Table):
     """An immutable blob in the artifact store."""
 
-    __tablename__ = "artifact"
     sha256: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int]
     created_at: Mapped[datetime]
@@ -71,7 +87,6 @@ class Artifact(Table):
 class MetadataFile(Table):
     """A signed document, exactly as it was signed."""
 
-    __tablename__ = "metadata_file"
     role: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
     body: Mapped[bytes]
@@ -82,7 +97,6 @@ class MetadataFile(Table):
 class Release(Table):
     """One version of a model, as its family signed it."""
 
-    __tablename__ = "release"
     id: Mapped[int] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     name: Mapped[str]
@@ -97,30 +111,30 @@ class Release(Table):
         UniqueConstraint("model", "name"),
         UniqueConstraint("model", "seq"),
         UniqueConstraint("model", "sha256"),
-        CheckConstraint("status IN ('active', 'retired', 'withdrawn')", name="status"),
+        one_of("status", "active", "retired", "withdrawn"),
     )
 
 
 class Patch(Table):
     """An edge between two releases of a model."""
 
-    __tablename__ = "patch"
     model: Mapped[str] = mapped_column(ForeignKey("model.name"), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"), primary_key=True)
     from_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
     to_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
     kind: Mapped[str]
     bytes: Mapped[int]
+    source: Mapped[Release] = relationship(foreign_keys=[from_release])
+    target: Mapped[Release] = relationship(foreign_keys=[to_release])
     __table_args__ = (
         CheckConstraint("from_release <> to_release", name="edge"),
-        CheckConstraint("kind IN ('sparse', 'hashed', 'exact')", name="kind"),
+        one_of("kind", "sparse", "hashed", "exact"),
     )
 
 
 class CanarySet(Table):
     """The canary pool of a model; the manifest names the shards and their counts."""
 
-    __tablename__ = "canary_set"
     model: Mapped[str] = mapped_column(ForeignKey("model.name"), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"))
     manifest: Mapped[dict[str, Any]]
@@ -129,7 +143,6 @@ class CanarySet(Table):
 class ApiToken(Table):
     """A person's or a pipeline's key to the admin API; only a digest is stored."""
 
-    __tablename__ = "api_token"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     secret_sha256: Mapped[str]
@@ -142,7 +155,6 @@ class ApiToken(Table):
 class EnrollmentToken(Table):
     """Lets a number of devices introduce themselves."""
 
-    __tablename__ = "enrollment_token"
     id: Mapped[str] = mapped_column(primary_key=True)
     secret_sha256: Mapped[str]
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
@@ -156,7 +168,6 @@ class EnrollmentToken(Table):
 class Device(Table):
     """One device; its credential is stored as a digest."""
 
-    __tablename__ = "device"
     id: Mapped[str] = mapped_column(primary_key=True)
     serial: Mapped[str] = mapped_column(unique=True)
     hardware: Mapped[str]
@@ -167,15 +178,13 @@ class Device(Table):
     credential_sha256: Mapped[str]
     enrolled_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
-    __table_args__ = (
-        CheckConstraint("status IN ('active', 'quarantined', 'revoked')", name="status"),
-    )
+    secret_sha256: Mapped[str] = synonym("credential_sha256")  # as tokens call theirs
+    __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
 
 
 class DeviceModel(Table):
     """What a device runs, by the digest it reported, and the order it was given."""
 
-    __tablename__ = "device_model"
     device_id: Mapped[str] = mapped_column(ForeignKey("device.id"), primary_key=True)
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     running_sha256: Mapped[str]
@@ -185,6 +194,8 @@ class DeviceModel(Table):
     order_deployment: Mapped[str | None]  # what the signed order is for
     order_body: Mapped[bytes | None]
     order_expires_at: Mapped[datetime | None]
+    device: Mapped[Device] = relationship()
+    release: Mapped[Release | None] = relationship()
     __table_args__ = (
         Index(None, "model", "running_release"),
         # The publisher looks for orders to sign on every tick.

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from service.core import publisher
-from service.db import queries, rollout_queries
+from service.db import queries
+from service.db.rollout_tables import Rollout
 from service.db.tables import DeviceModel
 from tests.service.test_rollouts import SMALL_GATE
 from tests.service.world import BASE, MODEL, Phone, World, digest
@@ -71,7 +72,7 @@ def test_a_halt_frees_every_place_in_flight(world: World) -> None:
     stage = world.ok("POST", f"/v1/rollouts/{rollout}/halt")["stages"][0]
     assert (stage["canceled"], stage["offered"]) == (12, 0)
     with world.app.state.database.reader() as session:
-        assert rollout_queries.stages_of(session, rollout)[0].in_flight == 0
+        assert session.get_one(Rollout, rollout).stages[0].in_flight == 0
 
 
 def test_a_pause_blames_no_device_and_is_no_soak(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Bodies on the wire: strict, bounded, nothing extra. Wire only; `core` takes plain values."""
+"""What people and devices may hand in: strict, bounded, nothing extra."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -146,7 +146,9 @@ class DeviceEvent(Body):
         "failed",
         "note",
     ]
-    deployment: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]*$")] = ""
+    deployment_id: Annotated[
+        str, Field(max_length=64, pattern=r"^[0-9a-f]*$", alias="deployment")
+    ] = ""
     at: Moment
     reason: Annotated[str, Field(max_length=64, pattern=r"^[\x20-\x7e]*$")] = ""
     detail: Text = ""
@@ -165,6 +167,11 @@ class Counts(Body):
     sub: Count
     delete: Annotated[Count, Field(alias="del")]
     ins: Count
+
+    @property
+    def total(self) -> int:
+        """All errors."""
+        return self.sub + self.delete + self.ins
 
 
 class NewCanaryReport(Body):
