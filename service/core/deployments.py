@@ -57,9 +57,9 @@ def offer(
         deployment = Deployment(id=secrets.token_hex(8), direction=direction, created_at=now)
         deployment.rollout_id, deployment.device_id = rollout.id, row.device_id
         deployment.release_id, deployment.to_sha256 = release.id, release.sha256
-        deployment.stage = rollout.stage
         session.add(deployment)
-    deployment.state, deployment.reason = "offered", ""
+    # It takes its place in the stage that runs now, and will free it there.
+    deployment.state, deployment.reason, deployment.stage = "offered", "", rollout.stage
     deployment.from_sha256 = row.running_sha256
     deployment.updated_at, deployment.deadline_at = now, now + timeout
     session.flush()

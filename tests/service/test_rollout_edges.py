@@ -105,6 +105,25 @@ def test_a_device_in_flight_through_a_pause_or_quarantine_is_no_failure(world: W
     assert phones[0].offered()["release"] == "r2"
 
 
+def test_a_device_readmitted_in_a_later_stage_takes_a_place_there(world: World) -> None:
+    phones = world.fleet(13, digest(BASE))
+    stages = [{"share_bp": 9999}, {"share_bp": 10000, "soak_s": 86400}]
+    rollout = world.start_rollout("r2", "all", gate=SMALL_GATE, stages=stages)
+    plans = [phone.offered() for phone in phones]
+    world.ok("PATCH", f"/v1/devices/{phones[0].id}", json={"status": "quarantined"})
+    for phone, plan in zip(phones[1:], plans[1:], strict=True):
+        phone.install(plan, 20, 10)
+    world.tick()
+    assert world.ok("GET", f"/v1/rollouts/{rollout}")["stage"] == 2
+    world.ok("PATCH", f"/v1/devices/{phones[0].id}", json={"status": "active"})
+    phones[0].etag = ""
+    phones[0].install(phones[0].offered(), 20, 10)
+    seen = world.ok("GET", f"/v1/rollouts/{rollout}")["stages"]
+    assert [stage["confirmed"] for stage in seen] == [12, 1]
+    with world.app.state.database.reader() as session:
+        assert [s.in_flight for s in session.get_one(Rollout, rollout).stages] == [0, 0]
+
+
 def test_good_words_alone_open_no_stage(world: World) -> None:
     phones = world.fleet(30, digest(BASE))
     stages = [{"share_bp": 9999}, {"share_bp": 10000}]
