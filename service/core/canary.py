@@ -9,11 +9,17 @@ Proposition 9: one may look after every report, and stop whenever it is high eno
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 UNIT = 100_000  # the integer sums count in 1e-5 of a word error rate
 _SERIES_MAX = 10_000
 _EPSILON = 1e-16
+
+
+def _bounded(default: float, least: float, most: float) -> Any:
+    """Return a field of a gate; beyond its bounds the statistic does not compute."""
+    return field(default=default, metadata={"bounds": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -34,22 +40,22 @@ class Gate:
             a poll with the new bytes, a refusal or a failure gives, before a stage may pass.
     """
 
-    margin_rel: float = 0.02
-    clip: float = 0.03
-    base_cap: float = 0.5
-    hostile_count: int = 3
-    hostile_share: float = 0.01
-    alpha_halt: float = 0.005
-    alpha_promote: float = 0.05
-    alpha_failures: float = 0.005
-    pairs_halt_least: int = 20
-    pairs_promote_least: int = 100
-    sigma: float = 0.012
-    pairs_expected: int = 500
-    failures_fine: float = 0.02
-    failures_bad: float = 0.08
-    undecided_s: int = 259_200
-    proven_share_least: float = 0.8
+    margin_rel: float = _bounded(0.02, 0, 1)
+    clip: float = _bounded(0.03, 0.001, 1)
+    base_cap: float = _bounded(0.5, 0.001, 1)
+    hostile_count: int = _bounded(3, 0, 1_000_000)
+    hostile_share: float = _bounded(0.01, 0, 1)
+    alpha_halt: float = _bounded(0.005, 1e-9, 0.49)
+    alpha_promote: float = _bounded(0.05, 1e-9, 0.49)
+    alpha_failures: float = _bounded(0.005, 1e-9, 0.49)
+    pairs_halt_least: int = _bounded(20, 1, 10_000_000)
+    pairs_promote_least: int = _bounded(100, 1, 10_000_000)
+    sigma: float = _bounded(0.012, 0.0001, 1)
+    pairs_expected: int = _bounded(500, 1, 10_000_000)
+    failures_fine: float = _bounded(0.02, 0.0001, 0.9999)
+    failures_bad: float = _bounded(0.08, 0.0001, 0.9999)
+    undecided_s: int = _bounded(259_200, 1, 365 * 86400)
+    proven_share_least: float = _bounded(0.8, 0, 1)
 
     @property
     def threshold_halt(self) -> float:
@@ -133,7 +139,7 @@ def pairs_missing(gate: Gate, sums: Sums) -> int | None:
         return None
 
     def decided(n: int) -> bool:
-        scaled = Sums(n, *(round(s * n / sums.n) for s in _moments(sums)))
+        scaled = Sums(n, *(round(s * n / sums.n) for s in astuple(sums)[1:]))
         return decide(gate, scaled) is not None
 
     most = sums.n
@@ -172,10 +178,6 @@ def log_e(s: float, v: float, rho: float, c: float) -> float:
         return -math.inf
     norm = r * math.log(r) - math.lgamma(r) - _log_gamma_p(r, r)
     return norm + math.lgamma(a) + _log_gamma_p(a, x) - a * math.log(x) + (x - r)
-
-
-def _moments(sums: Sums) -> tuple[int, int, int, int, int]:
-    return sums.sd, sums.sdd, sums.sb, sums.sbb, sums.sdb
 
 
 def _z(gate: Gate, sums: Sums, shift: float) -> tuple[float, float]:

@@ -6,30 +6,15 @@ and after a time limit waits for a person.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from service.core import canary
 from service.core.canary import Evidence, Gate, Sums
 
 BUCKETS = 10_000
-GATE_BOUNDS: dict[str, tuple[float, float]] = {  # beyond these the statistic does not compute
-    "margin_rel": (0, 1),
-    "clip": (0.001, 1),
-    "base_cap": (0.001, 1),
-    "hostile_count": (0, 1_000_000),
-    "hostile_share": (0, 1),
-    "alpha_halt": (1e-9, 0.49),
-    "alpha_promote": (1e-9, 0.49),
-    "alpha_failures": (1e-9, 0.49),
-    "pairs_halt_least": (1, 10_000_000),
-    "pairs_promote_least": (1, 10_000_000),
-    "sigma": (0.0001, 1),
-    "pairs_expected": (1, 10_000_000),
-    "failures_fine": (0.0001, 0.9999),
-    "failures_bad": (0.0001, 0.9999),
-    "undecided_s": (1, 365 * 86400),
-    "proven_share_least": (0, 1),
+GATE_BOUNDS: dict[str, tuple[float, float]] = {
+    field.name: field.metadata["bounds"] for field in fields(Gate)
 }
 
 
@@ -126,9 +111,9 @@ def gate_of(document: dict[str, Any]) -> Gate:
     Raises:
         ValueError: an unknown field, or a value that makes no sense, by name.
     """
-    unknown = sorted(set(document) - set(Gate.__dataclass_fields__))
+    unknown = sorted(set(document) - set(GATE_BOUNDS))
     if unknown:
-        raise ValueError(f"unknown gate fields {unknown}; known are {sorted(vars(Gate()))}")
+        raise ValueError(f"unknown gate fields {unknown}; known are {sorted(GATE_BOUNDS)}")
     gate = Gate(**document)
     for name, (least, most) in GATE_BOUNDS.items():
         value = getattr(gate, name)
