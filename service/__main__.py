@@ -26,6 +26,7 @@ from service.db.session import Database
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+FLAGS = ("host", "port", "online_keys", "status_page", "tick_s", "poll_after_s")  # of settings
 EPILOG = """\
 Settings come from FLEETDIFF_* variables; flags win. Two of them choose where things lie:
   FLEETDIFF_DATABASE   sqlite:///file or postgresql://user:password@host/name
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        options.run(options)
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
@@ -53,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refusal, OSError, ValueError, SQLAlchemyError, CommandError) as error:
         _say(f"{type(error).__name__}: {error}")
         return 1
+    return 0
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: argparse.Namespace) -> None:
     logs.configure(options.log_level)
     settings = _settings(options)
     migrate(settings.database)
@@ -73,15 +75,13 @@ def _serve(options: argparse.Namespace) -> int:
     if settings.online_keys is None:
         logger.warning("no online keys: nothing is published or ordered by this process")
     uvicorn.Server(config).run()
-    return 0
 
 
-def _migrate(options: argparse.Namespace) -> int:
+def _migrate(options: argparse.Namespace) -> None:
     migrate(_settings(options).database)
-    return 0
 
 
-def _token(options: argparse.Namespace) -> int:
+def _token(options: argparse.Namespace) -> None:
     settings = _settings(options)
     migrate(settings.database)
     database = Database(settings.database)
@@ -92,22 +92,17 @@ def _token(options: argparse.Namespace) -> int:
         expires = row.expires_at.isoformat(timespec="seconds")
     _say(f"token of {options.name}, valid until {expires}; it is shown only now:")
     print(token)
-    return 0
 
 
-def _openapi(options: argparse.Namespace) -> int:
+def _openapi(options: argparse.Namespace) -> None:
     for name, document in documents().items():
         path = options.folder / name
         path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
         _say(f"wrote {path}")
-    return 0
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    chosen: dict[str, object] = {
-        name: getattr(options, name, None)
-        for name in ("host", "port", "online_keys", "status_page", "tick_s", "poll_after_s")
-    }
+    chosen: dict[str, object] = {name: getattr(options, name, None) for name in FLAGS}
     if options.data is not None:
         options.data.mkdir(parents=True, exist_ok=True)
         chosen["database"] = f"sqlite:///{(options.data / 'fleetdiff.db').resolve()}"
@@ -129,16 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     serve = commands.add_parser("serve", parents=[data], help="run the server")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to listen on (default 8080)")
-    serve.add_argument(
-        "--online-keys", type=Path, help="the publisher's keys; this process then signs orders"
-    )
-    serve.add_argument(
-        "--status-page", choices=["token", "open"], help="who may see the page at / (default token)"
-    )
-    serve.add_argument("--tick-s", type=float, help="seconds between two ticks (default 5)")
-    serve.add_argument("--poll-after-s", type=int, help="seconds between two polls (default 3600)")
+    for name in FLAGS:
+        setting = Settings.model_fields[name]
+        default = f" (default {setting.default})" if setting.default is not None else ""
+        serve.add_argument(f"--{name.replace('_', '-')}", help=f"{setting.description}{default}")
     serve.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
     serve.set_defaults(run=_serve)
 

@@ -15,15 +15,17 @@ class Settings(BaseModel):
     database: str = Field(description="SQLAlchemy URL: sqlite:///file or postgresql://...")
     artifacts: str = Field(description="A folder, or s3://bucket/prefix?endpoint=...&region=...")
     online_keys: Path | None = Field(
-        default=None, description="Folder of the publisher's keys; None: this process signs nothing"
+        default=None, description="the publisher's keys; this process then signs orders"
     )
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     status_page: Literal["token", "open"] = Field(
-        default="token", description="open: anyone who reaches the port sees the status page"
+        default="token", description="who may see the page at /: token or open, to anyone"
     )
-    tick_s: float = Field(default=5.0, gt=0, le=600)
-    poll_after_s: int = Field(default=3600, ge=1, le=7 * 86400)
+    tick_s: float = Field(default=5, gt=0, le=600, description="seconds between two ticks")
+    poll_after_s: int = Field(
+        default=3600, ge=1, le=7 * 86400, description="seconds between two polls"
+    )
     poll_soon_s: int = Field(default=2, ge=1, le=3600, description="while an update is under way")
     canary_timeout_s: int = Field(default=600, ge=1, le=86400)
     deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
@@ -38,12 +40,10 @@ class Settings(BaseModel):
         Raises:
             pydantic.ValidationError: naming every setting that is missing or out of bounds.
         """
-        prefix = "FLEETDIFF_"
-        known = {
-            name: environ[prefix + name.upper()]
+        from_variables = {
+            name: environ[variable]
             for name in Settings.model_fields
-            if prefix + name.upper() in environ
+            if (variable := f"FLEETDIFF_{name.upper()}") in environ
         }
-        return Settings.model_validate(
-            known | {name: value for name, value in chosen.items() if value is not None}
-        )
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return Settings.model_validate(from_variables | given)
