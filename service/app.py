@@ -48,17 +48,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
         app.state.database.close()
 
     keys = OnlineKeys.load(settings.online_keys) if settings.online_keys else None
-    app = FastAPI(
-        title="Fleetdiff",
-        version="1",
-        summary="Neural diffs for speech models, delivered to device fleets.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-    )
+    # Its documents are files of this repository, see `api.contract`; nothing is served.
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
     app.state.database = Database(settings.database, durable=durable)
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
@@ -69,37 +60,30 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     for router in (releases.router, rollouts.router, ops.router, ops.public, device.router):
         app.include_router(router)
     app.include_router(pages.router)
-    app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
+    app.add_middleware(body_limit, bytes_max=settings.body_bytes_max)
     return app
 
 
-class BodyLimit:
-    """Refuses a body over the limit by what arrives, whatever its header says."""
+def body_limit(app: ASGIApp, bytes_max: int) -> ASGIApp:
+    """Refuse a body over the limit by what arrives, whatever its header says.
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
-        self._app = app
-        self._bytes_max = bytes_max
+    Uploads have a limit of their own.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the body of every request but uploads, which have their own limit."""
-        if scope["type"] != "http" or _is_upload(scope):
-            await self._app(scope, receive, send)
-            return
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._bytes_max:
-                raise TooLarge(f"the body has more than {self._bytes_max} bytes")
+            if seen > bytes_max and not scope["path"].startswith("/v1/artifacts/"):
+                raise TooLarge(f"the body has more than {bytes_max} bytes")
             return message
 
-        await self._app(scope, counted, send)
+        await app(scope, counted, send)
 
-
-def _is_upload(scope: Scope) -> bool:
-    return bool(scope["method"] == "PUT" and scope["path"].startswith("/v1/artifacts/"))
+    return limited
 
 
 def _beat(app: FastAPI, keys: OnlineKeys | None, stop: threading.Event) -> None:

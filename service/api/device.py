@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx
+from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
 from service.api.problems import document
 from service.api.releases import ARTIFACT, send_artifact
 from service.core import access, offers, reports
@@ -35,7 +35,7 @@ def poll(
     session: Tx,
     config: Config,
     now: Now,
-    request: Request,
+    wake: Wake,
     s: Annotated[Sha256 | None, Query(description="digest of the active model file")] = None,
     root: Annotated[int, Query(ge=0, le=1 << 31, description="root version trusted")] = 0,
     t: Annotated[int, Query(ge=0, le=1 << 31, description="timestamp version verified")] = 0,
@@ -46,7 +46,7 @@ def poll(
     answer = offers.check_in(session, device, s or "", timeout, now)
     session.flush()
     if answer.hold is Hold.ORDER_PENDING:
-        request.app.state.wake.set()
+        wake.set()
     etag = _etag(answer, fleet_version(session), root)
     soon = answer.deployment is not None or answer.hold is Hold.ORDER_PENDING
     after = config.poll_soon_s if soon else config.poll_after_s
@@ -79,11 +79,11 @@ def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> di
 
 @router.post("/canary-reports", status_code=202, responses=document(401, 409, 413, 422))
 def post_canary_report(
-    device: Caller, body: NewCanaryReport, session: Tx, now: Now, request: Request
+    device: Caller, body: NewCanaryReport, session: Tx, now: Now, wake: Wake
 ) -> dict[str, str]:
     """Store a canary report; the first valid pair of a device counts."""
     result = reports.record_pair(session, device, body, now)
-    request.app.state.wake.set()
+    wake.set()
     return {"result": result}
 
 

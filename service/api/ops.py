@@ -5,20 +5,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from service.api.deps import Now, Operator, Reader, Store, Tx, operator
+from service.api.deps import Now, Reader, Store, Tx, operator
 from service.api.problems import document
 from service.core import access, catalog
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
-from service.core.health import device_view, fleet_view, shown
-from service.db import queries, rollout_queries
+from service.core.health import device_view, fleet_view
+from service.db import queries
+from service.db.tables import ApiToken
 
 router = APIRouter(prefix="/v1", tags=["operations"], responses=document(401, 403, 422))
 public = APIRouter(tags=["operations"])
-Anyone = Annotated[Operator, Depends(operator(None))]
-CanReadDevices = Annotated[Operator, Depends(operator("devices:read"))]
-CanWriteDevices = Annotated[Operator, Depends(operator("devices:write"))]
-CanEnroll = Annotated[Operator, Depends(operator("enroll:write"))]
-CanReadHealth = Annotated[Operator, Depends(operator("telemetry:read"))]
+Anyone = Annotated[ApiToken, Depends(operator(None))]
+CanReadDevices = Annotated[ApiToken, Depends(operator("devices:read"))]
+CanWriteDevices = Annotated[ApiToken, Depends(operator("devices:write"))]
+CanEnroll = Annotated[ApiToken, Depends(operator("enroll:write"))]
+CanReadHealth = Annotated[ApiToken, Depends(operator("telemetry:read"))]
 EVENTS_SHOWN_MAX = 50
 
 
@@ -33,7 +34,7 @@ def healthz(session: Reader, store: Store) -> dict[str, str]:
 @router.get("/whoami")
 def whoami(caller: Anyone) -> dict[str, Any]:
     """Show the token that was sent: its name, its scopes, its end."""
-    return {"name": caller.name, "scopes": caller.scopes, "expires_at": caller.expires_at}
+    return caller.shown("name scopes expires_at")
 
 
 @router.get("/health")
@@ -65,7 +66,7 @@ def list_devices(
 ) -> dict[str, Any]:
     """List devices by id; pass `next` as `cursor` for the next page."""
     chosen = catalog.cohort_named(session, cohort) if cohort else None
-    rows = rollout_queries.devices_page(session, model, chosen, cursor or "", limit)
+    rows = queries.devices_page(session, model, chosen, cursor or "", limit)
     items = [device_view(row) for row in rows]
     return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
 
@@ -74,14 +75,14 @@ def list_devices(
 def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> dict[str, Any]:
     """Show a device with its deployments and its last events."""
     row = access.device_named(session, device_id)
-    deployments = rollout_queries.deployments_of(session, device_id)
+    deployments = queries.deployments_of(session, device_id)
     events = queries.last_events(session, device_id, EVENTS_SHOWN_MAX)
     return device_view(row) | {
         "deployments": [
-            shown(d, "id rollout_id direction state reason bytes_sent updated_at")
+            d.shown("id rollout_id direction state reason bytes_sent updated_at")
             for d in deployments
         ],
-        "events": [shown(e, "seq kind deployment_id reason detail at received_at") for e in events],
+        "events": [e.shown("seq kind deployment_id reason detail at received_at") for e in events],
     }
 
 

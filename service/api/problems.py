@@ -65,11 +65,27 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Make every error of an app a problem."""
-    app.add_exception_handler(Refusal, _refusal)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(Exception, _bug)
+    for kind in (Refusal, RequestValidationError, HTTPException, DBAPIError, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """Return the problem that an error is."""
+    match error:
+        case Refusal():
+            return of_refusal(error)
+        case RequestValidationError():
+            return _validation(error.errors())
+        case HTTPException(__cause__=Refusal() as cause):
+            return of_refusal(cause)  # FastAPI hides what stopped the reading of a body
+        case HTTPException(status_code=400):  # it is not UTF-8, or too deep
+            return _validation([{"loc": ("body",), "msg": error.detail}])
+        case HTTPException():
+            return _http(error)
+        case DBAPIError() if getattr(error.orig, "sqlstate", None) in RACES:
+            return _lost_race(request)
+    logger.error("bug", exc_info=error, extra={"method": request.method, "path": request.url.path})
+    return problem(500, "bug", "The server made a mistake", "It was logged; try again later.")
 
 
 def of_refusal(error: Refusal) -> JSONResponse:
@@ -81,16 +97,8 @@ def of_refusal(error: Refusal) -> JSONResponse:
     return problem(status, name, title, error.detail, headers, **error.members)
 
 
-async def _refusal(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refusal)
-    return of_refusal(error)
-
-
-async def _validation(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    fields = [
-        {"pointer": _pointer(found["loc"]), "detail": found["msg"]} for found in error.errors()
-    ]
+def _validation(errors: Sequence[Any]) -> JSONResponse:
+    fields = [{"pointer": _pointer(found["loc"]), "detail": found["msg"]} for found in errors]
     detail = "; ".join(f"{field['pointer']}: {field['detail']}" for field in fields)
     return problem(422, "invalid-request", "The request makes no sense", detail, errors=fields)
 
@@ -100,31 +108,16 @@ def _pointer(loc: Sequence[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in loc)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, Refusal):  # FastAPI hides what stopped the reading of a body
-        return of_refusal(error.__cause__)
-    if error.status_code == 400:  # it is not UTF-8, or too deep
-        return await _validation(
-            request, RequestValidationError([{"loc": ("body",), "msg": error.detail}])
-        )
+def _http(error: HTTPException) -> JSONResponse:
     names = {404: "not-found", 405: "method-not-allowed", 416: "range-not-satisfiable"}
     name = names.get(error.status_code, "http")
     headers = dict(error.headers) if error.headers else None
     return problem(error.status_code, name, str(error.detail), str(error.detail), headers)
 
 
-async def _database(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DBAPIError)
-    if getattr(error.orig, "sqlstate", None) in RACES:
-        lost = of_refusal(LostRace("another request did this at the same time; look again"))
-        if request.url.path.startswith("/device/") and not request.url.path.endswith("/enroll"):
-            # An agent takes a conflict for a verdict; this one passes, so it shall come again.
-            lost.status_code = 503
-        return lost
-    return await _bug(request, error)
-
-
-async def _bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("bug", exc_info=error, extra={"method": request.method, "path": request.url.path})
-    return problem(500, "bug", "The server made a mistake", "It was logged; try again later.")
+def _lost_race(request: Request) -> JSONResponse:
+    lost = of_refusal(LostRace("another request did this at the same time; look again"))
+    if request.url.path.startswith("/device/") and not request.url.path.endswith("/enroll"):
+        # An agent takes a conflict for a verdict; this one passes, so it shall come again.
+        lost.status_code = 503
+    return lost

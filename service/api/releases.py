@@ -10,25 +10,19 @@ from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.api.deps import Config, Now, Operator, Reader, Store, Tx, operator
+from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake, operator
 from service.api.problems import document
 from service.blobs import Blobs, WrongDigest, WrongLength
-from service.core import catalog
+from service.core import catalog, errors
 from service.core.bodies import Name, NewModel, Sha256
-from service.core.errors import (
-    DigestMismatch,
-    InvalidRequest,
-    LengthRequired,
-    TooLarge,
-    found,
-)
-from service.core.health import model_view, release_views, shown
+from service.core.health import model_view, release_views
 from service.db import queries
+from service.db.tables import ApiToken
 from service.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["releases"], responses=document(401, 403, 422))
-CanRead = Annotated[Operator, Depends(operator("releases:read"))]
-CanWrite = Annotated[Operator, Depends(operator("releases:write"))]
+CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
+CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
 Filename = Annotated[str, Path(max_length=120)]
 ONE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z", re.ASCII)
 BLOB = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -75,7 +69,7 @@ def list_patches(_caller: CanRead, model: Name, session: Reader) -> dict[str, An
     catalog.model_named(session, model)
     return {
         "items": [
-            {"from": patch.source.name, "to": patch.target.name} | shown(patch, "kind sha256 bytes")
+            {"from": patch.source.name, "to": patch.target.name} | patch.shown("kind sha256 bytes")
             for patch in queries.patches_of(session, model)
         ]
     }
@@ -108,14 +102,14 @@ def put_metadata(
     _caller: CanWrite,
     role: Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")],
     body: Annotated[bytes, Depends(raw_body)],
-    request: Request,
     session: Tx,
     store: Store,
     now: Now,
+    wake: Wake,
 ) -> dict[str, Any]:
     """Accept the next version of a document that was signed offline, and publish what it says."""
     row = catalog.accept_metadata(session, store, role, body, now)
-    request.app.state.wake.set()
+    wake.set()
     return {"role": row.role, "version": row.version}
 
 
@@ -131,6 +125,7 @@ async def put_artifact(
     request: Request,
     response: Response,
     store: Store,
+    database: Data,
     config: Config,
     now: Now,
 ) -> dict[str, Any]:
@@ -140,15 +135,21 @@ async def put_artifact(
     while it does nothing.
     """
     size = _declared_bytes(request, config)
+
+    def keep() -> bool:
+        if store.size(sha256) != size:
+            store.put(_from_thread(request.stream()), sha256, size)
+        with database.writer() as session:
+            return catalog.record_artifact(session, sha256, size, now)
+
     try:
-        await run_in_threadpool(_store, store, request.stream(), sha256, size)
+        new = await run_in_threadpool(keep)
     except WrongDigest as error:
-        raise DigestMismatch(str(error)) from error
+        raise errors.DigestMismatch(str(error)) from error
     except WrongLength as error:
-        raise InvalidRequest(str(error)) from error
+        raise errors.InvalidRequest(str(error)) from error
     except ClientDisconnect as error:
-        raise InvalidRequest("the body broke off") from error
-    new = await run_in_threadpool(_record, request, sha256, size, now)
+        raise errors.InvalidRequest("the body broke off") from error
     response.status_code = 201 if new else 200
     return {"sha256": sha256, "bytes": size}
 
@@ -164,7 +165,7 @@ def get_artifact(
 
 def send_artifact(sha256: str, request: Request, store: Blobs, config: Settings) -> Response:
     """Answer with a blob: from the local folder with ranges, else by a short-lived URL."""
-    size = found(store.size(sha256), f"artifact {sha256}")
+    size = errors.found(store.size(sha256), f"artifact {sha256}")
     headers = IMMUTABLE | {"ETag": f'"{sha256}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
@@ -201,28 +202,21 @@ class _ArtifactFile(FileResponse):
 def _declared_bytes(request: Request, config: Settings) -> int:
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal():
-        raise LengthRequired("declare Content-Length; chunked uploads are not taken")
+        raise errors.LengthRequired("declare Content-Length; chunked uploads are not taken")
     # Too many digits are not even read: Python refuses to.
     size = int(declared) if len(declared) < 20 else config.artifact_bytes_max + 1
     if size > config.artifact_bytes_max:
-        raise TooLarge(f"an artifact may have {config.artifact_bytes_max} bytes")
+        raise errors.TooLarge(f"an artifact may have {config.artifact_bytes_max} bytes")
     if size == 0:
-        raise InvalidRequest("an artifact has at least one byte")
+        raise errors.InvalidRequest("an artifact has at least one byte")
     return size
 
 
-def _store(store: Blobs, stream: AsyncIterator[bytes], sha256: str, size: int) -> None:
+def _from_thread(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """Yield in a thread what arrives in the event loop."""
+
     async def next_chunk() -> bytes:
         return await anext(stream, b"")
 
-    def chunks() -> Iterator[bytes]:
-        while chunk := anyio.from_thread.run(next_chunk):
-            yield chunk
-
-    if store.size(sha256) != size:
-        store.put(chunks(), sha256, size)
-
-
-def _record(request: Request, sha256: str, size: int, now: Any) -> bool:
-    with request.app.state.database.writer() as session:
-        return catalog.record_artifact(session, sha256, size, now)
+    while chunk := anyio.from_thread.run(next_chunk):
+        yield chunk

@@ -1,23 +1,25 @@
 """Release managers and operators: cohorts and rollouts. Routes record intent; `tick` moves."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import Now, Operator, Reader, Tx, operator
+from service.api.deps import Data, Now, Reader, Tx, of_app, operator
 from service.api.problems import document
 from service.core import catalog, rollouts
 from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
-from service.core.health import cohort_view, rollout_view, shown
-from service.db import rollout_queries
+from service.core.health import cohort_view, rollout_view
+from service.db import queries
+from service.db.tables import ApiToken
 
 router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403, 422))
-CanRead = Annotated[Operator, Depends(operator("rollouts:read"))]
-CanWrite = Annotated[Operator, Depends(operator("rollouts:write"))]
-CanHalt = Annotated[Operator, Depends(operator("rollouts:halt"))]
+CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
+CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
+CanHalt = Annotated[ApiToken, Depends(operator("rollouts:halt"))]
 
 
 def reason(body: Why | None = None) -> str:
@@ -41,7 +43,7 @@ def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> 
 @router.get("/cohorts")
 def list_cohorts(_caller: CanRead, session: Reader) -> dict[str, Any]:
     """List the cohorts."""
-    return {"items": [cohort_view(session, c) for c in rollout_queries.all_cohorts(session)]}
+    return {"items": [cohort_view(session, c) for c in queries.all_cohorts(session)]}
 
 
 @router.get("/cohorts/{name}", responses=document(404, 422))
@@ -77,7 +79,7 @@ def list_rollouts(
 ) -> dict[str, Any]:
     """List rollouts, the newest first."""
     states = [state] if state else None
-    rows = rollout_queries.recent_rollouts(session, limit=limit, model=model, states=states)
+    rows = queries.recent_rollouts(session, limit=limit, model=model, states=states)
     return {"items": [rollout_view(session, row, now) for row in rows]}
 
 
@@ -91,15 +93,16 @@ def get_rollout(_caller: CanRead, rollout_id: Label, session: Reader, now: Now) 
 def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
     """List why a rollout moved or stopped, with the sums each decision rests on."""
     rollouts.rollout_named(session, rollout_id)
-    rows = rollout_queries.decisions_of(session, rollout_id)
-    return {"items": [shown(row, "seq at stage decision reason actor evidence") for row in rows]}
+    rows = queries.decisions_of(session, rollout_id)
+    return {"items": [row.shown("seq at stage decision reason actor evidence") for row in rows]}
 
 
 @router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
 async def wait_for_rollout(
     _caller: CanRead,
     rollout_id: Label,
-    request: Request,
+    database: Data,
+    clock: Annotated[Callable[[], datetime], Depends(of_app("clock"))],
     until: Literal["running", "paused", "completed", "halted"] = "completed",
     timeout_s: Annotated[float, Query(ge=0, le=60)] = 30,
 ) -> dict[str, Any]:
@@ -107,10 +110,15 @@ async def wait_for_rollout(
 
     The other asynchronous route: it waits for most of its life and must not hold a thread.
     """
+
+    def look() -> dict[str, Any]:
+        with database.reader() as session:
+            return rollout_view(session, rollouts.rollout_named(session, rollout_id), clock())
+
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
-        view = await run_in_threadpool(_look, request, rollout_id)
+        view = await run_in_threadpool(look)
         if view["state"] in (until, *ENDED) or loop.time() >= deadline:
             return view
         await asyncio.sleep(WAIT_STEP_S)
@@ -148,9 +156,3 @@ def halt_rollout(
 ) -> dict[str, Any]:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
     return rollout_view(session, rollouts.halt(session, rollout_id, reason, caller.name, now), now)
-
-
-def _look(request: Request, rollout_id: str) -> dict[str, Any]:
-    now: datetime = request.app.state.clock()
-    with request.app.state.database.reader() as session:
-        return rollout_view(session, rollouts.rollout_named(session, rollout_id), now)

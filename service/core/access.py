@@ -14,17 +14,11 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import catalog, deployments
-from service.core.errors import (
-    Forbidden,
-    InvalidRequest,
-    SerialTaken,
-    Unauthorized,
-    WrongState,
-    found,
-)
-from service.db import queries, rollout_queries
+from service.core import catalog, deployments, errors
+from service.core.errors import Forbidden, InvalidRequest, SerialTaken, Unauthorized, WrongState
+from service.db import queries
 from service.db.rollout_tables import CohortMember
+from service.db.session import changed
 from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
 
 Holder = TypeVar("Holder", ApiToken, EnrollmentToken, Device)
@@ -45,15 +39,9 @@ def create_token(
         raise InvalidRequest(f"unknown scopes {unknown}; known are {', '.join(SCOPES)}")
     if not timedelta(0) < lifetime <= TOKEN_LIFETIME_MAX:
         raise InvalidRequest("a token lives between a moment and 365 days")
-    row_id, token, digest = _new_secret("fd")
-    row = ApiToken(
-        id=row_id,
-        name=name,
-        secret_sha256=digest,
-        scopes=sorted(set(scopes)),
-        created_at=now,
-        expires_at=now + lifetime,
-    )
+    key, token = _new_secret("fd")
+    valid = {"created_at": now, "expires_at": now + lifetime}
+    row = ApiToken(name=name, scopes=sorted(set(scopes)), **valid, **key)
     session.add(row)
     return row, token
 
@@ -81,16 +69,10 @@ def create_enrollment_token(
     chosen = catalog.cohort_named(session, cohort) if cohort is not None else None
     if chosen is not None and (chosen.filter is not None or chosen.model != model):
         raise InvalidRequest(f"cohort {cohort} is not a static cohort of {model}")
-    row_id, token, digest = _new_secret("fe")
-    row = EnrollmentToken(
-        id=row_id,
-        secret_sha256=digest,
-        model=model,
-        cohort_id=chosen.id if chosen else None,
-        uses_left=uses,
-        expires_at=now + lifetime,
-        created_at=now,
-    )
+    key, token = _new_secret("fe")
+    valid = {"created_at": now, "expires_at": now + lifetime}
+    cohort_id = chosen.id if chosen else None
+    row = EnrollmentToken(model=model, cohort_id=cohort_id, uses_left=uses, **valid, **key)
     session.add(row)
     return row, token
 
@@ -120,28 +102,19 @@ def enroll(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
             'PATCH /v1/devices/ID {"status": "revoked"}'
         )
-    taken = session.execute(
-        update(EnrollmentToken)
-        .where(EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0)
-        .values(uses_left=EnrollmentToken.uses_left - 1)
+    usable = update(EnrollmentToken).where(
+        EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
     )
-    if taken.rowcount != 1:  # type: ignore[attr-defined]
+    if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
         raise Unauthorized("the enrollment token is used up")
-    device_id, credential, secret = _new_secret("fc")
-    device = Device(
-        id=device_id,
-        serial=serial,
-        status="active",
-        tags={},
-        credential_sha256=secret,
-        enrolled_at=now,
-        **described,
-    )
+    key, credential = _new_secret("fc")
+    fresh = {"status": "active", "tags": {}, "enrolled_at": now}
+    device = Device(serial=serial, **fresh, **described, **key)
     session.add(device)
     session.flush()
-    session.add(DeviceModel(device_id=device_id, model=model, running_sha256="", order_seq=0))
+    session.add(DeviceModel(device_id=device.id, model=model, running_sha256="", order_seq=0))
     if row.cohort_id is not None:
-        session.add(CohortMember(cohort_id=row.cohort_id, device_id=device_id))
+        session.add(CohortMember(cohort_id=row.cohort_id, device_id=device.id))
     return device, credential
 
 
@@ -164,7 +137,7 @@ def identify_device(session: Session, credential: str, *, lock: bool = False) ->
 
 def device_named(session: Session, device_id: str) -> DeviceModel:
     """Return a device with what it runs, or refuse."""
-    return found(session.get(DeviceModel, device_id), f"device {device_id}")
+    return errors.found(session.get(DeviceModel, device_id), f"device {device_id}")
 
 
 def set_device_status(session: Session, row: DeviceModel, status: str, now: datetime) -> None:
@@ -176,16 +149,17 @@ def set_device_status(session: Session, row: DeviceModel, status: str, now: date
         # The serial is free again; the history stays under the device's id.
         device.serial = f"{device.serial} (revoked {device.id})"
     if status != "active":
-        for deployment in rollout_queries.open_deployments(session, device.id):
+        for deployment in queries.open_deployments(session, device.id):
             deployments.finish(session, deployment, "canceled", status, now)
         row.deployment_id = None  # no order is renewed
     device.status = status
 
 
-def _new_secret(prefix: str) -> tuple[str, str, str]:
-    """Return an id, the whole token, and the digest of its secret part."""
+def _new_secret(prefix: str) -> tuple[dict[str, Any], str]:
+    """Return the id and the digest that a row keeps, and the whole token, which is shown once."""
     row_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    return row_id, f"{prefix}_{row_id}_{secret}", _digest(secret)
+    kept = {"id": row_id, "secret_sha256": _digest(secret)}
+    return kept, f"{prefix}_{row_id}_{secret}"
 
 
 def _holder(

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
+from service.core.catalog import listed
 from service.core.offers import Answer, Hold, plan_of
 from service.db import queries
 from service.db.tables import MetadataFile
@@ -77,7 +78,4 @@ def _listed(session: Session, timestamp: int) -> dict[str, int]:
         return {}
     version = Metadata[Timestamp].from_bytes(row.body).signed.snapshot_meta.version
     snapshot = session.get_one(MetadataFile, ("snapshot", version))
-    meta = Metadata[Snapshot].from_bytes(snapshot.body).signed.meta
-    return {name.removesuffix(".json"): m.version for name, m in meta.items()} | {
-        "snapshot": version
-    }
+    return listed(Metadata[Snapshot].from_bytes(snapshot.body).signed) | {"snapshot": version}

@@ -8,25 +8,17 @@ second place that could say something else.
 import re
 import secrets
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
-from sqlalchemy import Table
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
+from service.core import errors
 from service.core.bodies import ERRORS_MAX, Name, Sha256
-from service.core.errors import (
-    AlreadyExists,
-    MissingArtifact,
-    NotAcceptable,
-    NotFound,
-    NotTheNextVersion,
-    found,
-)
-from service.db import queries, rollout_queries
+from service.db import queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, MetadataFile, Model, Patch, Release
@@ -42,7 +34,7 @@ _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 def create_model(session: Session, name: str, now: datetime) -> Model:
     """Add a line of speech models."""
     if session.get(Model, name) is not None:
-        raise AlreadyExists(f"there is a model {name} already", model=name)
+        raise errors.AlreadyExists(f"there is a model {name} already", model=name)
     model = Model(name=name, canary_salt=secrets.token_hex(16), created_at=now)
     session.add(model)
     return model
@@ -50,34 +42,34 @@ def create_model(session: Session, name: str, now: datetime) -> Model:
 
 def model_named(session: Session, name: str) -> Model:
     """Return a model, or refuse."""
-    return found(session.get(Model, name), f"model {name}")
+    return errors.found(session.get(Model, name), f"model {name}")
 
 
 def cohort_named(session: Session, name: str) -> Cohort:
     """Return a cohort, or refuse."""
-    return found(rollout_queries.cohort_named(session, name), f"cohort {name}")
+    return errors.found(queries.cohort_named(session, name), f"cohort {name}")
 
 
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
     """Note that a blob is stored; True if it is new."""
     if session.get(Artifact, sha256) is not None:
         return False
-    row = insert_into(session, cast(Table, Artifact.__table__))
-    row = row.values(sha256=sha256, bytes=size, created_at=now).on_conflict_do_nothing()
-    return session.execute(row.returning(Artifact.sha256)).first() is not None
+    row = insert_into(session, Artifact).values(sha256=sha256, bytes=size, created_at=now)
+    added = session.execute(row.on_conflict_do_nothing().returning(Artifact.sha256))
+    return added.first() is not None
 
 
 def metadata_file(session: Session, filename: str) -> bytes:
     """Return a signed document by its TUF file name, e.g. `3.family-asr.json`."""
     match = _FILENAME.match(filename)
     if match is None:
-        raise NotFound(f"{filename} is not the name of a metadata file")
+        raise errors.NotFound(f"{filename} is not the name of a metadata file")
     if match[1] is None:
         row = queries.newest_metadata(session, match[2])
     else:
         row = session.get(MetadataFile, (match[2], int(match[1])))
     if row is None:
-        raise NotFound(f"{filename} was never published")
+        raise errors.NotFound(f"{filename} was never published")
     return row.body
 
 
@@ -98,7 +90,8 @@ def accept_metadata(
             model = model_named(session, role.removeprefix("family-")).name
             family = accept_family(model, uploaded.signed, published_family(session, model))
     except Untrusted as error:
-        refusal = NotTheNextVersion if error.code == "E_ROLLBACK_META" else NotAcceptable
+        late = error.code == "E_ROLLBACK_META"
+        refusal = errors.NotTheNextVersion if late else errors.NotAcceptable
         raise refusal(error.message, code=error.code, role=role) from error
     row = store_metadata(session, role, uploaded, body, now)
     if family is not None:
@@ -122,6 +115,12 @@ def store_metadata(
     return row
 
 
+def listed(snapshot: Snapshot | None) -> dict[str, int]:
+    """Return role -> version of everything that a snapshot vouches for."""
+    meta = snapshot.meta if snapshot else {}
+    return {name.removesuffix(".json"): file.version for name, file in meta.items()}
+
+
 def published_family(session: Session, model: str) -> Family | None:
     """Return what the newest accepted family document of a model says."""
     row = queries.newest_metadata(session, family_role(model))
@@ -137,7 +136,7 @@ def _verified(session: Session, role: str, body: bytes, now: datetime) -> Metada
         return accept_root(body, before, now)
     delegator = queries.newest_metadata(session, "root" if role == "targets" else "targets")
     if delegator is None:
-        raise NotAcceptable(f"publish the documents above {role} first", role=role)
+        raise errors.NotAcceptable(f"publish the documents above {role} first", role=role)
     return accept_targets(role, body, Metadata.from_bytes(delegator.body), before, now)
 
 
@@ -176,7 +175,9 @@ def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> N
 def _require_artifact(session: Session, name: str, sha256: str, size: int) -> None:
     artifact = session.get(Artifact, sha256)
     if artifact is None or artifact.bytes != size:
-        raise MissingArtifact(f"upload {name} ({size} bytes) before you sign it", sha256=sha256)
+        raise errors.MissingArtifact(
+            f"upload {name} ({size} bytes) before you sign it", sha256=sha256
+        )
 
 
 def _publish_patches(session: Session, family: Family) -> None:
@@ -217,7 +218,7 @@ class Manifest(BaseModel):
 def _read_manifest(blobs: Blobs, target: CanaryTarget) -> dict[str, Any]:
     """Return the manifest of a canary set as it was published."""
     if target.bytes > CANARY_MANIFEST_BYTES_MAX:
-        raise NotAcceptable("the canary manifest is larger than 1 MiB")
+        raise errors.NotAcceptable("the canary manifest is larger than 1 MiB")
     with blobs.open(target.sha256) as file:
         raw = file.read(CANARY_MANIFEST_BYTES_MAX + 1)
     try:
@@ -226,5 +227,5 @@ def _read_manifest(blobs: Blobs, target: CanaryTarget) -> dict[str, Any]:
         if len({shard.id for shard in shards}) != len(shards):
             raise ValueError("each shard has an id of its own")
     except ValueError as error:
-        raise NotAcceptable(f"the canary manifest is not understood: {error}") from error
+        raise errors.NotAcceptable(f"the canary manifest is not understood: {error}") from error
     return document

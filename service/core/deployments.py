@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.db import queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout, Stage
+from service.db.session import changed
 from service.db.tables import DeviceModel, Release
 
 
@@ -22,16 +23,10 @@ def grant(session: Session, rollout: Rollout) -> bool:
 
     One conditional UPDATE, so that any number of workers never overshoot the cap.
     """
-    taken = session.execute(
-        update(Stage)
-        .where(
-            Stage.rollout_id == rollout.id,
-            Stage.number == rollout.stage,
-            or_(Stage.in_flight_max.is_(None), Stage.in_flight < Stage.in_flight_max),
-        )
-        .values(in_flight=Stage.in_flight + 1)
-    )
-    return bool(taken.rowcount == 1)  # type: ignore[attr-defined]
+    room = or_(Stage.in_flight_max.is_(None), Stage.in_flight < Stage.in_flight_max)
+    running = (Stage.rollout_id == rollout.id, Stage.number == rollout.stage)
+    taking = update(Stage).where(*running, room).values(in_flight=Stage.in_flight + 1)
+    return changed(session, taking)
 
 
 def existing(
@@ -87,41 +82,32 @@ def cancel_all(session: Session, rollout_id: str, now: datetime) -> None:
     session.flush()
     stages = session.scalars(
         update(Deployment)
-        .where(
-            Deployment.rollout_id == rollout_id,
-            Deployment.direction == "forward",
-            Deployment.state.in_(OPEN),
-        )
+        .where(Deployment.rollout_id == rollout_id, Deployment.state.in_(OPEN))
+        .where(Deployment.direction == "forward")
         .values(state="canceled", reason="halted", updated_at=now)
         .returning(Deployment.stage)
         .execution_options(synchronize_session=False)
     ).all()
     for number, count in Counter(stages).items():
-        session.execute(
-            update(Stage)
-            .where(Stage.rollout_id == rollout_id, Stage.number == number)
-            .values(in_flight=Stage.in_flight - count)
-        )
+        _free(session, rollout_id, number, count)
     session.expire_all()
 
 
 def finish(
     session: Session, deployment: Deployment, state: str, reason: str, now: datetime
-) -> bool:
-    """Give an open deployment its outcome and free its place; False if it had one already."""
+) -> None:
+    """Give an open deployment its outcome and free its place; what has an outcome keeps it."""
     session.flush()
-    closed = session.execute(
-        update(Deployment)
-        .where(Deployment.id == deployment.id, Deployment.state.in_(OPEN))
-        .values(state=state, reason=reason, updated_at=now)
+    still_open = update(Deployment).where(
+        Deployment.id == deployment.id, Deployment.state.in_(OPEN)
     )
+    outcome = {"state": state, "reason": reason, "updated_at": now}
+    ended = changed(session, still_open.values(outcome))
     session.refresh(deployment)
-    if closed.rowcount != 1:  # type: ignore[attr-defined]
-        return False
-    if deployment.direction == "forward":
-        session.execute(
-            update(Stage)
-            .where(Stage.rollout_id == deployment.rollout_id, Stage.number == deployment.stage)
-            .values(in_flight=Stage.in_flight - 1)
-        )
-    return True
+    if ended and deployment.direction == "forward":
+        _free(session, deployment.rollout_id, deployment.stage, 1)
+
+
+def _free(session: Session, rollout_id: str, number: int, places: int) -> None:
+    stage = update(Stage).where(Stage.rollout_id == rollout_id, Stage.number == number)
+    session.execute(stage.values(in_flight=Stage.in_flight - places))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.core import canary, policy
 from service.core.tick import observe
-from service.db import queries, rollout_queries
+from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
 from trust.roles import ONLINE_ROLES, family_role
@@ -24,16 +24,10 @@ OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_bac
 ALL_ROLES = ("timestamp", "snapshot", "targets", "root")
 
 
-def shown(row: object, names: str) -> dict[str, Any]:
-    """Return the named attributes of a row."""
-    return {name: getattr(row, name) for name in names.split()}
-
-
 def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
     """Return everything that people ask about one rollout."""
     stages = _stage_views(session, rollout)
-    return shown(
-        rollout,
+    return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at started_at "
         "finished_at",
     ) | {
@@ -50,7 +44,7 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
     """Return a rollout's word error rates, its evidence, and what it waits for."""
     seen = observe(session, rollout, now)
     found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)
-    errors = rollout_queries.errors_by_stage(session, rollout.id).values()
+    errors = queries.errors_by_stage(session, rollout.id).values()
     pairs = seen.sums.n
     return {
         "pairs": pairs,
@@ -78,7 +72,7 @@ def fleet_view(session: Session, now: datetime) -> dict[str, Any]:
         devices = sum(queries.devices_by_release(session, DeviceModel.model == name).values())
         unknown = devices - sum(release["devices"] for release in releases)
         models.append({"name": name, "releases": releases, "unknown": unknown})
-    recent = rollout_queries.recent_rollouts(session, limit=ROLLOUTS_MAX)
+    recent = queries.recent_rollouts(session, limit=ROLLOUTS_MAX)
     rollouts = [rollout_view(session, rollout, now) for rollout in recent]
     return {"models": models, "rollouts": rollouts, "publisher": publisher_view(session, now)}
 
@@ -87,7 +81,7 @@ def release_views(session: Session, model: str, names: str) -> list[dict[str, An
     """Return a model's releases, the oldest first, with the number of devices that run each."""
     running = queries.devices_by_release(session, DeviceModel.model == model)
     releases = queries.releases_of(session, model)
-    return [shown(r, names) | {"devices": running.get(r.id, 0)} for r in releases]
+    return [r.shown(names) | {"devices": running.get(r.id, 0)} for r in releases]
 
 
 def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
@@ -117,7 +111,7 @@ def model_view(session: Session, model: Model) -> dict[str, Any]:
     """Return one model with its counts."""
     running = queries.devices_by_release(session, DeviceModel.model == model.name)
     canary_set = session.get(CanarySet, model.name)
-    return shown(model, "name created_at") | {
+    return model.shown("name created_at") | {
         "releases": len(queries.releases_of(session, model.name)),
         "devices": sum(running.values()),
         "canary_set": canary_set.sha256 if canary_set else None,
@@ -126,10 +120,10 @@ def model_view(session: Session, model: Model) -> dict[str, Any]:
 
 def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
     """Return a cohort with the number of its devices, by release, and a sample."""
-    ids = rollout_queries.cohort_devices(cohort)
+    ids = queries.cohort_devices(cohort)
     names = {r.id: r.name for r in queries.releases_of(session, cohort.model)}
     by_release = queries.devices_by_release(session, DeviceModel.device_id.in_(ids))
-    return shown(cohort, "name model filter") | {
+    return cohort.shown("name model filter") | {
         "kind": "static" if cohort.filter is None else "filter",
         "count": sum(by_release.values()),
         "by_release": {names.get(r or 0, "unknown"): n for r, n in by_release.items()},
@@ -139,15 +133,15 @@ def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
 
 def device_view(row: DeviceModel) -> dict[str, Any]:
     """Return a device and what it runs."""
-    told = shown(row.device, "id serial hardware status last_seen_at attributes tags")
+    told = row.device.shown("id serial hardware status last_seen_at attributes tags")
     release = row.release.name if row.release else None
-    return told | shown(row, "model running_sha256") | {"running_release": release}
+    return told | row.shown("model running_sha256") | {"running_release": release}
 
 
 def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
-    tallies = rollout_queries.tallies(session, rollout.id)
-    errors = rollout_queries.errors_by_stage(session, rollout.id)
-    ids = session.scalars(rollout_queries.cohort_devices(rollout.cohort))
+    tallies = queries.tallies(session, rollout.id)
+    errors = queries.errors_by_stage(session, rollout.id)
+    ids = session.scalars(queries.cohort_devices(rollout.cohort))
     buckets = [policy.bucket(rollout.salt, i) for i in ids]
     views = []
     for stage in rollout.stages:
@@ -158,7 +152,7 @@ def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
             if tally.direction == ("back" if outcome == "rolled_back" else "forward"):
                 counts[outcome] += tally.devices
         views.append(
-            shown(stage, "number share_bp state started_at")
+            stage.shown("number share_bp state started_at")
             | counts
             | _rates(*errors.get(stage.number, (0, 0, 0)))
             | {

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.core import chain, deployments, policy
-from service.db import queries, rollout_queries
+from service.db import queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
 from trust.roles import family_role
@@ -82,8 +82,7 @@ def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
         "rollout": deployment.rollout_id,
         "direction": deployment.direction,
         "release": release.name,
-        "sha256": release.sha256,
-        "bytes": release.bytes,
+        **release.shown("sha256 bytes"),
         "pipelines": [[vars(step) for step in pipeline] for pipeline in pipelines],
         "canary": None if back else canary_of(session, row.model, row.device_id),
     }
@@ -123,7 +122,7 @@ def _note_running(session: Session, row: DeviceModel, running: str, now: datetim
 
 def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
     """Give deployments the outcome that the running bytes prove."""
-    for deployment in rollout_queries.open_deployments(session, row.device_id):
+    for deployment in queries.open_deployments(session, row.device_id):
         if deployment.to_sha256 == row.running_sha256:
             outcome = "confirmed" if deployment.direction == "forward" else "rolled_back"
             deployments.finish(session, deployment, outcome, "", now)
@@ -137,15 +136,15 @@ def _wanted(
     if row.device.status == "quarantined":
         return Hold.QUARANTINED
     holds = []
-    undo = rollout_queries.reverted_deployment(session, row.device_id, row.running_sha256)
+    undo = queries.reverted_deployment(session, row.device_id, row.running_sha256)
     if undo is not None:
         back = _way_back(session, undo, row, timeout, now)
         if isinstance(back, Deployment):
             return back
         holds.append(back)  # the way back is barred; a fix may lead forward
     # What is on its way goes on: a newer rollout does not make an older one look failed.
-    under_way = {d.rollout_id for d in rollout_queries.open_deployments(session, row.device_id)}
-    live = rollout_queries.live_rollouts(session, row.model)
+    under_way = {d.rollout_id for d in queries.open_deployments(session, row.device_id)}
+    live = queries.live_rollouts(session, row.model)
     for rollout in sorted(live, key=lambda r: r.id not in under_way):
         wanted = _way_forward(session, rollout, row, timeout, now)
         if isinstance(wanted, Deployment):
@@ -190,7 +189,7 @@ def _way_forward(
         return barred
     if existing is not None and existing.state != "canceled":
         return existing
-    if not rollout_queries.in_cohort(session, rollout.cohort, row.device_id):
+    if not queries.in_cohort(session, rollout.cohort, row.device_id):
         return Hold.NOT_IN_COHORT
     if policy.bucket(rollout.salt, row.device_id) >= rollout.current_stage.share_bp:
         return Hold.NOT_IN_STAGE

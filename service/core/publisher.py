@@ -9,7 +9,7 @@ handlers of requests never see a key.
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from service.core import deployments
-from service.core.catalog import published_family, store_metadata
-from service.db import queries, rollout_queries
+from service.core.catalog import listed, published_family, store_metadata
+from service.db import queries
 from service.db.rollout_tables import Deployment
-from service.db.tables import Device, DeviceModel, MetadataFile
+from service.db.tables import DeviceModel, MetadataFile
 from trust.order import Order
 from trust.roles import Family
 from trust.sign import LIFETIME, load_signer, next_snapshot, next_timestamp, sign, sign_order
@@ -52,39 +52,28 @@ class OnlineKeys:
         )
 
 
-def publish(session: Session, keys: OnlineKeys, now: datetime) -> bool:
-    """Sign a new snapshot and timestamp if something was accepted, or before the old ones expire.
-
-    Returns:
-        Whether something was signed.
-    """
+def publish(session: Session, keys: OnlineKeys, now: datetime) -> None:
+    """Sign a new snapshot and timestamp if something was accepted, or the old ones grow old."""
     versions = queries.newest_versions(session)
-    offline = {r for r in versions if r == "targets" or r.startswith("family-")}
-    if "targets" not in offline or "root" not in versions:
-        return False
-    snapshot_row = queries.newest_metadata(session, "snapshot")
-    previous = Metadata[Snapshot].from_bytes(snapshot_row.body).signed if snapshot_row else None
-    listed = (
-        {n.removesuffix(".json"): m.version for n, m in previous.meta.items()} if previous else {}
-    )
-    body = snapshot_row.body if snapshot_row else b""
-    signed = False
-    if listed != {role: versions[role] for role in offline} or _ageing(snapshot_row, now):
+    offline = {r: n for r, n in versions.items() if r == "targets" or r.startswith("family-")}
+    if not {"root", "targets"} <= versions.keys():
+        return
+    row = queries.newest_metadata(session, "snapshot")
+    previous = Metadata[Snapshot].from_bytes(row.body).signed if row else None
+    body = row.body if row else b""
+    changed = listed(previous) != offline or _ageing(row, now)
+    if changed:
         files = {f"{role}.json": _body(session, role) for role in offline}
         document = next_snapshot(previous, files, now)
         body = sign(document, [keys.snapshot])
         store_metadata(session, "snapshot", document, body, now)
-        signed = True
-    timestamp_row = queries.newest_metadata(session, "timestamp")
-    if signed or _ageing(timestamp_row, now):
-        before = (
-            Metadata[Timestamp].from_bytes(timestamp_row.body).signed if timestamp_row else None
-        )
-        stamp = next_timestamp(before, body, now)
-        store_metadata(session, "timestamp", stamp, sign(stamp, [keys.timestamp]), now)
-        logger.info("published", extra={"timestamp": stamp.signed.version, "roles": len(offline)})
-        signed = True
-    return signed
+    row = queries.newest_metadata(session, "timestamp")
+    if not changed and not _ageing(row, now):
+        return
+    before = Metadata[Timestamp].from_bytes(row.body).signed if row else None
+    stamp = next_timestamp(before, body, now)
+    store_metadata(session, "timestamp", stamp, sign(stamp, [keys.timestamp]), now)
+    logger.info("published", extra={"timestamp": stamp.signed.version, "roles": len(offline)})
 
 
 def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
@@ -92,37 +81,35 @@ def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
     families: dict[str, Family | None] = {}
     signed = 0
     aged = now + LIFETIME["order"] / 2
-    for row in rollout_queries.orders_to_sign(session, aged, ORDERS_PER_TICK_MAX):
+    for row in queries.orders_to_sign(session, aged, ORDERS_PER_TICK_MAX):
         if row.model not in families:
             families[row.model] = published_family(session, row.model)
         family = families[row.model]
         deployment = session.get(Deployment, row.deployment_id)
         if family is None or deployment is None:
             continue
-        if _allowed(session, family, row, deployment):
+        barred = _barred(family, row, deployment)
+        if barred is None:
             _sign_order(row, deployment, family, keys, now)
             signed += 1
         else:  # called off, so that a wish nobody may grant is not looked at for ever
+            logger.warning("order refused", extra={"deployment": deployment.id, "why": barred})
             deployments.finish(session, deployment, "canceled", "not allowed", now)
             row.deployment_id = None
     return signed
 
 
-def _allowed(session: Session, family: Family, row: DeviceModel, deployment: Deployment) -> bool:
-    """Whether the signed family allows this device to go where the deployment says."""
+def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | None:
+    """Why the signed family does not allow this device to go where the deployment says."""
     release = family.release_of(deployment.to_sha256)
     running = family.release_of(row.running_sha256)
     if release is None or release.status != "active" or deployment.device_id != row.device_id:
-        logger.warning("order refused", extra={"deployment": deployment.id, "why": "not active"})
-        return False
-    if release.hardware and session.get_one(Device, row.device_id).hardware not in release.hardware:
-        logger.warning("order refused", extra={"deployment": deployment.id, "why": "hardware"})
-        return False
-    forward = running is None or release.seq >= running.seq
-    if not forward and running is not None and running.name not in release.rollback_from:
-        logger.warning("order refused", extra={"deployment": deployment.id, "why": "no edge back"})
-        return False
-    return True
+        return "not active"
+    if release.hardware and row.device.hardware not in release.hardware:
+        return "hardware"
+    if running and release.seq < running.seq and running.name not in release.rollback_from:
+        return "no edge back"
+    return None
 
 
 def _sign_order(
@@ -149,11 +136,7 @@ def _sign_order(
 
 def _ageing(row: MetadataFile | None, now: datetime) -> bool:
     """Whether a document is past half of its life."""
-    return row is None or row.expires_at - now < _lifetime(row) / 2
-
-
-def _lifetime(row: MetadataFile) -> timedelta:
-    return LIFETIME[row.role]
+    return row is None or row.expires_at - now < LIFETIME[row.role] / 2
 
 
 def _body(session: Session, role: str) -> bytes:

@@ -8,9 +8,7 @@ first valid pair of a device enters the sums in the same transaction and is froz
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import cast
 
-from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
 from service.core import canary, deployments
@@ -113,12 +111,11 @@ def _check(session: Session, device: Device, deployment: Deployment, pair: NewCa
 def _add(session: Session, rollout_id: str, d: int, b: int) -> None:
     """Add one contribution to the sums, in one statement, whoever else adds at the same time."""
     added = {"n": 1, "sd": d, "sdd": d * d, "sb": b, "sbb": b * b, "sdb": d * b}
-    table = cast(Table, CanarySums.__table__)
     session.execute(
-        insert_into(session, table)
+        insert_into(session, CanarySums)
         .values(rollout_id=rollout_id, scope="all", **added)
         .on_conflict_do_update(
             index_elements=["rollout_id", "scope"],
-            set_={name: table.c[name] + value for name, value in added.items()},
+            set_={name: getattr(CanarySums, name) + value for name, value in added.items()},
         )
     )

@@ -18,11 +18,10 @@ from sqlalchemy.orm import Session
 from service.core import deployments, policy
 from service.core.catalog import cohort_named, model_named
 from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState, found
-from service.db import queries, rollout_queries
+from service.db import queries
 from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
+from service.db.session import changed
 from service.db.tables import DeviceModel, Release
-
-STAGES_MAX = 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def create_cohort(
 ) -> Cohort:
     """Add a cohort: static if devices are listed, else all devices that match the filter."""
     model_named(session, model)
-    if rollout_queries.cohort_named(session, name) is not None:
+    if queries.cohort_named(session, name) is not None:
         raise AlreadyExists(f"there is a cohort {name} already", cohort=name)
     if (devices is None) == (chosen is None):
         raise InvalidRequest("name either devices or a filter")
@@ -87,8 +86,8 @@ def create_rollout(
     if chosen.model != model:
         raise InvalidRequest(f"cohort {cohort} holds devices of {chosen.model}, not of {model}")
     shares = [stage.share_bp for stage in stages]
-    if not shares or len(shares) > STAGES_MAX or shares != sorted(set(shares)):
-        raise InvalidRequest(f"stages must be 1 to {STAGES_MAX} shares that rise, not {shares}")
+    if shares != sorted(set(shares)):
+        raise InvalidRequest(f"stages must be shares that rise, not {shares}")
     if shares[-1] != policy.BUCKETS:
         raise InvalidRequest("the last stage must reach 10000 basis points (100 %)")
     try:
@@ -127,7 +126,7 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
     if rollout.state == "running":
         return rollout
     _require(rollout, "draft")
-    for other in rollout_queries.live_rollouts(session, rollout.model):
+    for other in queries.live_rollouts(session, rollout.model):
         if other.cohort_id == rollout.cohort_id:
             raise WrongState(
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
@@ -153,7 +152,7 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
     rollout = rollout_named(session, rollout_id, to_change=True)
     _require(rollout, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
-    paused_at = rollout_queries.decisions_of(session, rollout.id)[-1].at
+    paused_at = queries.decisions_of(session, rollout.id)[-1].at
     change(session, rollout, decision, reason, actor, now, state="running", reasons=[])
     # A pause is nobody's fault: it is no time in the stage, and no device was silent in it.
     stage = rollout.current_stage
@@ -214,13 +213,10 @@ def change(
         WrongState: somebody did; read it again.
     """
     session.flush()
-    changed = session.execute(
-        update(Rollout)
-        .where(Rollout.id == rollout.id, Rollout.generation == rollout.generation)
-        .values({"generation": rollout.generation + 1, "waiting_for": ""} | changes)
-        .execution_options(synchronize_session=False)
-    )
-    if changed.rowcount != 1:  # type: ignore[attr-defined]
+    as_read = (Rollout.id == rollout.id, Rollout.generation == rollout.generation)
+    values = {"generation": rollout.generation + 1, "waiting_for": ""} | changes
+    statement = update(Rollout).where(*as_read).values(values)
+    if not changed(session, statement.execution_options(synchronize_session=False)):
         raise WrongState(f"rollout {rollout.id} was changed at the same time; look again")
     session.refresh(rollout)
     session.add(

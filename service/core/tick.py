@@ -15,7 +15,7 @@ from service.core import deployments, policy, publisher, rollouts
 from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.core.publisher import OnlineKeys
-from service.db import rollout_queries
+from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
@@ -33,7 +33,7 @@ def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
     with database.writer() as session:
         _reap(session, now)
     with database.reader() as session:
-        running = [rollout.id for rollout in rollout_queries.running_rollouts(session)]
+        running = [rollout.id for rollout in queries.running_rollouts(session)]
     for rollout_id in running:
         try:
             with database.writer() as session:
@@ -46,43 +46,42 @@ def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
             publisher.sign_orders(session, keys, now)
 
 
-def step(session: Session, rollout: Rollout, now: datetime) -> policy.Decision | None:
+def step(session: Session, rollout: Rollout, now: datetime) -> None:
     """Observe one rollout, decide, and apply the decision."""
     if rollout.state != "running":
-        return None
+        return
     seen = observe(session, rollout, now)
     decision = policy.decide(seen)
     if decision.kind == "hold":
         rollout.waiting_for = decision.because
-        return decision
+        return
     logger.info(decision.kind, extra={"rollout": rollout.id, "because": decision.because})
     # Evidence of minus infinity is written as null: JSON knows no infinity.
     found = asdict(decision.evidence).items()
     evidence = {name: value if math.isfinite(value) else None for name, value in found}
     sums = asdict(seen.sums) if seen.sums.n else {}
     _apply(session, rollout, decision, evidence | {"sums": sums}, now)
-    return decision
 
 
 def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observation:
     """Return what the policy needs to know about a rollout."""
     stage = rollout.current_stage
-    ids = session.scalars(rollout_queries.cohort_devices(rollout.cohort))
+    ids = session.scalars(queries.cohort_devices(rollout.cohort))
     asked = {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
-    done = rollout_queries.devices_with_outcome(session, rollout, now - SILENT)
+    done = queries.devices_with_outcome(session, rollout, now - SILENT)
     outcomes = {"confirmed": 0, "refused": 0, "failed": 0}
-    for tally in rollout_queries.tallies(session, rollout.id):
+    for tally in queries.tallies(session, rollout.id):
         if tally.direction == "forward" and tally.state in outcomes:
             outcomes[tally.state] += tally.devices
-    row = rollout_queries.sums_of(session, rollout.id)
-    sums = {name: getattr(row, name) for name in Sums.__dataclass_fields__} if row else {}
+    row = queries.sums_of(session, rollout.id)
+    sums = Sums(**row.shown("n sd sdd sb sbb sdb")) if row else Sums()
     overridden = any(
         d.decision == "override" and d.stage == rollout.stage
-        for d in rollout_queries.decisions_of(session, rollout.id)
+        for d in queries.decisions_of(session, rollout.id)
     )
     return policy.Observation(
         gate=policy.gate_of(rollout.gate),
-        sums=Sums(**sums),
+        sums=sums,
         stage=rollout.stage,
         stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),
@@ -119,7 +118,7 @@ def _apply(
 
 def _reap(session: Session, now: datetime) -> None:
     """Silence has a deadline: an update that is never heard of again counts as failed."""
-    for deployment in rollout_queries.overdue_deployments(session, now, OVERDUE_PER_TICK_MAX):
+    for deployment in queries.overdue_deployments(session, now, OVERDUE_PER_TICK_MAX):
         row = session.get_one(DeviceModel, deployment.device_id)
         told = row.order_deployment == deployment.id
         outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.core.health import fleet_view
 from service.core.policy import gate_of
 from service.dashboard.charts import Part
-from service.db.rollout_queries import decisions_of
+from service.db.queries import decisions_of
 from service.db.rollout_tables import LIVE, Rollout
 
 EXPIRY_WARNING = timedelta(hours=24)

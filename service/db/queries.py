@@ -1,13 +1,28 @@
-"""Every SELECT longer than a `get`. Nothing here decides or writes."""
+"""Every SELECT longer than a `get`: first of the catalogue, then of rollouts.
+
+Nothing here decides or writes.
+"""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
-from service.db.rollout_tables import Event
-from service.db.tables import DeviceModel, MetadataFile, Model, Patch, Release, Table
+from service.db.rollout_tables import (
+    LIVE,
+    OPEN,
+    CanaryReport,
+    CanarySums,
+    Cohort,
+    CohortMember,
+    Decision,
+    Deployment,
+    Event,
+    Rollout,
+)
+from service.db.tables import Device, DeviceModel, MetadataFile, Model, Patch, Release, Table
 
 Row = TypeVar("Row", bound=Table)
 
@@ -62,3 +77,198 @@ def last_events(session: Session, device_id: str, limit: int) -> Sequence[Event]
     """Return a device's newest events."""
     rows = select(Event).filter_by(device_id=device_id).order_by(Event.seq.desc())
     return session.scalars(rows.limit(limit)).all()
+
+
+def cohort_named(session: Session, name: str) -> Cohort | None:
+    """Return a cohort by its name."""
+    return first(session, Cohort, name=name)
+
+
+def all_cohorts(session: Session) -> Sequence[Cohort]:
+    """Return every cohort by name."""
+    return session.scalars(select(Cohort).order_by(Cohort.name)).all()
+
+
+def devices_page(
+    session: Session, model: str | None, cohort: Cohort | None, after: str, limit: int
+) -> Sequence[DeviceModel]:
+    """Return a page of devices with what they run, by id."""
+    rows = select(DeviceModel).join(DeviceModel.device).where(Device.id > after)
+    if model is not None:
+        rows = rows.where(DeviceModel.model == model)
+    if cohort is not None:
+        rows = rows.where(Device.id.in_(cohort_devices(cohort)))
+    rows = rows.options(contains_eager(DeviceModel.device))
+    return session.scalars(rows.order_by(Device.id).limit(limit)).all()
+
+
+def deployments_of(session: Session, device_id: str) -> Sequence[Deployment]:
+    """Return a device's deployments, the newest first."""
+    rows = select(Deployment).filter_by(device_id=device_id)
+    return session.scalars(rows.order_by(Deployment.created_at.desc(), Deployment.id)).all()
+
+
+def cohort_devices(cohort: Cohort) -> Select[str]:
+    """Return the query for the ids of a cohort's devices."""
+    ids = (
+        select(Device.id)
+        .join(DeviceModel, DeviceModel.device_id == Device.id)
+        .where(DeviceModel.model == cohort.model, Device.status == "active")
+    )
+    if cohort.filter is None:
+        members = select(CohortMember.device_id).filter_by(cohort_id=cohort.id)
+        return ids.where(Device.id.in_(members))
+    return ids.where(*_conditions(cohort.model, cohort.filter))
+
+
+def _conditions(model: str, chosen: dict[str, Any]) -> list[Any]:
+    conditions: list[Any] = []
+    if chosen.get("hardware"):
+        conditions.append(Device.hardware.in_(chosen["hardware"]))
+    for column in (Device.attributes, Device.tags):
+        for name, value in chosen.get(column.key, {}).items():
+            conditions.append(column[name].as_string() == value)
+    if chosen.get("running"):
+        named = select(Release.id).where(
+            Release.model == model, Release.name.in_(chosen["running"])
+        )
+        conditions.append(DeviceModel.running_release.in_(named))
+    return conditions
+
+
+def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:
+    """Return whether a device belongs to a cohort now."""
+    members = cohort_devices(cohort).where(Device.id == device_id)
+    return session.execute(members).first() is not None
+
+
+def recent_rollouts(
+    session: Session,
+    *,
+    limit: int | None = None,
+    model: str | None = None,
+    states: Sequence[str] | None = None,
+) -> Sequence[Rollout]:
+    """Return rollouts, the newest first, optionally of one model or in some states."""
+    rows = select(Rollout).order_by(Rollout.created_at.desc(), Rollout.id).limit(limit)
+    if model is not None:
+        rows = rows.where(Rollout.model == model)
+    if states is not None:
+        rows = rows.where(Rollout.state.in_(states))
+    return session.scalars(rows).all()
+
+
+def live_rollouts(session: Session, model: str) -> Sequence[Rollout]:
+    """Return a model's running and paused rollouts, the newest first."""
+    return recent_rollouts(session, model=model, states=LIVE)
+
+
+def running_rollouts(session: Session) -> Sequence[Rollout]:
+    """Return every running rollout."""
+    return recent_rollouts(session, states=["running"])
+
+
+def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:
+    """Return the deployments of a device that have no outcome yet."""
+    rows = select(Deployment).where(Deployment.device_id == device_id, Deployment.state.in_(OPEN))
+    return session.scalars(rows.order_by(Deployment.created_at)).all()
+
+
+def reverted_deployment(session: Session, device_id: str, running: str) -> Deployment | None:
+    """Return the forward deployment that put these bytes on a device, if it is to be undone.
+
+    Only the newest one that leads to these bytes can have put them there.
+    """
+    rows = select(Deployment).filter_by(device_id=device_id, direction="forward", to_sha256=running)
+    newest = session.scalars(rows.order_by(Deployment.created_at.desc()).limit(1)).first()
+    if newest is None or newest.rollout.state != "halted" or newest.rollout.on_halt != "revert":
+        return None
+    return newest
+
+
+class Tally(NamedTuple):
+    """How many deployments of a stage are in one state, and the bytes their devices fetched."""
+
+    stage: int
+    direction: str
+    state: str
+    devices: int
+    bytes_sent: int
+
+
+def tallies(session: Session, rollout_id: str) -> list[Tally]:
+    """Return the deployments of a rollout, counted."""
+    kinds = (Deployment.stage, Deployment.direction, Deployment.state)
+    rows = select(*kinds, func.count(), func.sum(Deployment.bytes_sent)).group_by(*kinds)
+    found = session.execute(rows.where(Deployment.rollout_id == rollout_id))
+    return [Tally(stage, way, state, n, int(sent)) for stage, way, state, n, sent in found]
+
+
+def sums_of(session: Session, rollout_id: str, scope: str = "all") -> CanarySums | None:
+    """Return the canary sums of a rollout."""
+    return session.get(CanarySums, (rollout_id, scope))
+
+
+def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
+    """Return a rollout's decisions, the oldest first."""
+    rows = select(Decision).filter_by(rollout_id=rollout_id).order_by(Decision.seq)
+    return session.scalars(rows).all()
+
+
+def orders_to_sign(session: Session, aged: datetime, limit: int) -> Sequence[DeviceModel]:
+    """Return the devices that wait for an order, or whose order expires before `aged`."""
+    unsigned = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
+    rows = (
+        select(DeviceModel)
+        .join(Deployment, Deployment.id == DeviceModel.deployment_id)
+        .where(Deployment.state.in_(OPEN), or_(unsigned, DeviceModel.order_expires_at < aged))
+        .order_by(DeviceModel.device_id)
+        .limit(limit)
+    )
+    return session.scalars(rows).all()
+
+
+def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence[Deployment]:
+    """Return open deployments past their deadline; a pause or a way back has none."""
+    rows = (
+        select(Deployment)
+        .join(Deployment.rollout)
+        .where(Rollout.state == "running", Deployment.direction == "forward")
+        .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
+        .order_by(Deployment.id)
+        .limit(limit)
+    )
+    return session.scalars(rows).all()
+
+
+def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -> set[str]:
+    """Return the devices that are on a rollout's release, past it, or out of it for good.
+
+    Out of it are those that refused or failed, were not seen since `silent`, or have other
+    hardware than the release is made for.
+    """
+    release = rollout.release
+    on_it = (
+        select(DeviceModel.device_id)
+        .join(DeviceModel.release)
+        .where(Release.model == rollout.model, Release.seq >= release.seq)
+    )
+    beyond = Device.last_seen_at < silent
+    if release.hardware:
+        beyond = or_(beyond, Device.hardware.not_in(release.hardware))
+    out = select(Deployment.device_id).where(
+        Deployment.rollout_id == rollout.id,
+        Deployment.direction == "forward",
+        Deployment.state.in_(("refused", "failed")),
+    )
+    found = (on_it, out, select(Device.id).where(beyond))
+    return {device_id for rows in found for device_id in session.scalars(rows)}
+
+
+def errors_by_stage(session: Session, rollout_id: str) -> dict[int, tuple[int, int, int]]:
+    """Return stage -> (word errors of the old model, of the new one, reference words)."""
+    r = CanaryReport
+    old, new = r.old_sub + r.old_del + r.old_ins, r.new_sub + r.new_del + r.new_ins
+    rows = select(r.stage, func.sum(old), func.sum(new), func.sum(r.ref_words)).group_by(r.stage)
+    found = session.execute(rows.where(r.rollout_id == rollout_id, r.counted))
+    return {stage: (int(old), int(new), int(words)) for stage, old, new, words in found}

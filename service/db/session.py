@@ -6,18 +6,17 @@ conditional updates.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Engine, Table, create_engine, event
+from sqlalchemy import Engine, Update, create_engine, event
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 THREADS_MAX = 40  # the thread pool that serves `def` routes
-BUSY_TIMEOUT_MS = 20_000
+BUSY_TIMEOUT_S = 20
 
 
 class Database:
@@ -46,24 +45,25 @@ class Database:
         self._writers = sessionmaker(writing, expire_on_commit=False)
         self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
-    @contextmanager
-    def writer(self) -> Iterator[Session]:
-        """Yield a session in one transaction: committed at the end, rolled back on any error."""
-        with self._writers.begin() as session:
-            yield session
+    def writer(self) -> AbstractContextManager[Session]:
+        """Enter a session in one transaction: committed at the end, rolled back on any error."""
+        return self._writers.begin()
 
-    @contextmanager
-    def reader(self) -> Iterator[Session]:
-        """Yield a session whose changes are never kept."""
-        with self._readers() as session:
-            yield session
+    def reader(self) -> AbstractContextManager[Session]:
+        """Enter a session whose changes are never kept."""
+        return self._readers()
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
 
-def insert_into(session: Session, table: Table) -> Any:
+def changed(session: Session, statement: Update) -> bool:
+    """Whether a conditional UPDATE found its row as it expected it."""
+    return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]
+
+
+def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:
     """Return an INSERT that can say what happens when the row is there already."""
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     return sqlite_insert(table) if is_sqlite else postgresql_insert(table)
@@ -75,19 +75,14 @@ def _json(value: object) -> str:
 
 
 def _sqlite(url: str, durable: bool) -> Engine:
-    engine = create_engine(
-        url, pool_size=THREADS_MAX, json_serializer=_json, connect_args={"timeout": 20}
-    )
+    timeout = {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(url, pool_size=THREADS_MAX, json_serializer=_json, connect_args=timeout)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in (
-            "journal_mode=WAL",
-            f"synchronous={'NORMAL' if durable else 'OFF'}",
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "foreign_keys=ON",
-        ):
+        synchronous = "NORMAL" if durable else "OFF"
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

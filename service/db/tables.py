@@ -10,14 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint
-from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
-    declared_attr,
-    mapped_column,
-    relationship,
-    synonym,
-)
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -66,6 +59,10 @@ class Table(DeclarativeBase):
     def __tablename__(cls) -> str:  # noqa: N805 (a directive is called with the class)
         """Return the class's name as SQL writes it: `CanarySet` lies in `canary_set`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def shown(self, names: str) -> dict[str, Any]:
+        """Return the columns with these names."""
+        return {name: getattr(self, name) for name in names.split()}
 
 
 class Model(Table):
@@ -178,7 +175,7 @@ class Device(Table):
     credential_sha256: Mapped[str]
     enrolled_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
-    secret_sha256: Mapped[str] = synonym("credential_sha256")  # as tokens call theirs
+    secret_sha256: Mapped[str] = sa.orm.synonym("credential_sha256")  # as tokens call theirs
     __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
 
 

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app
-from service.db import rollout_queries
+from service.db import queries
 from service.settings import Settings
 from tests.service import status_story
 
@@ -143,7 +143,7 @@ def test_a_change_appears_without_a_reload_and_what_was_folded_stays_so(
         if number == 2:
             with app.state.database.writer() as session:
                 status_story.add_release(session, "brand-new", 5)
-                for rollout in rollout_queries.running_rollouts(session):
+                for rollout in queries.running_rollouts(session):
                     rollout.waiting_for = "something else"
         return True
 

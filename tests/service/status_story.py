@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.core import canary, policy, rollouts, tick
 from service.core.canary import UNIT
 from service.core.rollouts import StagePlan
-from service.db import rollout_queries
+from service.db import queries
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout
 from service.db.session import Database
 from service.db.tables import (
@@ -153,9 +153,9 @@ def _stage(
     plan = STAGES[number - 1]
     release = session.get_one(Release, rollout.release_id)
     took = {d for (d,) in session.query(Deployment.device_id).filter_by(rollout_id=rollout.id)}
-    cohort = rollout_queries.cohort_named(session, COHORT)
+    cohort = queries.cohort_named(session, COHORT)
     assert cohort is not None
-    ids = sorted(session.scalars(rollout_queries.cohort_devices(cohort)))
+    ids = sorted(session.scalars(queries.cohort_devices(cohort)))
     ours = [i for i in ids if policy.bucket(rollout.salt, i) < plan.share_bp and i not in took]
     for place, device_id in enumerate(ours[: most + open_ends]):
         state = "confirmed"
@@ -227,7 +227,7 @@ def _report(
     )
     d, b = canary.contribution(policy.gate_of(rollout.gate), old, new, WORDS)
     assert abs(d) <= UNIT
-    sums = rollout_queries.sums_of(session, rollout.id)
+    sums = queries.sums_of(session, rollout.id)
     if sums is None:
         sums = CanarySums(rollout_id=rollout.id, scope="all", n=0, sd=0, sdd=0, sb=0, sbb=0, sdb=0)
         session.add(sums)

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.core import canary
 from service.core.canary import Gate
-from service.db.rollout_queries import sums_of
+from service.db.queries import sums_of
 from tests.service.world import BASE, BETTER, MODEL, Phone, World, digest, outcomes, refused
 
 NOTHING = (0, 0, 0, 0, 0, 0)
