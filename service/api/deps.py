@@ -42,8 +42,7 @@ Config = Annotated[Settings, Depends(of_app("settings"))]
 Wake = Annotated[threading.Event, Depends(of_app("wake"))]
 Data = Annotated[Database, Depends(of_app("database"))]
 Sent = Annotated[
-    HTTPAuthorizationCredentials | None,
-    Depends(HTTPBearer(scheme_name="bearer", auto_error=False)),
+    HTTPAuthorizationCredentials | None, Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
 ]
 
 

@@ -58,11 +58,7 @@ def poll(
     return Response(json.dumps(body), headers=headers, media_type="application/json")
 
 
-@router.get(
-    "/artifacts/{sha256}",
-    responses=ARTIFACT | document(401),
-    response_class=Response,
-)
+@router.get("/artifacts/{sha256}", responses=ARTIFACT | document(401), response_class=Response)
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
     sha256: Sha256, request: Request, store: Store, config: Config, _device: Fetcher

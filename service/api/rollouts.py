@@ -63,8 +63,7 @@ def put_member(_caller: CanWrite, name: Name, device_id: Label, session: Tx) -> 
 @router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
 def create_rollout(_caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
     """Add a rollout as a draft; its gate is fixed from here on."""
-    stages = [rollouts.StagePlan(**vars(stage)) for stage in body.stages]
-    rollout = rollouts.create_rollout(session, now=now, **vars(body) | {"stages": stages})
+    rollout = rollouts.create_rollout(session, now=now, **vars(body))
     return rollout_view(session, rollout, now)
 
 

@@ -1,13 +1,14 @@
 """What a store of artifacts can do, and the one way in that every store shares."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from trust.roles import SHA256
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class WrongDigest(Exception):
@@ -84,7 +85,7 @@ class Blobs(ABC):
 
 def checked(sha256: str) -> str:
     """Return the name if it may become a path or a key; raise `NotADigest` if not."""
-    if not SHA256.match(sha256):
+    if not _DIGEST.fullmatch(sha256):
         raise NotADigest("an artifact is named by 64 lower-case hexadecimal digits (SHA-256)")
     return sha256
 

@@ -78,13 +78,7 @@ def create_enrollment_token(
 
 
 def enroll(
-    session: Session,
-    token: str,
-    *,
-    model: str,
-    serial: str,
-    now: datetime,
-    **described: Any,
+    session: Session, token: str, *, model: str, serial: str, now: datetime, **described: Any
 ) -> tuple[Device, str]:
     """Admit a device; returns its row and its credential, which is shown once.
 

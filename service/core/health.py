@@ -29,7 +29,7 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
     stages = _stage_views(session, rollout)
     return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at started_at "
-        "finished_at",
+        "finished_at"
     ) | {
         "release": rollout.release.name,
         "cohort": rollout.cohort.name,

@@ -8,7 +8,6 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,21 +15,13 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import deployments, policy
+from service.core.bodies import NewStage
 from service.core.catalog import cohort_named, model_named
 from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState, found
 from service.db import queries
 from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage as its author wishes it."""
-
-    share_bp: int
-    soak_s: int = 0
-    in_flight_max: int | None = None
 
 
 def create_cohort(
@@ -72,7 +63,7 @@ def create_rollout(
     model: str,
     release: str,
     cohort: str,
-    stages: Sequence[StagePlan],
+    stages: Sequence[NewStage],
     gate: dict[str, Any],
     on_halt: str,
     now: datetime,
@@ -122,10 +113,9 @@ def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False)
 
 def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:
     """Start a draft: one row changes, however many devices the cohort has."""
-    rollout = rollout_named(session, rollout_id, to_change=True)
+    rollout = _changing(session, rollout_id, "draft", "running")
     if rollout.state == "running":
         return rollout
-    _require(rollout, "draft")
     for other in queries.live_rollouts(session, rollout.model):
         if other.cohort_id == rollout.cohort_id:
             raise WrongState(
@@ -139,8 +129,7 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
 
 def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Stop offering; devices on their way are told to stop before they switch."""
-    rollout = rollout_named(session, rollout_id, to_change=True)
-    _require(rollout, "running", "paused")
+    rollout = _changing(session, rollout_id, "running", "paused")
     paused: dict[str, Any] = {"state": "paused", "waiting_for": "a person resumes it"}
     reasons = sorted({*rollout.reasons, "operator"})
     change(session, rollout, "pause", reason, actor, now, reasons=reasons, **paused)
@@ -149,8 +138,7 @@ def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datet
 
 def resume(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Go on; if the gate could not decide, this is the person's decision to pass the stage."""
-    rollout = rollout_named(session, rollout_id, to_change=True)
-    _require(rollout, "paused")
+    rollout = _changing(session, rollout_id, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
     paused_at = queries.decisions_of(session, rollout.id)[-1].at
     change(session, rollout, decision, reason, actor, now, state="running", reasons=[])
@@ -163,22 +151,16 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
 
 def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
-    rollout = rollout_named(session, rollout_id, to_change=True)
+    rollout = _changing(session, rollout_id, "draft", *LIVE)
     if rollout.state == "draft":
         change(session, rollout, "cancel", reason, actor, now, state="canceled", finished_at=now)
         return rollout
-    _require(rollout, *LIVE)
-    stop(session, rollout, reason, actor, {}, now)
+    stop(session, rollout, reason, actor, now)
     return rollout
 
 
 def stop(
-    session: Session,
-    rollout: Rollout,
-    reason: str,
-    actor: str,
-    evidence: dict[str, Any],
-    now: datetime,
+    session: Session, rollout: Rollout, reason: str, actor: str, now: datetime, **evidence: Any
 ) -> None:
     """Halt a live rollout: no more offers, and what is open is called off."""
     ended = {"state": "halted", "finished_at": now, "halt_reason": reason}
@@ -234,9 +216,12 @@ def change(
     session.flush()
 
 
-def _require(rollout: Rollout, *states: str) -> None:
+def _changing(session: Session, rollout_id: str, *states: str) -> Rollout:
+    """Return a rollout that nobody else changes meanwhile, in one of these states, or refuse."""
+    rollout = rollout_named(session, rollout_id, to_change=True)
     if rollout.state not in states:
         raise WrongState(
             f"rollout {rollout.id} is {rollout.state}, not {' or '.join(states)}",
             state=rollout.state,
         )
+    return rollout

@@ -6,8 +6,10 @@ saw. Handlers of requests record what devices and people say; only this moves a 
 
 import logging
 import math
+from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -58,9 +60,22 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
     logger.info(decision.kind, extra={"rollout": rollout.id, "because": decision.because})
     # Evidence of minus infinity is written as null: JSON knows no infinity.
     found = asdict(decision.evidence).items()
-    evidence = {name: value if math.isfinite(value) else None for name, value in found}
-    sums = asdict(seen.sums) if seen.sums.n else {}
-    _apply(session, rollout, decision, evidence | {"sums": sums}, now)
+    evidence: dict[str, Any] = {n: value if math.isfinite(value) else None for n, value in found}
+    evidence["sums"] = asdict(seen.sums) if seen.sums.n else {}
+    reason = f"{decision.reason}: {decision.because}"
+    if decision.kind == "halt":
+        rollouts.stop(session, rollout, reason, "tick", now, **evidence)
+        return
+    changes: dict[str, Any] = {"stage": rollout.stage + 1}
+    if decision.kind == "pause":
+        reasons = sorted({*rollout.reasons, decision.reason})
+        changes = {"state": "paused", "reasons": reasons, "waiting_for": decision.because}
+    elif decision.kind == "finish":
+        changes = {"state": "completed", "finished_at": now}
+        rollout.current_stage.state = "passed"
+    rollouts.change(session, rollout, decision.kind, reason, "tick", now, evidence, **changes)
+    if decision.kind == "advance":
+        rollouts.start_stage(rollout, rollout.stage, now)
 
 
 def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observation:
@@ -69,10 +84,11 @@ def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observa
     ids = session.scalars(queries.cohort_devices(rollout.cohort))
     asked = {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
     done = queries.devices_with_outcome(session, rollout, now - SILENT)
-    outcomes = {"confirmed": 0, "refused": 0, "failed": 0}
+    devices: Counter[str] = Counter()
     for tally in queries.tallies(session, rollout.id):
-        if tally.direction == "forward" and tally.state in outcomes:
-            outcomes[tally.state] += tally.devices
+        if tally.direction == "forward":
+            devices[tally.state] += tally.devices
+    failures = devices["refused"] + devices["failed"]
     row = queries.sums_of(session, rollout.id)
     sums = Sums(**row.shown("n sd sdd sb sbb sdb")) if row else Sums()
     overridden = any(
@@ -86,34 +102,11 @@ def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observa
         stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),
         soak_s=stage.soak_s,
-        finished=sum(outcomes.values()),
-        failures=outcomes["refused"] + outcomes["failed"],
+        finished=devices["confirmed"] + failures,
+        failures=failures,
         remaining=len(asked - done),
         overridden=overridden,
     )
-
-
-def _apply(
-    session: Session,
-    rollout: Rollout,
-    decision: policy.Decision,
-    evidence: dict[str, object],
-    now: datetime,
-) -> None:
-    reason = f"{decision.reason}: {decision.because}"
-    if decision.kind == "halt":
-        rollouts.stop(session, rollout, reason, "tick", evidence, now)
-        return
-    changes: dict[str, object] = {"stage": rollout.stage + 1}
-    if decision.kind == "pause":
-        reasons = sorted({*rollout.reasons, decision.reason})
-        changes = {"state": "paused", "reasons": reasons, "waiting_for": decision.because}
-    elif decision.kind == "finish":
-        changes = {"state": "completed", "finished_at": now}
-        rollout.current_stage.state = "passed"
-    rollouts.change(session, rollout, decision.kind, reason, "tick", now, evidence, **changes)
-    if decision.kind == "advance":
-        rollouts.start_stage(rollout, rollout.stage, now)
 
 
 def _reap(session: Session, now: datetime) -> None:

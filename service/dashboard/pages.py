@@ -31,11 +31,7 @@ CHALLENGE = {
 
 _loader = PackageLoader("service.dashboard")
 TEMPLATES = Environment(
-    loader=_loader,
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
+    loader=_loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 TEMPLATES.filters.update(words.FILTERS)
 TEMPLATES.globals.update(spans=charts.spans, scale_bp=charts.scale_bp, UTC=UTC)
@@ -64,8 +60,7 @@ HEADERS = {
 
 
 def visitor(
-    request: Request,
-    authorization: Annotated[str, Header(include_in_schema=False)] = "",
+    request: Request, authorization: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> None:
     """Admit whoever may see the page.
 
@@ -101,8 +96,7 @@ def page(request: Request) -> Response:
 
 @router.get("/status")
 def status(
-    request: Request,
-    if_none_match: Annotated[str, Header(include_in_schema=False)] = "",
+    request: Request, if_none_match: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> Response:
     """Show the inner fragment, or 304 if it is what the caller has."""
     fragment, etag = _look(request)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from service.core import canary, policy, rollouts, tick
+from service.core.bodies import NewStage
 from service.core.canary import UNIT
-from service.core.rollouts import StagePlan
 from service.db import queries
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout
 from service.db.session import Database
@@ -31,7 +31,7 @@ MODEL, COHORT = "asr-en-edge", "everyone"
 DEVICES = 400
 RELEASE_BYTES, PATCH_BYTES = 42_000_000, 1_350_000
 WORDS = 400  # reference words of one device's shard
-STAGES = (StagePlan(1500), StagePlan(4000), StagePlan(10_000))
+STAGES = [NewStage(share_bp=share) for share in (1500, 4000, 10_000)]
 GATE = {"hostile_count": 1, "hostile_share": 0.0, "pairs_promote_least": 25, "sigma": 0.02}
 ROLES = ("root", "targets", "snapshot", "timestamp")
 
