@@ -40,10 +40,10 @@ Labels = Annotated[dict[Key, Value], Field(max_length=32)]
 Moment = Annotated[datetime, AfterValidator(_moment), BeforeValidator(_text_only)]
 Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
 Positive = Annotated[int, Field(ge=1, le=1 << 53), BeforeValidator(_no_guessing)]
+Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
 EventKind = Literal[
     "downloading", "applied", "refused", "activated", "committed", "rolled_back", "failed", "note"
 ]
-Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
 
 
 class Body(BaseModel):
