@@ -41,9 +41,8 @@ Store = Annotated[Blobs, Depends(of_app("blobs"))]
 Config = Annotated[Settings, Depends(of_app("settings"))]
 Wake = Annotated[threading.Event, Depends(of_app("wake"))]
 Data = Annotated[Database, Depends(of_app("database"))]
-Sent = Annotated[
-    HTTPAuthorizationCredentials | None, Depends(HTTPBearer(scheme_name="bearer", auto_error=False))
-]
+_SCHEME = HTTPBearer(scheme_name="bearer", auto_error=False)
+Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]
 
 
 def bearer(sent: Sent) -> str:

@@ -179,7 +179,8 @@ def reverted_deployment(session: Session, device_id: str, running: str) -> Deplo
 
     Only the newest one that leads to these bytes can have put them there.
     """
-    rows = select(Deployment).filter_by(device_id=device_id, direction="forward", to_sha256=running)
+    rows = select(Deployment).options(joinedload(Deployment.rollout))
+    rows = rows.filter_by(device_id=device_id, direction="forward", to_sha256=running)
     newest = session.scalars(rows.order_by(Deployment.created_at.desc()).limit(1)).first()
     if newest is None or newest.rollout.state != "halted" or newest.rollout.on_halt != "revert":
         return None
