@@ -23,15 +23,18 @@ from service.settings import Settings
 
 
 def of_app(name: str) -> Callable[[Request], Any]:
-    """Return the dependency on a part of the server; `create_app` names the parts."""
+    """Return the dependency on a part of the server; `create_app` names the parts.
 
-    def part(request: Request) -> Any:
+    Like all that only looks something up, it is asynchronous: not worth a hop into a thread.
+    """
+
+    async def part(request: Request) -> Any:
         return getattr(request.app.state, name)
 
     return part
 
 
-def clock(request: Request) -> datetime:
+async def clock(request: Request) -> datetime:
     """Return the time; tests replace `app.state.clock`."""
     return cast(datetime, request.app.state.clock())
 
@@ -45,7 +48,7 @@ _SCHEME = HTTPBearer(scheme_name="bearer", auto_error=False)
 Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]
 
 
-def bearer(sent: Sent) -> str:
+async def bearer(sent: Sent) -> str:
     """Return the credential that was sent, whose ever it is."""
     if sent is None:
         raise Unauthorized("send `Authorization: Bearer ...`")
