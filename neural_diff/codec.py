@@ -22,7 +22,7 @@ from itertools import compress
 from typing import Any
 
 from neural_diff.errors import Malformed
-from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
+from neural_diff.section import CONSTANT, DEFLATE, RAW, Section, Stream
 from neural_diff.view import HIGH_HALF, LOW_HALF
 
 GAP_LITERAL_BITS = 4
@@ -113,6 +113,23 @@ def joined(streams: Sequence[bytes], classes: int) -> list[Any]:
     return [streams[:classes], *streams[classes:]]
 
 
+def halves(pairs: bytes) -> bytearray:
+    """Takes numbers of 4 bits out of bytes that hold two, the first in the low half."""
+    found = bytearray(2 * len(pairs))
+    found[::2], found[1::2] = pairs.translate(LOW_HALF), pairs.translate(HIGH_HALF)
+    return found
+
+
+def bucket_tokens(section: Section, stream: bytes) -> bytes:
+    """Gives the token of every bucket, which may have come in pairs."""
+    if "paired" not in section.params:
+        return stream
+    tokens, count = halves(stream), section.params["buckets"]
+    if any(tokens[count:]):
+        raise Malformed("a token follows that of the last bucket")
+    return bytes(tokens[:count])
+
+
 def unpaired(streams: Sequence[bytes], changes: int) -> list[bytes]:
     """Takes residues of 4 bits out of bytes that hold two, the first in the low half.
 
@@ -120,8 +137,7 @@ def unpaired(streams: Sequence[bytes], changes: int) -> list[bytes]:
     """
     found = []
     for pairs in streams:
-        residues = bytearray(2 * len(pairs))
-        residues[::2], residues[1::2] = pairs.translate(LOW_HALF), pairs.translate(HIGH_HALF)
+        residues = halves(pairs)
         found.append(bytes(residues[:-1] if residues and not residues[-1] else residues))
     if sum(map(len, found)) != changes or any(0 in residues for residues in found):
         raise Malformed(f"residues are not {changes}, or one changes nothing")

@@ -63,7 +63,7 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
 
     def change(elements: bytearray, first: int) -> None:
         # What classes are looked up by: the highest byte of every old element.
-        keys = elements[region.element_bytes - 1 :: region.element_bytes] if table else elements
+        keys = _keys(elements, region) if table else elements
         count = len(elements) // region.element_bytes
         raw = elements if region.width <= 8 else _integers(elements, region)
         for at, value in list(pick(places, values, table, used, first, keys, count)):
@@ -136,6 +136,18 @@ def _ranked(
         yield array("I", [members[rank - start] for rank in ranks[low:high]]), value[low:high]
 
 
+def _keys(elements: bytearray, region: Region) -> bytearray:
+    """Gives what classes are looked up by: an element's highest byte, a float's below its sign."""
+    size = region.element_bytes
+    highest = elements[size - 1 :: size]
+    if not region.is_float:
+        return highest
+    return bytearray(
+        (high << 1 | low >> 7) & 255
+        for high, low in zip(highest, elements[size - 2 :: size], strict=True)
+    )
+
+
 def _positions(
     section: Section, streams: Sequence[bytes]
 ) -> tuple[list[Integers], Sequence[bytes]]:
@@ -201,7 +213,7 @@ def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> _Wor
 
 def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
     tokens, bits, signs = streams
-    given, minus = _signed(tokens, bits, signs, 0, 16)
+    given, minus = _signed(codec.bucket_tokens(section, tokens), bits, signs, 0, 16)
     less = iter(minus)
     buckets = [one and (-one if next(less) else one) for one in given]
     check_bucket(max(buckets))

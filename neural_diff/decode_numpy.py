@@ -47,6 +47,13 @@ def elements_of(stored: bytearray | NDArray[np.uint8], region: Region) -> Raw:
     return np.frombuffer(stored, f"<u{region.element_bytes}")
 
 
+def keys_of(raw: Raw, region: Region) -> NDArray[np.uint8]:
+    """Gives what classes are looked up by: an element's highest byte, a float's below its sign."""
+    if region.is_float:
+        return (raw >> (region.width - 9)).astype(np.uint8)
+    return raw.view(np.uint8)[raw.itemsize - 1 :: raw.itemsize]
+
+
 def positions_of(
     section: Section, streams: Sequence[bytes]
 ) -> tuple[list[Integers], Sequence[bytes]]:
@@ -91,9 +98,7 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
-        # What classes are looked up by: the highest byte of every old element.
-        keys = raw.view(np.uint8)[raw.itemsize - 1 :: raw.itemsize]
-        at, value = pick(places, values, table, used, first, keys)
+        at, value = pick(places, values, table, used, first, keys_of(raw, region))
         if adds:
             value = ordinal(ordinal(raw.take(at), region) + value & mask, region)
         raw[at] = value
@@ -194,6 +199,7 @@ def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Chan
 
 def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
     tokens, bits, signs = streams
+    tokens = codec.bucket_tokens(section, tokens)
     buckets = _signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
     check_bucket(int(buckets.max()))
     seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]

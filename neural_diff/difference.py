@@ -8,7 +8,7 @@ each other and have the same type are one region, so that a section may go acros
 
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import lcm
 from typing import BinaryIO
 
@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff import encode, view
-from neural_diff.decode_numpy import Raw, elements_of
+from neural_diff.decode_numpy import Integers, Raw, elements_of
 from neural_diff.draft import Draft
 from neural_diff.limits import SECTION_ELEMENTS_MAX
 from neural_diff.patch import Move
 from neural_diff.region import Part, Region
 from neural_diff.section import BLOCK_ELEMENTS
 
-_SECTION_CHANGES = 1 << 16  # a section is cut after so many, to keep a device's memory low
+# A section is cut after so many changes, to keep a device's memory low; 4-bit ones need less of it.
+_SECTION_CHANGES = 1 << 17
+_SECTION_CHANGES_4_BIT = 1 << 18
+_SECTION_BYTES = 300  # that a section costs: in the manifest, and for codes of its own
 _EXACT_SECTION_BYTES = 1 << 20
 _EXACT_SECTIONS = 1 << 10  # of one file; a greater file has greater sections
 _COMPARED_BYTES = 64 << 20  # at a time
@@ -77,8 +80,7 @@ def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
         found.append(np.flatnonzero(differ) + first)
     changed = np.concatenate(found)
     grain = lcm(region.unit, BLOCK_ELEMENTS)
-    cuts = changed[_SECTION_CHANGES::_SECTION_CHANGES] // grain * grain
-    for some in np.split(changed, np.searchsorted(changed, np.unique(cuts))):
+    for some in np.split(changed, _cuts(region, changed, grain)):
         if len(some):
             start = int(some[0]) // grain * grain
             end = min(-(-int(some[-1] + 1) // grain) * grain, region.count)
@@ -86,6 +88,40 @@ def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
             draft.add(
                 region, start, end - start, encode.smallest(region, before, after, some - start)
             )
+
+
+def _cuts(region: Region, changed: Integers, grain: int) -> list[int]:
+    """Cuts changes into sections: before a tensor where a code of its own pays, and by number.
+
+    It pays if the entropy of where the changes are is lower, apart, by more than a section costs.
+    """
+    counts = np.array([part.count for part in region.parts] or [region.count])
+    ends = np.searchsorted(changed, np.cumsum(counts))
+    moved = np.diff(ends, prepend=0)
+    joined, bounds = np.zeros(2), [0]
+    for number, part in enumerate(np.stack([counts, moved], axis=1)):
+        apart = _support_bits(*joined) + _support_bits(*part)
+        if _support_bits(*(joined + part)) > apart + 8 * _SECTION_BYTES:
+            bounds.append(int(ends[number - 1]))
+            joined = np.zeros(2)
+        joined = joined + part
+    cuts = []
+    most = _SECTION_CHANGES_4_BIT if region.width == 4 else _SECTION_CHANGES
+    for start, end in pairwise([*bounds, len(changed)]):
+        pieces = max(-(-(end - start) // most), 1)
+        for piece in range(1, pieces):
+            place = changed[start + (end - start) * piece // pieces] // grain * grain
+            cuts.append(int(np.searchsorted(changed, place)))
+        cuts.append(end)
+    return sorted(set(cuts))
+
+
+def _support_bits(count: float, changes: float) -> float:
+    """Gives the entropy of which of `count` elements change, if all are as likely to."""
+    if not 0 < changes < count:
+        return 0.0
+    share = changes / count
+    return float(-count * (share * np.log2(share) + (1 - share) * np.log2(1 - share)))
 
 
 def add_exact(draft: Draft, start: int, end: int, new: Bytes) -> None:

@@ -5,7 +5,7 @@ same input gives the same bytes. Where the changes are and what they are is said
 are tried apart too: positions as gaps, as bitmaps of blocks, or as gaps within each class of old
 values; values of all changes alike, or of each class with a code of its own.
 
-A class is a set of old values (their highest byte, see `decode`). Two tables are tried: one that
+A class is a set of old values, as `decode_numpy.keys_of` tells them apart. Two tables are tried: one that
 puts together values that change equally often (it pays when changes follow magnitude), and one
 that puts together values that change equally far (it pays for floats and for 4 bits). Each class
 gets about the same number of changes. A table that by its counts cannot save 1/200 is not tried.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, deflate, token_table
-from neural_diff.decode_numpy import Integers, Raw
+from neural_diff.decode_numpy import Integers, Raw, keys_of
 from neural_diff.region import Region
 from neural_diff.section import (
     BLOCK_ELEMENTS,
@@ -82,7 +82,12 @@ def smallest(region: Region, old: Raw, new: Raw, changed: Integers) -> Encoded:
 def hashed(buckets: NDArray[np.int16], seed: int, fraction_bits: int) -> Encoded:
     """Encodes the buckets of a hashed section; `buckets` has shape (K,)."""
     params = {"buckets": len(buckets), "fraction_bits": fraction_bits, "seed": seed}
-    return Encoded("hashed", HASHED, params, _packed(_split_signed(buckets.astype(np.int64), 0)))
+    tokens, *rest = _split_signed(buckets.astype(np.int64), 0)
+    tries = [Encoded("hashed", HASHED, params, _packed([tokens, *rest]))]
+    if max(tokens) < 16:
+        pairs = _pair(np.frombuffer(tokens, np.uint8))
+        tries.append(Encoded("hashed", HASHED, params | {"paired": 1}, _packed([pairs, *rest])))
+    return min(tries, key=lambda tried: tried.cost)
 
 
 def literal(data: bytes) -> Encoded:
@@ -94,9 +99,8 @@ def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[En
     params = {"changes": len(changed)}
     places = min(_position_tries(changed, params), key=lambda tried: tried.cost)
     distance = _signed_distance(old[changed], new[changed], region)
-    paired = {"paired": 1} if region.width == 4 else {}
-    values = _packed(_values(region, [distance]))
-    yield Encoded("add", places.codec, places.params | paired, places.packed + values)
+    for values, said in _value_tries(region, [distance]):
+        yield Encoded("add", places.codec, places.params | said, places.packed + values)
     if region.kind != "int" or len(changed) >= _DENSE_SHARE * len(old):
         planes = _packed([plane_split(new[changed].tobytes(), region.element_bytes)])
         yield Encoded("set", places.codec, places.params, places.packed + planes)
@@ -105,50 +109,66 @@ def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[En
             planes = _packed([plane_split(given.tobytes(), region.element_bytes)])
             yield Encoded("set", REPLACE, {"xor": flip}, planes)
     for table, ranked in _tables(region, old, changed, distance):
-        which = table[_keys(old[changed])]
-        classes = {"classes": int(table.max()) + 1} | paired
-        by_class = [distance[which == number] for number in range(classes["classes"])]
-        values = _packed(_values(region, by_class))
+        which = table[keys_of(old[changed], region)]
+        classes = int(table.max()) + 1
+        by_class = [distance[which == number] for number in range(classes)]
         lookup = _packed([(table[:16] if region.width == 4 else table).tobytes()])
-        yield Encoded("add", places.codec, places.params | classes, lookup + places.packed + values)
+        ways = [(places.codec, places.params, places.packed)]
         if ranked:
-            gaps = _packed(_class_gaps(table, old, changed, classes["classes"]))
-            yield Encoded("add", CLASS_GAPS, params | classes, lookup + gaps + values)
+            ways.append((CLASS_GAPS, params, _packed(_class_gaps(region, table, old, changed))))
+        for values, said in _value_tries(region, by_class):
+            for codec, known, packed in ways:
+                spoken = known | said | {"classes": classes}
+                yield Encoded("add", codec, spoken, lookup + packed + values)
 
 
 def _position_tries(changed: Integers, params: dict[str, int]) -> Iterator[Encoded]:
-    gaps = _split_numbers(np.diff(changed, prepend=-1) - 1, GAP_LITERAL_BITS)
+    gaps = _split_numbers(_gaps(changed), GAP_LITERAL_BITS)
     yield Encoded("add", GAPS, params, _packed(gaps))
     block = changed // BLOCK_ELEMENTS
     first = np.flatnonzero(np.diff(block, prepend=-1))
     flags = np.zeros((len(first), BLOCK_ELEMENTS), np.bool_)
     flags[np.cumsum(np.diff(block, prepend=-1) > 0) - 1, changed % BLOCK_ELEMENTS] = True
-    active = _split_numbers(np.diff(block[first], prepend=-1) - 1, GAP_LITERAL_BITS)
+    active = _split_numbers(_gaps(block[first]), GAP_LITERAL_BITS)
     streams = [*active, _pack_flags(flags.reshape(-1))]
     yield Encoded("add", BLOCKS, params | {"blocks": len(first)}, _packed(streams))
 
 
-def _values(region: Region, by_class: Sequence[Integers]) -> list[bytes]:
-    """Gives the value streams of an `add`: tokens of each class, bits and signs; or paired."""
-    if region.width == 4:
-        return [_pair(distance & 15) for distance in by_class]
+def _gaps(places: Integers) -> Integers:
+    gaps: Integers = np.diff(places, prepend=-1) - 1
+    return gaps
+
+
+def _value_tries(
+    region: Region, by_class: Sequence[Integers]
+) -> Iterator[tuple[tuple[Packed, ...], dict[str, int]]]:
+    """Gives the value streams of an `add` and their parameter: each class's tokens, or pairs."""
     tokens, bits, signs = _split_signed(np.concatenate(by_class), 1)
-    ends = np.cumsum([len(distance) for distance in by_class])[:-1]
-    each = [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
-    return [*each, bits, signs]
+    yield _packed([*_split(tokens, by_class), bits, signs]), {}
+    if region.width == 4:
+        yield _packed([_pair(distance & 15) for distance in by_class]), {"paired": 1}
 
 
-def _pair(residues: Integers) -> bytes:
-    even = np.append(residues, np.zeros(len(residues) % 2, np.int64)).astype(np.uint8)
+def _split(tokens: bytes, like: Sequence[Integers]) -> list[bytes]:
+    ends = np.cumsum([len(some) for some in like])[:-1]
+    return [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
+
+
+def _pair(small: Integers | NDArray[np.uint8]) -> bytes:
+    """Puts numbers below 16 into bytes, two in each; pairs come closer to the entropy."""
+    even = np.append(small, np.zeros(len(small) % 2, np.uint8)).astype(np.uint8)
     return (even[::2] | even[1::2] << 4).tobytes()
 
 
-def _class_gaps(table: NDArray[np.uint8], old: Raw, changed: Integers, classes: int) -> list[bytes]:
+def _class_gaps(
+    region: Region, table: NDArray[np.uint8], old: Raw, changed: Integers
+) -> list[bytes]:
     """Gives the gap streams of each class: changes counted among elements of their class only."""
+    classes = int(table.max()) + 1
     before = np.zeros(classes, np.int64)
     ranks: list[list[Integers]] = [[] for _ in range(classes)]
     for first in range(0, len(old), _KEYS_STEP):
-        which = table[_keys(old[first : first + _KEYS_STEP])]
+        which = table[keys_of(old[first : first + _KEYS_STEP], region)]
         low, high = np.searchsorted(changed, (first, first + len(which)))
         at = changed[low:high] - first
         for number in range(classes):
@@ -156,10 +176,9 @@ def _class_gaps(table: NDArray[np.uint8], old: Raw, changed: Integers, classes: 
             mine = at[which[at] == number]
             ranks[number].append(np.searchsorted(members, mine) + before[number])
             before[number] += len(members)
-    gaps = [np.diff(np.concatenate(some), prepend=-1) - 1 for some in ranks]
+    gaps = [_gaps(np.concatenate(some)) for some in ranks]
     tokens, bits = _split_numbers(np.concatenate(gaps), GAP_LITERAL_BITS)
-    ends = np.cumsum([len(some) for some in gaps])[:-1]
-    return [*(part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)), bits]
+    return [*_split(tokens, gaps), bits]
 
 
 def _tables(
@@ -168,8 +187,8 @@ def _tables(
     """Gives class tables worth a try, and whether positions should be ranked by them as well."""
     have = np.zeros(256, np.int64)
     for first in range(0, len(old), _KEYS_STEP):
-        have += np.bincount(_keys(old[first : first + _KEYS_STEP]), minlength=256)
-    keys = _keys(old[changed])
+        have += np.bincount(keys_of(old[first : first + _KEYS_STEP], region), minlength=256)
+    keys = keys_of(old[changed], region)
     moved = np.bincount(keys, minlength=256)
     share = len(changed) / len(old)
     rate = (moved + 8 * share) / (have + 8)
@@ -196,10 +215,6 @@ def _table(order: NDArray[np.float64], moved: Integers, classes: int) -> NDArray
     # Classes that no change belongs to are left out; keys without changes join a neighbour.
     used = np.unique(table[moved > 0])
     return np.minimum(np.searchsorted(used, table), len(used) - 1).astype(np.uint8)
-
-
-def _keys(old: Raw) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(old).view(np.uint8)[old.itemsize - 1 :: old.itemsize]
 
 
 def _packed(decoded: Sequence[bytes]) -> tuple[Packed, ...]:

@@ -50,7 +50,7 @@ _CODECS: dict[tuple[str, int], tuple[set[str], set[str]]] = {
     ("set", BLOCKS): ({"changes", "blocks"}, set()),
     ("set", REPLACE): ({"xor"}, set()),
     ("exact", REPLACE): ({"xor"}, set()),
-    ("hashed", HASHED): ({"buckets", "fraction_bits", "seed"}, set()),
+    ("hashed", HASHED): ({"buckets", "fraction_bits", "seed"}, {"paired"}),
 }
 
 
@@ -184,7 +184,7 @@ def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
         raise Malformed(f"{where}: does not begin and end between blocks of its region")
     if op == "hashed" and section.count != region.count:
         raise Malformed(f"{where}: a hashed section covers its whole region")
-    if "paired" in section.params and region.width != 4:
+    if "paired" in section.params and op == "add" and region.width != 4:
         raise Malformed(f"{where}: only 4-bit elements have paired residues")
     lengths = lengths_of(section, region)
     if len(section.streams) != len(lengths):
@@ -204,7 +204,8 @@ def lengths_of(section: Section, region: Region) -> list[int | None]:
     if codec == REPLACE:
         return [section.count * region.element_bytes]
     if codec == HASHED:
-        return [section.params["buckets"], None, None]
+        buckets = section.params["buckets"]
+        return [-(-buckets // 2) if "paired" in section.params else buckets, None, None]
     table: list[int | None] = [16 if region.width == 4 else 256] if classes > 1 else []
     each: list[int | None] = [None] * classes if classes > 1 else [changes]
     blocks = section.params.get("blocks", 0)
