@@ -1,23 +1,22 @@
 """Encodes the difference of two runs of elements as a section (maker side).
 
-Every way to say the difference is tried and the smallest kept, the first of equals, so that the
-same input gives the same bytes. Where the changes are and what they are is said apart, so the ways
-are tried apart too: positions as gaps, as bitmaps of blocks, or as gaps within each class of old
-values; values of all changes alike, or of each class with a code of its own.
+Every way to say the difference that can pay is tried and the smallest kept, the first of equals, so
+that the same input gives the same bytes. Where the changes are and what they are is said apart, so
+the ways are tried apart too: positions as gaps, as bitmaps of blocks, or as gaps within each class
+of old values; values of all changes alike, or of each class with a code of its own.
 
-A class is a set of old values, as `decode_numpy.keys_of` tells them apart. Two tables are tried: one that
-puts together values that change equally often (it pays when changes follow magnitude), and one
-that puts together values that change equally far (it pays for floats and for 4 bits). Each class
-gets about the same number of changes. A table that by its counts cannot save 1/200 is not tried.
+What classes are worth a try, `classes` says.
 """
 
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_diff.classes import KEYS_STEP, ONE_CLASS, Counts, entropy_bits, tokens_of
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, deflate, token_table
 from neural_diff.decode_numpy import Integers, Raw, keys_of
 from neural_diff.region import Region
@@ -36,10 +35,8 @@ from neural_diff.section import (
 )
 from neural_diff.view import ordinal, plane_split
 
-_DENSE_SHARE = 0.25  # of elements changed, from which giving all of them may be smaller
-_CLASSES = (4, 8, 16)  # numbers of classes that are tried
-_GAIN_MIN = 1 / 200  # of the entropy of the positions, below which classes are not tried
-_KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
+_DENSE_SHARE = 0.5  # of elements changed, from which giving all of them may be smaller
+_PLACE_BITS = 28  # of an element among those that are ranked at a time, below its class
 _SAMPLE_BYTES = 1 << 12  # of a stream, to see whether it repeats itself
 
 Packed = tuple[Stream, bytes]
@@ -96,30 +93,45 @@ def literal(data: bytes) -> Encoded:
 
 
 def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[Encoded]:
+    distance = _signed_distance(old[changed], new[changed], region)
+    dense = len(changed) >= _DENSE_SHARE * len(old)
+    counts = Counts.of(old, changed, distance, region)
+    # Unless the elements themselves are less than what would be said of their changes:
+    if not dense or counts.bits(ONE_CLASS, ranked=False) < _literal_bits(new):
+        yield from _sparse_tries(region, old, new, changed, distance, counts)
+    if dense:
+        for flip, given in enumerate((new, old ^ new)):
+            planes = _packed([plane_split(given.tobytes(), region.element_bytes)])
+            yield Encoded("set", REPLACE, {"xor": flip}, planes)
+
+
+def _literal_bits(new: Raw) -> float:
+    """Estimates what giving every element leads to, by the entropy of each of their bytes."""
+    planes = new.view(np.uint8).reshape(-1, new.itemsize).T
+    return sum(entropy_bits(np.bincount(plane, minlength=256)) for plane in planes)
+
+
+def _sparse_tries(
+    region: Region, old: Raw, new: Raw, changed: Integers, distance: Integers, counts: Counts
+) -> Iterator[Encoded]:
     params = {"changes": len(changed)}
     places = min(_position_tries(changed, params), key=lambda tried: tried.cost)
-    distance = _signed_distance(old[changed], new[changed], region)
     for values, said in _value_tries(region, [distance]):
         yield Encoded("add", places.codec, places.params | said, places.packed + values)
     if region.kind != "int" or len(changed) >= _DENSE_SHARE * len(old):
         planes = _packed([plane_split(new[changed].tobytes(), region.element_bytes)])
         yield Encoded("set", places.codec, places.params, places.packed + planes)
-    if len(changed) >= _DENSE_SHARE * len(old):
-        for flip, given in enumerate((new, old ^ new)):
-            planes = _packed([plane_split(given.tobytes(), region.element_bytes)])
-            yield Encoded("set", REPLACE, {"xor": flip}, planes)
-    for table, ranked in _tables(region, old, changed, distance):
+    for table, ranked in counts.tables():
         which = table[keys_of(old[changed], region)]
-        classes = int(table.max()) + 1
-        by_class = [distance[which == number] for number in range(classes)]
+        by_class = _split(distance[np.argsort(which, kind="stable")], np.bincount(which))
         lookup = _packed([(table[:16] if region.width == 4 else table).tobytes()])
-        ways = [(places.codec, places.params, places.packed)]
+        codec, known, packed = places.codec, places.params, places.packed
         if ranked:
-            ways.append((CLASS_GAPS, params, _packed(_class_gaps(region, table, old, changed))))
+            codec, known = CLASS_GAPS, params
+            packed = _packed(_class_gaps(region, table, old, changed))
         for values, said in _value_tries(region, by_class):
-            for codec, known, packed in ways:
-                spoken = known | said | {"classes": classes}
-                yield Encoded("add", codec, spoken, lookup + packed + values)
+            spoken = known | said | {"classes": len(by_class)}
+            yield Encoded("add", codec, spoken, lookup + packed + values)
 
 
 def _position_tries(changed: Integers, params: dict[str, int]) -> Iterator[Encoded]:
@@ -144,14 +156,18 @@ def _value_tries(
 ) -> Iterator[tuple[tuple[Packed, ...], dict[str, int]]]:
     """Gives the value streams of an `add` and their parameter: each class's tokens, or pairs."""
     tokens, bits, signs = _split_signed(np.concatenate(by_class), 1)
-    yield _packed([*_split(tokens, by_class), bits, signs]), {}
+    yield _packed([*_split_bytes(tokens, by_class), bits, signs]), {}
     if region.width == 4:
         yield _packed([_pair(distance & 15) for distance in by_class]), {"paired": 1}
 
 
-def _split(tokens: bytes, like: Sequence[Integers]) -> list[bytes]:
-    ends = np.cumsum([len(some) for some in like])[:-1]
-    return [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
+def _split(values: Integers, counts: Integers) -> list[Integers]:
+    return np.split(values, np.cumsum(counts)[:-1])
+
+
+def _split_bytes(tokens: bytes, like: Sequence[Integers]) -> list[bytes]:
+    ends = accumulate(map(len, like), initial=0)
+    return [tokens[start:end] for start, end in pairwise(ends)]
 
 
 def _pair(small: Integers | NDArray[np.uint8]) -> bytes:
@@ -167,54 +183,24 @@ def _class_gaps(
     classes = int(table.max()) + 1
     before = np.zeros(classes, np.int64)
     ranks: list[list[Integers]] = [[] for _ in range(classes)]
-    for first in range(0, len(old), _KEYS_STEP):
-        which = table[keys_of(old[first : first + _KEYS_STEP], region)]
+    edges = np.arange(classes + 1) << _PLACE_BITS
+    for first in range(0, len(old), KEYS_STEP):
+        # Class and place as one number: sorted, the members of a class follow each other.
+        which = table[keys_of(old[first : first + KEYS_STEP], region)].astype(np.uint32)
+        members = which << _PLACE_BITS | np.arange(len(which), dtype=np.uint32)
         low, high = np.searchsorted(changed, (first, first + len(which)))
-        at = changed[low:high] - first
+        mine = np.sort(members[changed[low:high] - first])
+        members.sort()
+        starts = np.searchsorted(members, edges.astype(np.uint64))
+        bounds = np.searchsorted(mine, edges.astype(np.uint64))
+        found = np.searchsorted(members, mine)
         for number in range(classes):
-            members = np.flatnonzero(which == number)
-            mine = at[which[at] == number]
-            ranks[number].append(np.searchsorted(members, mine) + before[number])
-            before[number] += len(members)
+            some = found[bounds[number] : bounds[number + 1]]
+            ranks[number].append(some - starts[number] + before[number])
+        before += np.diff(starts)
     gaps = [_gaps(np.concatenate(some)) for some in ranks]
     tokens, bits = _split_numbers(np.concatenate(gaps), GAP_LITERAL_BITS)
-    return [*_split(tokens, gaps), bits]
-
-
-def _tables(
-    region: Region, old: Raw, changed: Integers, distance: Integers
-) -> Iterator[tuple[NDArray[np.uint8], bool]]:
-    """Gives class tables worth a try, and whether positions should be ranked by them as well."""
-    have = np.zeros(256, np.int64)
-    for first in range(0, len(old), _KEYS_STEP):
-        have += np.bincount(keys_of(old[first : first + _KEYS_STEP], region), minlength=256)
-    keys = keys_of(old[changed], region)
-    moved = np.bincount(keys, minlength=256)
-    share = len(changed) / len(old)
-    rate = (moved + 8 * share) / (have + 8)
-    saved = (moved * np.log2(np.maximum(rate, 1e-9) / share)).sum()
-    width = np.bincount(keys, np.log2(np.abs(distance)), minlength=256) / np.maximum(moved, 1)
-    seen = set()
-    for order, ranked in (
-        (rate, saved > _GAIN_MIN * len(changed) * -np.log2(share)),
-        (width, False),
-    ):
-        for classes in _CLASSES:
-            table = _table(order, moved, classes)
-            if (order is width or ranked) and table.max() and table.tobytes() not in seen:
-                seen.add(table.tobytes())
-                yield table, ranked
-
-
-def _table(order: NDArray[np.float64], moved: Integers, classes: int) -> NDArray[np.uint8]:
-    """Puts the keys in an order and cuts it where each class has its share of the changes."""
-    ranked = np.argsort(order, kind="stable")
-    middle = np.cumsum(moved[ranked]) - moved[ranked] / 2
-    table = np.zeros(256, np.uint8)
-    table[ranked] = np.minimum(middle * classes // max(moved.sum(), 1), classes - 1)
-    # Classes that no change belongs to are left out; keys without changes join a neighbour.
-    used = np.unique(table[moved > 0])
-    return np.minimum(np.searchsorted(used, table), len(used) - 1).astype(np.uint8)
+    return [*_split_bytes(tokens, gaps), bits]
 
 
 def _packed(decoded: Sequence[bytes]) -> tuple[Packed, ...]:
@@ -255,14 +241,15 @@ def _split_signed(values: Integers, least: int) -> tuple[bytes, bytes, bytes]:
 
 def _split_numbers(values: Integers, literal_bits: int) -> tuple[bytes, bytes]:
     """Splits numbers below 2^32 into hybrid tokens and raw bits (see `codec`)."""
-    lowest, extra = (np.array(column) for column in token_table(literal_bits))
-    tokens = np.searchsorted(lowest, values, side="right") - 1
+    tokens = tokens_of(values, literal_bits)
     longer = np.flatnonzero(tokens >= 1 << literal_bits)
+    lowest, extra = (np.array(column) for column in token_table(literal_bits))
     need = extra[tokens[longer]]
     rest = (values[longer] - lowest[tokens[longer]]).astype("<u4")
-    columns = int(need.max(initial=0))
-    bits = np.unpackbits(rest.view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")[:, :columns]
-    return tokens.astype(np.uint8).tobytes(), _pack_flags(bits[np.arange(columns) < need[:, None]])
+    width = -(-int(need.max(initial=0)) // 8)
+    held = np.ascontiguousarray(rest.view(np.uint8).reshape(-1, 4)[:, :width])
+    bits = np.unpackbits(held, axis=1, bitorder="little")
+    return tokens.tobytes(), _pack_flags(bits[np.arange(8 * width) < need[:, None]])
 
 
 def _pack_flags(flags: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:

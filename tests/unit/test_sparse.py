@@ -139,7 +139,10 @@ def test_every_encoding_of_a_difference_gives_the_new_elements(
 
 
 @pytest.mark.parametrize("new", [0, 127, 128, 255, 1])
-def test_an_addition_reaches_every_code_from_every_code(new: int) -> None:
+def test_an_addition_reaches_every_code_from_every_code(
+    new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "_DENSE_SHARE", 2.0)
     old = np.array([code for code in range(256) if code != new], np.uint8)
     region = BYTES._replace(count=255)
     encoded = next(encode._tries(region, old, np.full(255, new, np.uint8), np.arange(255)))

@@ -1,0 +1,100 @@
+"""Which classes of old values to tell apart when a change is encoded (maker side).
+
+A class is a set of old values, as `decode_numpy.keys_of` tells them apart. Two kinds of table are
+looked at: one puts together values that change equally often (it pays when changes follow
+magnitude), the other values that change equally far (it pays for floats and for 4 bits); each class
+gets about the same number of changes. The entropies of counts say what a table leads to, so only
+the best of each kind need be tried in earnest.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_diff.codec import VALUE_LITERAL_BITS, token_table
+from neural_diff.decode_numpy import Integers, Raw, keys_of
+from neural_diff.region import Region
+
+KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
+ONE_CLASS = np.zeros(256, np.uint8)
+_CLASSES = (4, 8, 16)  # numbers of classes that are looked at
+_CODE_BYTES = 50  # of a class in the table, and of a code of its own
+_TOKENS = 256
+
+
+class Counts(NamedTuple):
+    """How often each key of old values occurs and changes, and by which tokens (see `codec`)."""
+
+    have: Integers  # shape (256,)
+    moved: NDArray[np.int64]  # shape (256, tokens)
+    distance: NDArray[np.float64]  # shape (256,): the mean of log2 of the distances
+
+    @classmethod
+    def of(cls, old: Raw, changed: Integers, distance: Integers, region: Region) -> "Counts":
+        """Counts the old elements and the changes, which have shape (count,) and (changes,)."""
+        have = np.zeros(256, np.int64)
+        for first in range(0, len(old), KEYS_STEP):
+            have += np.bincount(keys_of(old[first : first + KEYS_STEP], region), minlength=256)
+        keys, size = keys_of(old[changed], region), np.abs(distance)
+        tokens = tokens_of(size - 1, VALUE_LITERAL_BITS)
+        moved = np.bincount(keys * np.int64(_TOKENS) + tokens, minlength=256 * _TOKENS)
+        total = np.bincount(keys, np.log2(size), minlength=256)
+        moved = moved.reshape(256, _TOKENS)
+        return cls(have, moved, total / np.maximum(moved.sum(axis=1), 1))
+
+    def bits(self, table: NDArray[np.uint8], *, ranked: bool) -> float:
+        """Estimates what a table of classes leads to, from the entropies of its parts."""
+        classes = int(table.max()) + 1
+        member = table == np.arange(classes)[:, None]
+        moved = member @ self.moved
+        changes = moved.sum(axis=1)
+        raw = np.array(token_table(VALUE_LITERAL_BITS)[1])
+        values = entropy_bits(moved) + (moved.sum(axis=0)[: len(raw)] * raw).sum() + changes.sum()
+        have = member @ self.have
+        support = [have, changes] if ranked else [have.sum(), changes.sum()]
+        places = entropy_bits(np.stack([support[1], support[0] - support[1]], axis=-1))
+        return float(values + places) + 8 * _CODE_BYTES * classes * (1 + ranked)
+
+    def tables(self) -> Iterator[tuple[NDArray[np.uint8], bool]]:
+        """Gives the best table for positions and values, and the best for values alone."""
+        changes = self.moved.sum(axis=1)
+        rate = (changes + 8 * changes.sum() / self.have.sum()) / (self.have + 8)
+        alone = self.bits(ONE_CLASS, ranked=False)
+        for order, ranked in ((rate, True), (self.distance, False)):
+            tried = [_table(order, changes, classes) for classes in _CLASSES]
+            bits = [self.bits(table, ranked=ranked) for table in tried]
+            best = int(np.argmin(bits))
+            if tried[best].max() and bits[best] < alone:
+                yield tried[best], ranked
+
+
+def entropy_bits(counts: NDArray[np.int64]) -> float:
+    """Gives the bits of an ideal code for symbols of these counts, a code of its own each row."""
+    total = counts.sum(axis=-1, keepdims=True)
+    share = counts / np.maximum(total, 1)
+    return float(-(counts * np.log2(share, where=share > 0, out=np.zeros_like(share))).sum())
+
+
+def _table(order: NDArray[np.float64], moved: Integers, classes: int) -> NDArray[np.uint8]:
+    """Puts the keys in an order and cuts it where each class has its share of the changes."""
+    ranked = np.argsort(order, kind="stable")
+    middle = np.cumsum(moved[ranked]) - moved[ranked] / 2
+    table = np.zeros(256, np.uint8)
+    table[ranked] = np.minimum(middle * classes // max(moved.sum(), 1), classes - 1)
+    # Classes that no change belongs to are left out; keys without changes join a neighbour.
+    used = np.unique(table[moved > 0])
+    return np.minimum(np.searchsorted(used, table), len(used) - 1).astype(np.uint8)
+
+
+def tokens_of(values: Integers, literal_bits: int) -> NDArray[np.uint8]:
+    """Gives the hybrid tokens of numbers below 2^32 (see `codec`)."""
+    tokens = values.astype(np.uint8)
+    longer = np.flatnonzero(values >= 1 << literal_bits)
+    number = values[longer]
+    # The exponent of a number as a float: exact, since a float has 53 bits.
+    exponent = np.frexp(number.astype(np.float64))[1].astype(np.int64) - 1
+    mantissa = (number >> (exponent - 2)) & 3
+    tokens[longer] = (1 << literal_bits) + 4 * (exponent - literal_bits) + mantissa
+    return tokens
