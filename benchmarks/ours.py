@@ -16,9 +16,9 @@ def apply_command(old: Path, patch: Path, new: Path, *, numpy: bool) -> list[str
     """Give the command that applies a patch; without numpy, as on a device that has none."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"
-        "import neural_diff.apply as a\n"
-        f"assert a.NUMPY is {numpy}\n"
-        "a.apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))"
+        "from neural_diff.apply import apply; from neural_diff.stream import NUMPY\n"
+        f"assert NUMPY is {numpy}\n"
+        "apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))"
     )
     bare = [] if numpy else ["-I", "-S"]
     return [sys.executable, *bare, "-c", program, old, patch, new]

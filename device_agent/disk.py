@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from device_agent.errors import Rejected
-from neural_diff.apply import open_regular, sha256_of
 from neural_diff.errors import WrongBase
+from neural_diff.link import open_regular, sha256_of
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -1,6 +1,6 @@
 """Which classes of old values to tell apart when a change is encoded (maker side).
 
-A class is a set of old values, as `decode_numpy.keys_of` tells them apart. Two kinds of table are
+A class is a set of old values, as `view_numpy.keys_of` tells them apart. Two kinds of table are
 looked at: one puts together values that change equally often (it pays when changes follow
 magnitude), the other values that change equally far (it pays for floats and for 4 bits); each class
 gets about the same number of changes. The entropies of counts say what a table leads to, so only
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff.codec import VALUE_LITERAL_BITS, token_table
-from neural_diff.decode_numpy import Integers, Raw, keys_of
+from neural_diff.decode_numpy import Integers
 from neural_diff.region import Region
+from neural_diff.view_numpy import Raw, keys_of
 
 KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
 ONE_CLASS = np.zeros(256, np.uint8)

@@ -16,7 +16,7 @@ sign bits; a difference has a magnitude of one or more: it cannot say zero.
 
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import compress
 from typing import Any
@@ -28,6 +28,7 @@ from neural_diff.view import HIGH_HALF, LOW_HALF
 GAP_LITERAL_BITS = 4
 VALUE_LITERAL_BITS = 3
 _NUMBER_BITS_MAX = 32
+_STEP = 1 << 13  # numbers that the plain decoder holds as objects at a time
 
 
 def unpack(streams: tuple[Stream, ...], payload: bytes) -> list[bytes]:
@@ -86,26 +87,33 @@ def check_bits(bits: bytes, total: int) -> None:
         raise Malformed(f"{len(bits)} bytes of raw bits where {total} bits are needed")
 
 
-def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> list[int]:
-    """Decodes hybrid tokens to numbers below 2^32 (the plain decoder)."""
+def numbers(
+    streams: Sequence[bytes], bits: bytes, literal_bits: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Decodes streams of hybrid tokens to numbers below 2^32 (the plain decoder).
+
+    Gives the number of a stream and some of its numbers, in order; only so many at a time are
+    objects of the language, which take ten times the memory of what is kept.
+    """
     lowest, extra = token_table(literal_bits)
-    known = bytes(range(len(extra)))
-    check_token(max(tokens.translate(None, known), default=0), literal_bits)
-    needs = tokens.translate(bytes(extra).ljust(256, b"\0"))
-    check_bits(bits, sum(needs))
+    known, tables = bytes(range(len(extra))), bytes(extra).ljust(256, b"\0")
+    check_token(max(max(some.translate(None, known), default=0) for some in streams), literal_bits)
+    check_bits(bits, sum(sum(some.translate(tables)) for some in streams))
     masks = [(1 << need) - 1 for need in extra]
-    found = list(tokens)
     held = held_bits = at = 0
-    for place in compress(range(len(tokens)), needs):
-        token = tokens[place]
-        if held_bits < 32:
-            held |= int.from_bytes(bits[at : at + 6], "little") << held_bits
-            held_bits += 48
-            at += 6
-        found[place] = lowest[token] + (held & masks[token])
-        held >>= needs[place]
-        held_bits -= needs[place]
-    return found
+    for stream, first in ((n, f) for n, s in enumerate(streams) for f in range(0, len(s), _STEP)):
+        tokens = streams[stream][first : first + _STEP]
+        found = list(tokens)
+        for place in compress(range(len(tokens)), tokens.translate(tables)):
+            token = tokens[place]
+            if held_bits < 32:
+                held |= int.from_bytes(bits[at : at + 6], "little") << held_bits
+                held_bits += 48
+                at += 6
+            found[place] = lowest[token] + (held & masks[token])
+            held >>= extra[token]
+            held_bits -= extra[token]
+        yield stream, found
 
 
 def joined(streams: Sequence[bytes], classes: int) -> list[Any]:

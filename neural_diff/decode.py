@@ -9,7 +9,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
-from itertools import accumulate, compress, count, pairwise
+from itertools import accumulate, compress, count
 from operator import add, xor
 
 from neural_diff import codec
@@ -25,6 +25,7 @@ counted from the section's first. Blocks must come in order, each once."""
 
 Integers = Sequence[int]
 _Work = Callable[[MutableSequence[int], int], None]  # the same, of elements as integers
+_STEP = 1 << 13  # numbers that are whole objects of the language at a time
 _TYPES = {1: "B", 2: "H", 4: "I"}  # of an array, by the bytes of an element
 _BITS = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 
@@ -157,29 +158,33 @@ def _positions(
     """
     if section.codec == CLASS_GAPS:
         tokens, bits, *values = codec.joined(streams, section.classes)
-        gaps = numbers(b"".join(tokens), bits, GAP_LITERAL_BITS)
-        found: list[Integers] = []
-        for start, end in _bounds(tokens):
-            found.append(_rising(gaps[start:end], section.count))
-        return found, values
-    gaps = numbers(streams[0], streams[1], GAP_LITERAL_BITS)
+        return list(_rising(tokens, bits, section.count)), values
+    limit = section.count if section.codec != BLOCKS else -(-section.count // BLOCK_ELEMENTS)
+    if section.codec == BLOCKS:
+        codec.check_blocks(streams[2], section.changes)
+    (places,) = _rising(streams[:1], streams[1], limit)
     if section.codec != BLOCKS:
-        return [_rising(gaps, section.count)], streams[2:]
-    codec.check_blocks(streams[2], section.changes)
-    starts = _rising(gaps, -(-section.count // BLOCK_ELEMENTS))
-    bits = b"".join(map(_BITS.__getitem__, streams[2]))
-    places = array("I")
-    for number, start in enumerate(starts):
-        block = bits[number * BLOCK_ELEMENTS : (number + 1) * BLOCK_ELEMENTS]
-        places.extend(compress(range(start * BLOCK_ELEMENTS, (start + 1) * BLOCK_ELEMENTS), block))
-    codec.check_last(places[-1], section.count)
-    return [places], streams[3:]
+        return [places], streams[2:]
+    within, bitmaps = array("I"), streams[2]
+    for number, start in enumerate(places):
+        block = b"".join(map(_BITS.__getitem__, bitmaps[4 * number : 4 * number + 4]))
+        first = start * BLOCK_ELEMENTS
+        within.extend(compress(range(first, first + BLOCK_ELEMENTS), block))
+    codec.check_last(within[-1], section.count)
+    return [within], streams[3:]
 
 
-def _rising(gaps: Sequence[int], count_max: int) -> "array[int]":
-    """Gives the places that gaps lead to; refuses any that is not below `count_max`."""
-    codec.check_last(sum(gaps) + len(gaps) - 1, count_max)
-    return array("I", map(add, accumulate(gaps), count()))
+def _rising(streams: Sequence[bytes], bits: bytes, limit: int) -> "list[array[int]]":
+    """Gives the places that each stream's gaps lead to; refuses any that is not below a limit."""
+    found, last = [array("I") for _ in streams], [-1] * len(streams)
+    for number, gaps in numbers(streams, bits, GAP_LITERAL_BITS):
+        places = list(map(add, accumulate(gaps), count(last[number] + 1)))
+        last[number] = places[-1]
+        if places[-1] < limit:
+            found[number].extend(places)
+    for reached in last:
+        codec.check_last(reached, limit)
+    return found
 
 
 def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> list[Integers]:
@@ -187,17 +192,12 @@ def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> lis
     if "paired" in section.params:
         return list(codec.unpaired(streams, section.changes))
     tokens, bits, signs = codec.joined(streams, section.classes)
-    given, minus = _signed(b"".join(tokens), bits, signs, 1, region.width)
     mask = (1 << region.width) - 1
-    found = array(
-        _TYPES[region.element_bytes],
-        [mask - one if less else one + 1 for one, less in zip(given, minus, strict=False)],
-    )
-    return [found[start:end] for start, end in _bounds(tokens)]
-
-
-def _bounds(streams: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    return pairwise(accumulate(map(len, streams), initial=0))
+    found: list[Integers] = [array(_TYPES[region.element_bytes]) for _ in tokens]
+    for number, given, minus in _signed(tokens, bits, signs, 1, region.width):
+        pairs = zip(given, minus, strict=True)
+        found[number].extend([mask - one if less else one + 1 for one, less in pairs])  # type: ignore[attr-defined]
+    return found
 
 
 def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
@@ -213,9 +213,11 @@ def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> _Wor
 
 def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> _Work:
     tokens, bits, signs = streams
-    given, minus = _signed(codec.bucket_tokens(section, tokens), bits, signs, 0, 16)
-    less = iter(minus)
-    buckets = [one and (-one if next(less) else one) for one in given]
+    buckets: list[int] = []
+    tokens = codec.bucket_tokens(section, tokens)
+    for _, given, minus in _signed([tokens], bits, signs, 0, 16):
+        less = iter(minus)
+        buckets += [one and (-one if next(less) else one) for one in given]
     check_bucket(max(buckets))
     seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
     mask, half = (1 << region.width) - 1, 1 << (region.width - 1)
@@ -231,13 +233,20 @@ def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> _Work
 
 
 def _signed(
-    tokens: bytes, bits: bytes, signs: bytes, least: int, width: int
-) -> tuple[list[int], bytes]:
+    tokens: Sequence[bytes], bits: bytes, signs: bytes, least: int, width: int
+) -> Iterator[tuple[int, list[int], bytes]]:
     """Decodes magnitudes less `least`, and a sign byte for each that is not zero (1: minus)."""
-    found = numbers(tokens, bits, VALUE_LITERAL_BITS)
-    codec.check_magnitude(max(found) + least, width)
-    codec.check_bits(signs, len(found) if least else len(found) - found.count(0))
-    return found, b"".join(map(_BITS.__getitem__, signs))
+    largest = used = 0
+    # Signs that are missing are noticed at the end, after a magnitude that is too large.
+    less = b"".join(map(_BITS.__getitem__, signs)).ljust(sum(map(len, tokens)), b"\0")
+    for number, given in numbers(tokens, bits, VALUE_LITERAL_BITS):
+        largest = max(largest, max(given))
+        signed = len(given) if least else len(given) - given.count(0)
+        if largest + least <= 1 << (width - 1):
+            yield number, given, less[used : used + signed]
+        used += signed
+    codec.check_magnitude(largest + least, width)
+    codec.check_bits(signs, used)
 
 
 def _on_integers(work: _Work, region: Region) -> Change:

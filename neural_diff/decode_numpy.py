@@ -18,13 +18,13 @@ from neural_diff.hashed import check_bucket, locate
 from neural_diff.region import Region
 from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, Section
 from neural_diff.view import ordinal, plane_join
+from neural_diff.view_numpy import Raw, elements_of, keys_of
 
 _PLACE_BITS = 28  # of an element in a piece, below its class
-_STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
+_STEP = 1 << 14  # elements; what one step needs stays in the processor's cache
 
 Change = Callable[[bytearray, int], None]
 Integers = NDArray[np.int64]
-Raw = NDArray[np.unsignedinteger]
 
 
 def change_of(
@@ -40,18 +40,6 @@ def change_of(
     if section.op == "hashed":
         return _hashed(section, region, streams)
     return _sparse(section, region, streams, back)
-
-
-def elements_of(stored: bytearray | NDArray[np.uint8], region: Region) -> Raw:
-    """Gives elements as unsigned integers of shape (count,) that share the memory of `stored`."""
-    return np.frombuffer(stored, f"<u{region.element_bytes}")
-
-
-def keys_of(raw: Raw, region: Region) -> NDArray[np.uint8]:
-    """Gives what classes are looked up by: an element's highest byte, a float's below its sign."""
-    if region.is_float:
-        return (raw >> (region.width - 9)).astype(np.uint8)
-    return raw.view(np.uint8)[raw.itemsize - 1 :: raw.itemsize]
 
 
 def positions_of(
@@ -203,21 +191,29 @@ def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Chang
     buckets = _signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
     check_bucket(int(buckets.max()))
     seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
-    mask = (1 << region.width) - 1
-    half = 1 << (region.width - 1)
+    mask, half = (1 << region.width) - 1, 1 << (region.width - 1)
+    # Two bytes a bucket: what is looked up at random should fit the processor's cache.
+    narrow = buckets.astype(np.int16)
     wide = np.dtype(np.int64 if region.width == 32 else np.int32)
+    as_stored = region.bias == 0 and region.width >= 8
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
         for low in range(0, len(raw), _STEP):
             some = raw[low : low + _STEP]
             place, sign, dither = locate(seed, first + low, len(some), len(buckets), fraction_bits)
-            # Subtracting `half` modulo 2^width after adding it is what sign-extends.
-            code = (some.astype(wide) + (half - region.bias)) & mask
-            code -= half
-            code += (sign * buckets[place] + dither) >> fraction_bits
+            code = narrow.take(place).astype(wide)
+            code *= sign
+            if fraction_bits:
+                code += dither
+                code >>= fraction_bits
+            if as_stored:
+                code += some.view(f"<i{region.element_bytes}")
+            else:
+                # Subtracting `half` modulo 2^width after adding it is what sign-extends.
+                code += ((some.astype(wide) + (half - region.bias)) & mask) - half
             np.clip(code, region.lo, region.hi, out=code)
-            some[:] = (code + region.bias) & mask
+            some[:] = code if as_stored else (code + region.bias) & mask
 
     return change
 

@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from neural_diff import codec
-from neural_diff.apply import open_regular
 from neural_diff.decode_numpy import positions_of
 from neural_diff.errors import Malformed, Unsuitable
+from neural_diff.link import open_regular
 from neural_diff.patch import Patch, read_patch
 from neural_diff.region import Part, Region
 from neural_diff.section import CLASS_GAPS, REPLACE, Section

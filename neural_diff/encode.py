@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from neural_diff.classes import KEYS_STEP, ONE_CLASS, Counts, entropy_bits, tokens_of
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, deflate, token_table
-from neural_diff.decode_numpy import Integers, Raw, keys_of
+from neural_diff.decode_numpy import Integers
 from neural_diff.region import Region
 from neural_diff.section import (
     BLOCK_ELEMENTS,
@@ -34,6 +34,7 @@ from neural_diff.section import (
     Stream,
 )
 from neural_diff.view import ordinal, plane_split
+from neural_diff.view_numpy import Raw, keys_of
 
 _DENSE_SHARE = 0.5  # of elements changed, from which giving all of them may be smaller
 _PLACE_BITS = 28  # of an element among those that are ranked at a time, below its class

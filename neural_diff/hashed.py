@@ -14,6 +14,7 @@ right share of its elements. Only integers: the same bytes on every machine.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from neural_diff.errors import Malformed
@@ -35,9 +36,13 @@ def locate(
     """
     import numpy as np
 
-    index = np.arange(start, start + count, dtype=np.uint64).astype(np.uint32)
-    mixed = _mixed(index, seed)
-    bucket = ((mixed.astype(np.uint64) * np.uint64(buckets)) >> np.uint64(32)).view(np.int64)
+    # Modulo 2^32 as everywhere; the products of the first indices are the same for every step.
+    offset = (start * _INDEX_MULTIPLIER + seed) & _MASK
+    mixed = fmix32(_products(count) + np.uint32(offset))
+    wide = mixed.astype(np.uint64)
+    wide *= np.uint64(buckets)
+    wide >>= np.uint64(32)
+    bucket = wide.view(np.int64)
     sign = 1 - 2 * (mixed & np.uint32(1)).view(np.int32)
     dither = (mixed >> np.uint32(1)) & np.uint32((1 << fraction_bits) - 1)
     return bucket, sign, dither.view(np.int32)
@@ -45,7 +50,7 @@ def locate(
 
 def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple[int, int, int]:
     """Gives bucket, sign and dither of one element: the reference for `locate`."""
-    mixed = _mixed(index, seed)
+    mixed = fmix32((index * _INDEX_MULTIPLIER + seed) & _MASK)
     return (
         (mixed * buckets) >> 32,
         -1 if mixed & 1 else 1,
@@ -58,21 +63,20 @@ def fmix32(value: Any) -> Any:
 
     `value` is an integer below 2^32, or a numpy array of uint32, which is mixed in place.
     """
-    value ^= value >> 16
-    value *= 0x85EBCA6B
-    value &= _MASK
-    value ^= value >> 13
-    value *= 0xC2B2AE35
-    value &= _MASK
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        value ^= value >> shift
+        value *= multiplier
+        if isinstance(value, int):
+            value &= _MASK
     value ^= value >> 16
     return value
 
 
-def _mixed(index: Any, seed: int) -> Any:
-    index *= _INDEX_MULTIPLIER
-    index += seed
-    index &= _MASK
-    return fmix32(index)
+@lru_cache(maxsize=2)
+def _products(count: int) -> "NDArray[np.uint32]":
+    import numpy as np
+
+    return (np.arange(count, dtype=np.uint64) * np.uint64(_INDEX_MULTIPLIER)).astype(np.uint32)
 
 
 def region_seed(patch_seed: bytes, name: str) -> int:

@@ -25,19 +25,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from neural_diff import stream
-from neural_diff.apply import (
-    Applied,
-    Link,
-    Progress,
-    check_base,
-    check_size,
-    fsync_directory,
-    open_link,
-    open_regular,
-    sha256_of,
-)
+from neural_diff.apply import Applied, Progress, fsync_directory
 from neural_diff.codec import deflate, inflate
 from neural_diff.errors import Corrupt, Unsuitable, WrongBase
+from neural_diff.link import Link, check_base, check_size, open_link, open_regular, sha256_of
 
 _HEAD = struct.Struct("<8s32s32s")
 _RECORD = struct.Struct("<QII32s")

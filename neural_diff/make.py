@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from neural_diff import encode, view
 from neural_diff.alignment import by_likeness, by_name
-from neural_diff.apply import Progress, apply, open_regular, sha256_of
+from neural_diff.apply import Progress, apply
 from neural_diff.codec import unpack
 from neural_diff.decode_numpy import change_of
 from neural_diff.difference import (
@@ -34,6 +34,7 @@ from neural_diff.errors import Malformed
 from neural_diff.hashed import region_seed
 from neural_diff.layout import read_header, regions_of
 from neural_diff.limits import BUCKETS_MAX, FRACTION_BITS_MAX
+from neural_diff.link import open_regular, sha256_of
 from neural_diff.patch import Move, Patch
 from neural_diff.region import Region
 from neural_diff.section import Section

@@ -21,7 +21,7 @@ from neural_diff.section import Section
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 17
 
 NUMPY = find_spec("numpy") is not None
 """Whether numpy decodes. It is loaded when a section is decoded, not by importing this module."""
@@ -106,6 +106,13 @@ class Changes:
         """Takes the open patch `file`, called `name` in errors; `back` undoes what it adds."""
         self._patch, self._file, self._name, self._back = patch, file, name, back
         self._open: dict[int, tuple[decode.Change, Hash]] = {}
+        self._change_of: Callable[..., decode.Change] = decode.change_of
+        self._take_out, self._put_back = view.elements_of, view.put_elements
+        if NUMPY:
+            from neural_diff import decode_numpy, view_numpy
+
+            self._change_of = decode_numpy.change_of
+            self._take_out, self._put_back = view_numpy.taken_out, view_numpy.put_back
 
     def carry_out(self, piece: Piece, held: bytearray, prefix: "Hash | None") -> None:
         """Changes the bytes of a piece in place; pieces must come in order, each once.
@@ -119,7 +126,7 @@ class Changes:
         for number, first in piece.work:
             section = self._patch.sections[number]
             region = self._patch.regions[section.region]
-            elements = view.elements_of(region, held)
+            elements = self._take_out(region, held)
             try:
                 if number not in self._open:
                     self._open[number] = (self._decode(section, region), hashlib.sha256())
@@ -127,7 +134,7 @@ class Changes:
                 change(elements, first)
             except NeuralDiffError as error:
                 raise type(error)(f"{self._name}: section {number}: {error}") from None
-            stored = view.put_elements(region, elements, held)
+            stored = self._put_back(region, elements, held)
             if prefix and section.result_sha256:
                 result.update(stored)
         if prefix:
@@ -144,11 +151,7 @@ class Changes:
     def _decode(self, section: Section, region: Region) -> decode.Change:
         self._file.seek(section.offset)
         streams = codec.unpack(section.streams, self._file.read(section.payload_bytes))
-        if not NUMPY:
-            return decode.change_of(section, region, streams, self._back)
-        from neural_diff import decode_numpy
-
-        return decode_numpy.change_of(section, region, streams, self._back)
+        return self._change_of(section, region, streams, self._back)
 
 
 def stage(

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from neural_diff import apply as applying
-from neural_diff import difference, make, stream
+from neural_diff import difference, link, make, stream
 from neural_diff.apply import apply
 from neural_diff.describe import describe
 from neural_diff.errors import Corrupt, Malformed
@@ -240,7 +239,7 @@ def test_a_description_says_what_changes_and_what_it_costs(tmp_path: Path) -> No
     assert said["patch_bytes"] == patch.stat().st_size
     assert said["to"] == {
         "size": target.stat().st_size,
-        "sha256": applying.sha256_of(target.open("rb")),
+        "sha256": link.sha256_of(target.open("rb")),
     }
     regions = {region["name"]: region for region in said["regions"]}  # type: ignore[attr-defined]
     assert (regions["w"]["changed"], regions["w"]["elements"]) == (4, 128)
