@@ -5,16 +5,17 @@ of their index picks (hashed, for integers); all other bytes are given as they a
 arithmetic only, so every machine gets the same bytes; SHA-256 of base, payload, section and result
 are checked, and the target appears whole or not at all.
 
-What it does not do: a patch goes one way (the way back is another patch), says nothing about who
-made it (that is signed outside), and finds tensors in safetensors files only; of any other file it
-gives the bytes near a difference. Nothing is learnt here: `make_hashed` takes trained buckets.
+What it does not do: it says nothing about who made a patch (that is signed outside), and nothing is
+learnt here: `make_hashed` takes trained buckets. A patch goes back only if it just adds.
 
-For programs: `apply.apply`, `patch.read_patch`, `make.make_patch`, `make.make_hashed`,
-`describe.describe`, `layout.regions_of`, `hashed.locate`; all they refuse is one of `errors`.
+For programs: `apply.apply`, `inplace.apply_in_place`, `link.damaged`, `patch.read_patch`,
+`make.make_patch`, `make.make_hashed`, `compose.squash`, `compose.invert`, `describe.describe`,
+`layout.regions_of`, `hashed.locate`; all they refuse is one of `errors`.
 
-Applier side (standard library; numpy only to go faster): `errors`, `limits`, `canonical`, `region`,
-`section`, `codec`, `patch`, `hashed`, `view`, `decode`, `decode_numpy`, `apply`.
-Maker side (numpy, never imported by the applier side): `layout`, `encode`, `draft`, `difference`,
-`make`, `describe`.
+Applier side (standard library; numpy only to go faster), from the bytes up: `errors`, `limits`,
+`canonical`; `region`, `section`, `patch` (what a manifest says); `view`, `codec`, `hashed`, `decode`,
+`decode_numpy`, `view_numpy` (what a payload does); `stream`, `link`, `apply`, `inplace`.
+Maker side (numpy, never imported by the applier side): `layout`, `alignment`, `difference`,
+`encode`, `classes`, `draft`, `make`, `compose`, `describe`.
 docs/patch-format.md gives the file byte by byte.
 """
