@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CAPS = {
-    "neural_diff": 3100,
+    "neural_diff": 3150,
     "trust": 600,
     "service": 3400,
     "device_agent": 1500,
