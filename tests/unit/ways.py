@@ -1,0 +1,179 @@
+"""Patches that say a difference in a chosen way, not in the smallest; and what all decoders say.
+
+`encode.smallest` picks; here every position code, table of classes and value code can be forced.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neural_diff import apply as applying
+from neural_diff import encode, stream
+from neural_diff.apply import apply
+from neural_diff.draft import Draft
+from neural_diff.encode import Encoded, pack
+from neural_diff.errors import NeuralDiffError
+from neural_diff.patch import Move
+from neural_diff.region import Blocked, Region
+from neural_diff.section import CLASS_GAPS, REPLACE
+from neural_diff.view import plane_split
+from tests.unit import reference
+
+KINDS: list[tuple[Any, int]] = [
+    ("int", 4), ("int", 8), ("int", 16), ("int", 32), ("f16", 16), ("bf16", 16), ("f32", 32),
+]  # fmt: skip
+WAYS = ["gaps", "blocks32", "class-gaps", "values by class", "blocks32 by class"]
+ALL_WAYS = [*WAYS, "set gaps", "set blocks32", "replace", "exclusive or"]
+
+
+def said(
+    way: str, region: Region, old: Any, new: Any, classes: int = 4, paired: bool | None = None
+) -> Encoded:
+    """Says the step from `old` to `new`, raw elements that differ somewhere, in one way.
+
+    Classes are of old values, spread by a multiplication so that each gets some.
+    """
+    changed = np.flatnonzero(old != new)
+    gaps, blocks = encode._position_tries(changed, {"changes": len(changed)})
+    places = blocks if "blocks32" in way else gaps
+    if way in ("replace", "exclusive or"):
+        flip = int(way == "exclusive or")
+        planes = plane_split((old ^ new if flip else new).tobytes(), region.element_bytes)
+        return Encoded("set", REPLACE, {"xor": flip}, (pack(planes),))
+    if way.startswith("set"):
+        planes = plane_split(new[changed].tobytes(), region.element_bytes)
+        return Encoded("set", places.codec, places.params, (*places.packed, pack(planes)))
+    distance = encode._signed_distance(old[changed], new[changed], region)
+    paired = region.width == 4 if paired is None else paired
+    params = places.params | ({"paired": 1} if paired else {})
+    if way in ("gaps", "blocks32"):
+        return Encoded("add", places.codec, params, places.packed + values([distance], paired))
+    table = (np.arange(256) * 7 % classes).astype(np.uint8)
+    which = table[encode._keys(old[changed])]
+    given = values([distance[which == number] for number in range(classes)], paired)
+    lookup = (pack((table[:16] if region.width == 4 else table).tobytes()),)
+    if way != "class-gaps":
+        params |= {"classes": classes}
+        return Encoded("add", places.codec, params, lookup + places.packed + given)
+    ranks = encode._packed(encode._class_gaps(table, old, changed, classes))
+    params = {name: n for name, n in params.items() if name != "blocks"} | {"classes": classes}
+    return Encoded("add", CLASS_GAPS, params, lookup + ranks + given)
+
+
+def values(by_class: Sequence[Any], paired: bool) -> tuple[encode.Packed, ...]:
+    if paired:
+        return encode._packed([encode._pair(distance & 15) for distance in by_class])
+    tokens, bits, signs = encode._split_signed(np.concatenate(by_class), 1)
+    ends = np.cumsum([len(distance) for distance in by_class])[:-1]
+    each = [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
+    return encode._packed([*each, bits, signs])
+
+
+def sections_of(
+    region: Region, old: bytes, new: bytes, way: str, classes: int = 4
+) -> Iterator[tuple[Region, int, int, Encoded]]:
+    """Gives one section that changes a whole region of `old` to what it is in `new`, if needed."""
+    before, after = raws(region, old), raws(region, new)
+    if (before != after).any():
+        yield region, 0, region.count, said(way, region, before, after, classes)
+
+
+def raws(region: Region, file: bytes) -> Any:
+    """The raw elements of a region, by the reference's slow way."""
+    spelled = {"file_offset": region.file_offset, "width": region.width, "kind": region.kind}
+    if region.layout:
+        spelled["layout"] = region.layout._asdict()
+    held = bytearray(file)
+    found = [reference.get(spelled, number, held) for number in range(region.count)]
+    return np.array(found, f"<u{region.element_bytes}")
+
+
+def with_raws(region: Region, file: bytes, values: Sequence[int]) -> bytes:
+    spelled = {"file_offset": region.file_offset, "width": region.width, "kind": region.kind}
+    if region.layout:
+        spelled["layout"] = region.layout._asdict()
+    held = bytearray(file)
+    for number, value in enumerate(values):
+        reference.put(spelled, number, int(value), held)
+    return bytes(held)
+
+
+def drafted(
+    sections: Sequence[tuple[Region, int, int, Encoded]],
+    old: bytes,
+    new: bytes,
+    moves: Sequence[Move] = (),
+) -> bytes:
+    """Writes a patch of these sections, whether or not they lead from `old` to `new`."""
+    draft = Draft(moves)
+    for section in sections:
+        draft.add(*section)
+    before, after = ((len(side), hashlib.sha256(side).hexdigest()) for side in (old, new))
+    with tempfile.TemporaryDirectory() as room:
+        draft.write(Path(room) / "patch", before, after, np.frombuffer(new, np.uint8), {})
+        return (Path(room) / "patch").read_bytes()
+
+
+def answer(base: bytes, *patches: bytes, pieces: int = stream.PIECE_BYTES) -> bytes | str:
+    """Applies with both decoders, and one patch with the reference too; gives the one answer.
+
+    It is the new file or how it was refused.
+    """
+    given = [_applied(base, patches, numpy, pieces) for numpy in (True, False)]
+    assert given[0] == given[1]
+    if len(patches) == 1:
+        try:
+            assert reference.applied(base, patches[0]) == given[0]
+        except reference.Refused as refused:
+            assert isinstance(given[0], str), refused
+    return given[0]
+
+
+def _applied(base: bytes, patches: Sequence[bytes], numpy: bool, pieces: int) -> bytes | str:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stream, "NUMPY", numpy)
+        patched.setattr(stream, "PIECE_BYTES", pieces)
+        patched.setattr(applying.os, "fsync", lambda _: None)
+        room = Path(name)
+        (room / "base").write_bytes(base)
+        paths = [room / f"patch {number}" for number in range(len(patches))]
+        for path, patch in zip(paths, patches, strict=True):
+            path.write_bytes(patch)
+        try:
+            apply(room / "base", paths, room / "target")
+        except NeuralDiffError as error:
+            assert {path.name for path in room.iterdir()} == {"base", *(p.name for p in paths)}
+            return f"{type(error).__name__}: {error}".replace(name, "")
+        return (room / "target").read_bytes()
+
+
+def changed(
+    rng: np.random.Generator, old: Any, width: int, share: float, pattern: str, far: bool
+) -> Any:
+    """Changes a share of raw elements: anywhere, in some blocks of 32, or by their magnitude."""
+    count = len(old)
+    if pattern == "clustered":
+        hit = np.repeat(rng.random(-(-count // 32)) < share, 32)[:count] & (rng.random(count) < 0.7)
+    elif pattern == "by magnitude":
+        signed = ((old.astype(np.int64) + (1 << (width - 1))) % (1 << width)) - (1 << (width - 1))
+        hit = rng.random(count) < 2 * share * np.abs(signed) / (1 << (width - 1))
+    else:
+        hit = rng.random(count) < share
+    hit[rng.integers(count)] = True
+    step = rng.integers(1, 1 << width if far else min(8, 1 << width), count)
+    step = np.where(rng.random(count) < 0.5, step, (1 << width) - step)
+    moved = (old.astype(np.int64) + step) % (1 << width)
+    return np.where(hit, moved, old).astype(old.dtype)
+
+
+def blocked(offset: int, blocks: int, order: str, width: int = 4) -> Region:
+    """Blocks of 18 bytes: two of a scale, then 16 bytes of codes."""
+    layout = Blocked(18, 2, 128 // width, order)  # type: ignore[arg-type]
+    bias = 8 if width == 4 else 0
+    half = 1 << (width - 1)
+    return Region("q", offset, blocks * 128 // width, width, "int", bias, -half, half - 1, layout)
