@@ -16,7 +16,7 @@ sign bits; a difference has a magnitude of one or more: it cannot say zero.
 
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from functools import cache
 from itertools import compress
 from typing import Any
@@ -156,6 +156,13 @@ def check_table(table: bytes, classes: int) -> None:
     """Refuses a table that gives an old value a class that does not exist."""
     if max(table) >= classes:
         raise Malformed(f"the table of {classes} classes names class {max(table)}")
+
+
+def check_alike(places: Sequence[Sized], values: Sequence[Sized]) -> None:
+    """Refuses a class that does not have as many values as places."""
+    for number, (some, given) in enumerate(zip(places, values, strict=True)):
+        if len(some) != len(given):
+            raise Malformed(f"class {number} has {len(some)} places and {len(given)} values")
 
 
 def check_used(needed: Sequence[int], given: Sequence[int]) -> None:

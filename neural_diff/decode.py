@@ -59,6 +59,8 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
     if back:
         values = [[-one & mask for one in some] for some in values]
     put = _add if adds else _set
+    if section.codec == CLASS_GAPS:
+        codec.check_alike(places, values)
     pick = _ranked if section.codec == CLASS_GAPS else _placed
     used = [0] * section.classes
 

@@ -81,6 +81,8 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
             values = [((some ^ mask) + 1 & mask).astype(some.dtype) for some in values]
     else:
         values = [elements_of(plane_join(streams[0], region), region)]
+    if section.codec == CLASS_GAPS:
+        codec.check_alike(places, values)
     pick = _ranked if section.codec == CLASS_GAPS else _placed
     used = [0] * section.classes
 

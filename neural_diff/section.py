@@ -11,6 +11,9 @@ What the payload's streams are follows from operation, codec and parameters (`le
     class-gaps  class table, gap tokens of each class, gap bits
     values      [class table,] magnitude tokens of each class, magnitude bits, signs;
                 or, `paired`, the residues of each class, two in a byte; or, of `set`, raw elements
+
+How many tokens or residues a class has the lengths of its streams say; together they must be as
+many as the changes, so that `changes` bounds the work before a stream is looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -171,7 +174,7 @@ def check_sections(regions: Sequence[Region], sections: Sequence[Section]) -> No
 
 
 def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
-    """A section goes with its region, lies inside it, and has streams of the right lengths."""
+    """A section goes with its region, lies inside it, and its streams are right."""
     integer(0, len(regions) - 1)(section.region, f"{where}: region")
     region, op = regions[section.region], section.op
     if (op == "exact") != (region.kind == "bytes") or (op == "hashed" and region.kind != "int"):
@@ -186,16 +189,35 @@ def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:
         raise Malformed(f"{where}: a hashed section covers its whole region")
     if "paired" in section.params and op == "add" and region.width != 4:
         raise Malformed(f"{where}: only 4-bit elements have paired residues")
+    _check_streams(section, where, region)
+
+
+def _check_streams(section: Section, where: str, region: Region) -> None:
+    """A section has streams of the lengths that it needs, and no more than may be held."""
     lengths = lengths_of(section, region)
     if len(section.streams) != len(lengths):
         raise Malformed(f"{where}: must have {len(lengths)} streams, has {len(section.streams)}")
     for number, length in enumerate(lengths):
         if length is not None and section.streams[number].decoded_bytes != length:
             raise Malformed(f"{where}: stream {number} must decode to {length} bytes")
+    if section.op == "add" and not _adds_up(section):
+        raise Malformed(f"{where}: its classes do not have {section.changes} changes together")
     if section.payload_bytes != sum(stream.stored_bytes for stream in section.streams):
         raise Malformed(f"{where}: payload_bytes is not its streams' sum")
     if section.working_bytes > limits.WORKING_BYTES_MAX:
         raise Malformed(f"{where}: needs {section.working_bytes} bytes, over the limit")
+
+
+def _adds_up(section: Section) -> bool:
+    """Whether the positions, and the values, of all classes are as many as the changes."""
+    lengths = [stream.decoded_bytes for stream in section.streams]
+    changes, classes = section.changes, section.classes
+    if section.codec == CLASS_GAPS and sum(lengths[1 : 1 + classes]) != changes:
+        return False
+    if "paired" in section.params:  # two in a byte; of each class the last one may be alone
+        most = 2 * sum(lengths[-classes:])
+        return most - classes <= changes <= most
+    return sum(lengths[-2 - classes : -2]) == changes
 
 
 def lengths_of(section: Section, region: Region) -> list[int | None]:

@@ -23,6 +23,7 @@ from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
 from neural_diff.view import plane_split
 from tests.unit import reference
+from tests.unit.patch_files import put_together, take_apart
 
 KINDS: list[tuple[Any, int]] = [
     ("int", 4), ("int", 8), ("int", 16), ("int", 32), ("f16", 16), ("bf16", 16), ("f32", 32),
@@ -177,3 +178,34 @@ def blocked(offset: int, blocks: int, order: str, width: int = 4) -> Region:
     bias = 8 if width == 4 else 0
     half = 1 << (width - 1)
     return Region("q", offset, blocks * 128 // width, width, "int", bias, -half, half - 1, layout)
+
+
+def decoded(patch: bytes, number: int = 0) -> list[bytes]:
+    """Gives the decoded streams of a section."""
+    manifest, payloads = take_apart(patch)
+    return list(reference.streams_of(manifest["sections"][number], payloads[number]))
+
+
+def lying(patch: bytes, streams: Sequence[bytes | encode.Packed], **params: int) -> bytes:
+    """Gives other streams, and parameters, to the first section; all else is as it must be."""
+    manifest, payloads = take_apart(patch)
+    packed = [pack(given) if isinstance(given, bytes) else given for given in streams]
+    section = manifest["sections"][0]
+    section["streams"] = [list(stream) for stream, _ in packed]
+    section["params"] |= params
+    payloads[0] = b"".join(stored for _, stored in packed)
+    section["payload_bytes"] = len(payloads[0])
+    return put_together(with_limits(manifest), payloads)
+
+
+def with_limits(manifest: Any) -> Any:
+    """Makes a manifest say the limits that its sections need."""
+    sections = manifest["sections"]
+    manifest["limits"] = {
+        "changes": sum(s["params"].get("changes", s["count"]) for s in sections),
+        "section_elements": max((s["count"] for s in sections), default=0),
+        "working_bytes": max(
+            (s["payload_bytes"] + sum(n for *_, n in s["streams"]) for s in sections), default=0
+        ),
+    }
+    return manifest
