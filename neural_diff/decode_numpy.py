@@ -60,6 +60,7 @@ def positions_of(
     streams = streams[2:]
     if section.codec == BLOCKS:
         codec.check_blocks(streams[0], section.changes)
+        codec.check_last(int(places[-1]), -(-section.count // BLOCK_ELEMENTS))
         bits = np.unpackbits(np.frombuffer(streams[0], np.uint8), bitorder="little")
         within = np.flatnonzero(bits)
         places = places[within // BLOCK_ELEMENTS] * BLOCK_ELEMENTS + within % BLOCK_ELEMENTS

@@ -142,6 +142,21 @@ def test_d10_a_bitmap_of_no_bit_or_of_another_number_of_bits_is_refused() -> Non
     assert "bitmaps of 6 changes where 5" in bitmaps(more)
 
 
+def test_d10_a_bit_or_a_block_beyond_the_section_is_refused() -> None:
+    region, old = REGION._replace(count=40), OLD
+    new = bytes([1]) + old[1:39] + bytes([7]) + old[40:]
+    patch = drafted(list(sections_of(region, old, new, "blocks32")), old, new)
+    tokens, bits, maps, *values = decoded(patch)
+    for bit in (8, 31):
+        beyond = maps[:4] + (1 << bit).to_bytes(4, "little")
+        assert f"element {32 + bit}" in refusal(lying(patch, [tokens, bits, beyond, *values]))
+    for token in (1, 9):
+        far = tokens[:1] + bytes([token])
+        assert "changes its element" in refusal(lying(patch, [far, bits, maps, *values]))
+    with_far_bits = [tokens[:1] + b"\x7f", (2**29 - 1).to_bytes(4, "little"), maps, *values]
+    assert "changes its element" in refusal(lying(patch, with_far_bits))
+
+
 def test_d10_a_value_beyond_half_the_codes_of_4_bits_is_refused() -> None:
     new = with_raws(NIBBLES, OLD, [9])
     encoded = said("gaps", NIBBLES, raws(NIBBLES, OLD), raws(NIBBLES, new), paired=False)
