@@ -134,7 +134,9 @@ def one_of(*allowed: object) -> Reader:
 def _reader(holds: Callable[[Any], bool], must_be: str) -> Reader:
     def read(value: object, where: str) -> Any:
         if not holds(value):
-            raise Malformed(f"{where}: must be {must_be}, is {value!r:.40}")
+            # What holds other values may be nested too deeply to be shown.
+            shown = type(value).__name__ if isinstance(value, list | dict) else f"{value!r:.40}"
+            raise Malformed(f"{where}: must be {must_be}, is {shown}")
         return value
 
     return read

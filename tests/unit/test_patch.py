@@ -5,6 +5,7 @@ The D-numbers are those of the threat model's list of attacks on the patch file.
 
 import io
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ def test_d01_a_manifest_that_inflates_over_the_limit_is_refused() -> None:
 def test_d22_a_manifest_that_is_not_canonical_json_is_refused(spelled: bytes) -> None:
     with pytest.raises(Malformed):
         read(put_together(spelled, []))
+
+
+@pytest.mark.parametrize("field", ["capabilities", "sections.0.params", "regions.0.layout"])
+def test_d22_a_value_nested_to_any_depth_is_refused(made: dict[str, bytes], field: str) -> None:
+    manifest, payloads = take_apart(made["sparse"])
+    told(manifest, field, "nest")
+    for depth in range(1, sys.getrecursionlimit()):
+        nest = b"[" * depth + b"]" * depth
+        with pytest.raises(Malformed):
+            read(put_together(spell(manifest).replace(b'"nest"', nest), payloads))
 
 
 def test_a_manifest_with_spaces_is_refused(made: dict[str, bytes]) -> None:
