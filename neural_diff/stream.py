@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from neural_diff import codec, decode, view
-from neural_diff.errors import Corrupt, NeuralDiffError
+from neural_diff.errors import Corrupt, NeuralDiffError, WrongBase
 from neural_diff.patch import Move, Patch
 from neural_diff.region import Region
 from neural_diff.section import Section
@@ -150,7 +150,10 @@ class Changes:
 
     def _decode(self, section: Section, region: Region) -> decode.Change:
         self._file.seek(section.offset)
-        streams = codec.unpack(section.streams, self._file.read(section.payload_bytes))
+        payload = self._file.read(section.payload_bytes)
+        if len(payload) < section.payload_bytes:
+            raise Corrupt("became shorter while it was read")
+        streams = codec.unpack(section.streams, payload)
         return self._change_of(section, region, streams, self._back)
 
 
@@ -196,5 +199,8 @@ def moved(file: BinaryIO, moves: Sequence[Move]) -> Iterator[bytearray]:
             yield bytearray(min(PIECE_BYTES, move.to_offset - low))
         for low in range(0, move.length, PIECE_BYTES):
             file.seek(move.from_offset + low)
-            yield bytearray(file.read(min(PIECE_BYTES, move.length - low)))
+            held = bytearray(file.read(min(PIECE_BYTES, move.length - low)))
+            if len(held) < min(PIECE_BYTES, move.length - low):
+                raise WrongBase(f"{file.name}: became shorter while it was read")
+            yield held
         end = move.to_offset + move.length
