@@ -121,11 +121,15 @@ def check_places(regions: tuple[Region, ...], to_size: int) -> None:
     for number, region in enumerate(regions):
         if region.file_offset + region.span_bytes > to_size:
             raise Malformed(f"region {number}: ends outside the file of {to_size} bytes")
+    sharing = 1
     for number, (left, right) in enumerate(pairwise(regions)):
+        sharing += 1
         if right.file_offset >= left.file_offset + left.span_bytes:
-            continue
-        if not interleaved(left, right):
+            sharing = 1
+        elif not interleaved(left, right):
             raise Malformed(f"regions {number} and {number + 1} overlap or are not in file order")
+        if sharing > limits.SHARING_MAX:
+            raise Malformed(f"region {number + 1}: more than {limits.SHARING_MAX} share its blocks")
 
 
 def interleaved(left: Region, right: Region) -> bool:

@@ -17,6 +17,7 @@ many as the changes, so that `changes` bounds the work before a stream is looked
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from neural_diff import limits
@@ -32,6 +33,7 @@ from neural_diff.canonical import (
 )
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
+from neural_diff.view import bytes_of
 
 Op = Literal["add", "set", "hashed", "exact"]
 
@@ -171,6 +173,20 @@ def check_sections(regions: Sequence[Region], sections: Sequence[Section]) -> No
         if section.start < reached.get(section.op, 0):
             raise Malformed(f"section {number}: overlaps or precedes one of the same operation")
         reached[section.op] = section.end
+    _check_open(regions, sections)
+
+
+def _check_open(regions: Sequence[Region], sections: Sequence[Section]) -> None:
+    """Where sections change the same bytes, all of them are held at the same time."""
+    edges = []
+    for section in sections:
+        region = regions[section.region]
+        low, high = (region.file_offset + bytes_of(region, n) for n in (section.start, section.end))
+        edges += [(low, section.working_bytes), (high, -section.working_bytes)]
+    # Of edges at the same byte, those of sections that end come first.
+    most = max(accumulate(need for _, need in sorted(edges)), default=0)
+    if most > limits.WORKING_BYTES_MAX:
+        raise Malformed(f"sections that are open together need {most} bytes, over the limit")
 
 
 def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:

@@ -116,6 +116,7 @@ def check_manifest(manifest: Any) -> None:
     for section in items(manifest["sections"], 4096):
         check_section(section, manifest["regions"])
     check_order(manifest["sections"])
+    check_held(manifest["sections"], manifest["regions"])
     check_moves(manifest)
     sections = manifest["sections"]
     new = any(s["codec"] in (2, 3) or {"classes", "paired"} & set(s["params"]) for s in sections)
@@ -184,6 +185,8 @@ def check_places(regions: Any, size: int) -> None:
         one, two = left["layout"], right["layout"]
         must(left["file_offset"] == right["file_offset"] and one["stride"] == two["stride"], "")
         must(end == right["file_offset"] + span(right, right["count"]), "overlap")
+        sharing = [region for region in regions if region["file_offset"] == left["file_offset"]]
+        must(len(sharing) <= 8, "too many regions share blocks")
         must(one["first"] + one["per_block"] * left["width"] // 8 <= two["first"], "overlap")
 
 
@@ -235,6 +238,20 @@ def check_order(sections: Any) -> None:
         key = section["region"], section["op"]
         must(section["start"] >= reached.get(key, 0), "sections overlap")
         reached[key] = section["start"] + section["count"]
+
+
+def check_held(sections: Any, regions: Any) -> None:
+    """Sections that are open at the same byte of the file fit into memory together."""
+    at = [regions[section["region"]] for section in sections]
+    lows = [r["file_offset"] + span(r, s["start"]) for r, s in zip(at, sections, strict=True)]
+    highs = [
+        r["file_offset"] + span(r, s["start"] + s["count"])
+        for r, s in zip(at, sections, strict=True)
+    ]
+    for byte in set(lows):
+        held = zip(lows, highs, sections, strict=True)
+        most = sum(working_bytes(s) for low, high, s in held if low <= byte < high)
+        must(most <= 64 * MIB, "working bytes of open sections")
 
 
 def kept(manifest: Any) -> list[list[int]]:
