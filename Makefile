@@ -8,7 +8,7 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test demo speech run openapi diagram lock size clean
+.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test fuzz demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ imports: $(READY)  ## the import contracts of docs/architecture.md
 test: $(READY)  ## the tests; one of them: make test T=tests/unit/test_patch.py
 	$(BIN)/python -m pytest $(T)
 
+fuzz: $(READY)  ## look for bytes that the kernel does not expect, for a time: make fuzz T=600
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	$(BIN)/python -m tests.fuzz $(if $(filter tests,$(T)),60,$(T))
+
 demo: $(READY)  ## the whole story: server, agents, three updates, one of them bad
 	$(BIN)/python -m demo
 
@@ -75,6 +79,8 @@ lock:  ## pin every dependency with its hashes again (needs uv)
 		--generate-hashes --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header \
 		--generate-hashes --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --no-deps \
+		--generate-hashes --extra fuzz -c requirements/dev.txt pyproject.toml -o requirements/fuzz.txt
 
 clean:  ## forget everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis

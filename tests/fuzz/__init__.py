@@ -1,0 +1,1 @@
+"""A fuzzer for the reader and the decoders of patches; see `targets`."""
