@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from itertools import zip_longest
 from typing import Any
 
 from tests.unit import reference_manifest
@@ -138,7 +139,7 @@ def _add_section(
     if op == "add" and codec < 3 and choices.below(2):
         names = [*names, "classes"]
     params = {name: params[name] for name in names}
-    if op == "add" and region["width"] == 4 and choices.below(2):
+    if (op == "hashed" or (op == "add" and region["width"] == 4)) and choices.below(2):
         params["paired"] = 1
     section = {
         "region": len(regions) - 1, "start": start, "count": count, "op": op, "codec": codec,
@@ -193,6 +194,13 @@ def _streams(choices: Choices, section: Any, region: Any) -> list[bytes]:
         return [_small(choices, section["count"] * size, region["width"] < 8)]
     if codec == 4:
         tokens, bits = _numbers(choices, [params["buckets"]], 3)
+        if "paired" in params:
+            tokens = bytes(token & 15 for token in tokens)
+            bits = _bits(choices, sum(max(token - 4, 0) // 4 for token in tokens))
+            pairs = bytes(
+                a | b << 4 for a, b in zip_longest(tokens[::2], tokens[1::2], fillvalue=0)
+            )
+            return [pairs, bits, _bits(choices, params["buckets"] - tokens.count(0))]
         return [tokens, bits, _bits(choices, params["buckets"] - tokens.count(0))]
     streams, changes, classes = [], params["changes"], params.get("classes", 1)
     shares = [changes] + [0] * (classes - 1)

@@ -187,7 +187,8 @@ def sparse(section: Any, region: Any, streams: Iterator[bytes], old: list[int]) 
     if "classes" in params:
         table = taken(streams)
         must(len(table) == (16 if width == 4 else 256) and max(table) < classes, "class table")
-        class_of = [table[raw >> max(width - 8, 0)] for raw in old]
+        below_sign = width - (9 if region["kind"] != "int" else 8)
+        class_of = [table[raw >> max(below_sign, 0) & 255] for raw in old]
     places = positions(section, streams, class_of)
     must(sum(map(len, places)) == params["changes"], "changes")
     new = list(old)
@@ -265,6 +266,10 @@ def fmix32(h: int) -> int:
 def hashed(params: Any, region: Any, streams: Iterator[bytes], old: list[int]) -> list[int]:
     buckets, f, width = params["buckets"], params["fraction_bits"], region["width"]
     tokens, bits, signs = taken(streams), Bits(taken(streams)), Bits(taken(streams))
+    if "paired" in params:
+        tokens = bytes(half for byte in tokens for half in (byte & 15, byte >> 4))
+        must(not any(tokens[buckets:]), "a token after the last")
+        tokens = tokens[:buckets] if len(tokens) < buckets + 2 else b""
     found = numbers(tokens, bits, 3)
     bits.finish()
     must(len(found) == buckets, "buckets")

@@ -17,7 +17,7 @@ PARAMS = {  # of operation and codec: those it has, and those it may have
     ("set", 2): ("changes blocks", ""),
     ("set", 0): ("xor", ""),
     ("exact", 0): ("xor", ""),
-    ("hashed", 4): ("buckets fraction_bits seed", ""),
+    ("hashed", 4): ("buckets fraction_bits seed", "paired"),
 }
 
 
@@ -213,7 +213,7 @@ def check_section(section: Any, regions: Any) -> None:
     }  # fmt: skip
     for name, value in params.items():
         number(value, *most[name])
-    must("paired" not in params or region["width"] == 4, "paired")
+    must("paired" not in params or op == "hashed" or region["width"] == 4, "paired")
     for stream in items(section["streams"], 36):
         must(type(stream) is list and len(stream) == 3, "stream")
         coding, stored, decoded = (number(value, 0, 16 * MIB) for value in stream)

@@ -15,6 +15,8 @@ import pytest
 from neural_diff import apply as applying
 from neural_diff import encode, stream
 from neural_diff.apply import apply
+from neural_diff.codec import GAP_LITERAL_BITS
+from neural_diff.decode_numpy import keys_of
 from neural_diff.draft import Draft
 from neural_diff.encode import Encoded, pack
 from neural_diff.errors import NeuralDiffError
@@ -55,13 +57,13 @@ def said(
     if way in ("gaps", "blocks32"):
         return Encoded("add", places.codec, params, places.packed + values([distance], paired))
     table = (np.arange(256) * 7 % classes).astype(np.uint8)
-    which = table[encode._keys(old[changed])]
+    which = table[keys_of(old[changed], region)]
     given = values([distance[which == number] for number in range(classes)], paired)
     lookup = (pack((table[:16] if region.width == 4 else table).tobytes()),)
     if way != "class-gaps":
         params |= {"classes": classes}
         return Encoded("add", places.codec, params, lookup + places.packed + given)
-    ranks = encode._packed(encode._class_gaps(table, old, changed, classes))
+    ranks = encode._packed(class_gaps(region, table, old, changed, classes))
     params = {name: n for name, n in params.items() if name != "blocks"} | {"classes": classes}
     return Encoded("add", CLASS_GAPS, params, lookup + ranks + given)
 
@@ -73,6 +75,19 @@ def values(by_class: Sequence[Any], paired: bool) -> tuple[encode.Packed, ...]:
     ends = np.cumsum([len(distance) for distance in by_class])[:-1]
     each = [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
     return encode._packed([*each, bits, signs])
+
+
+def class_gaps(region: Region, table: Any, old: Any, changed: Any, classes: int) -> list[bytes]:
+    """Gives the gap tokens of each class and the raw bits of all, the plain way."""
+    which, gaps = table[keys_of(old, region)], []
+    for number in range(classes):
+        members = np.flatnonzero(which == number)
+        ranks = np.flatnonzero(np.isin(members, changed))
+        gaps.append(np.diff(ranks, prepend=-1) - 1)
+    tokens, bits = encode._split_numbers(np.concatenate(gaps), GAP_LITERAL_BITS)
+    ends = np.cumsum([len(some) for some in gaps])[:-1]
+    each = [part.tobytes() for part in np.split(np.frombuffer(tokens, np.uint8), ends)]
+    return [*each, bits]
 
 
 def sections_of(
