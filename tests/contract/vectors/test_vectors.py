@@ -1,9 +1,11 @@
 """Golden patch files: whatever was once published stays applicable, for ever, by both decoders.
 
 Files are only ever added here, never remade. `<name>.base` + `<name>.patch` give a file whose
-SHA-256 stands in `sha256.json`. They were made by `make_vectors.py` of the version that added them.
+SHA-256 stands in `sha256*.json`. They were made by `make_vectors.py` and `make_more.py` of the
+version that added them.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,14 +13,22 @@ import pytest
 
 from neural_diff import stream
 from neural_diff.apply import apply
+from tests.unit import reference
+from tests.unit.patch_files import take_apart
+from tests.unit.reference_manifest import PARAMS
+from tests.unit.ways import KINDS
 
 HERE = Path(__file__).parent
-WANTED: dict[str, str] = json.loads((HERE / "sha256.json").read_text())
+WANTED: dict[str, str] = {
+    name: digest
+    for path in sorted(HERE.glob("sha256*.json"))
+    for name, digest in json.loads(path.read_text()).items()
+}
 
 
 def test_every_golden_patch_has_its_digest() -> None:
     assert sorted(WANTED) == sorted(path.stem for path in HERE.glob("*.patch"))
-    assert len(WANTED) >= 5
+    assert len(WANTED) >= 20
 
 
 @pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "standard library"])
@@ -29,3 +39,29 @@ def test_a_golden_patch_still_gives_the_same_file(
     monkeypatch.setattr(stream, "NUMPY", numpy)
     applied = apply(HERE / f"{name}.base", [HERE / f"{name}.patch"], tmp_path / "target")
     assert applied.sha256 == WANTED[name]
+
+
+@pytest.mark.parametrize("name", sorted(WANTED))
+def test_a_golden_patch_gives_what_the_page_of_the_format_says(name: str) -> None:
+    base, patch = ((HERE / f"{name}.{side}").read_bytes() for side in ("base", "patch"))
+    assert hashlib.sha256(reference.applied(base, patch)).hexdigest() == WANTED[name]
+
+
+def test_the_golden_patches_use_every_operation_codec_and_parameter() -> None:
+    used = set()
+    for path in HERE.glob("*.patch"):
+        manifest, _ = take_apart(path.read_bytes())
+        used |= {field for field in manifest if field == "moves"}
+        for section in manifest["sections"]:
+            region = manifest["regions"][section["region"]]
+            used.add((section["op"], section["codec"], *sorted(section["params"])))
+            used |= {
+                (region["kind"], region["width"]),
+                *(coding for coding, *_ in section["streams"]),
+            }
+    wanted = {
+        (op, codec, *sorted(f"{needed} {more}".split()))
+        for (op, codec), (needed, may) in PARAMS.items()
+        for more in ("", *may.split())
+    }
+    assert wanted | {"moves", 0, 1, 2} | set(KINDS) <= used
