@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 
 from neural_diff import difference, stream
 from neural_diff.apply import apply
+from neural_diff.encode import Encoded
 from neural_diff.make import make_patch
 from neural_diff.patch import read_patch
-from tests.unit.patch_files import save_safetensors
+from neural_diff.region import Region
+from tests.unit.patch_files import put_together, save_safetensors, take_apart
+from tests.unit.ways import drafted, said
 
 CUT = """
 import os, sys
@@ -126,3 +130,30 @@ def test_what_progress_raises_cancels_and_leaves_nothing(files: tuple[Path, Path
     with pytest.raises(KeyboardInterrupt):
         apply(base, [patch], base.parent / "new", progress=cancel)
     assert sorted(base.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("at", [9_000, 20_000])
+def test_a_section_with_a_digest_of_its_own_is_not_begun_in_its_middle(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such digests are of the first kernel; the section beside it says where a run may go on."""
+    monkeypatch.setattr(stream, "PIECE_BYTES", 256)
+    region, old = Region("w", 0, 1 << 15, 8, "int", lo=-128, hi=127), bytes(1 << 15)
+    new = bytes([1]) + bytes(254) + bytes([2]) + bytes((1 << 15) - 256)
+    sections = [
+        (region, 0, 1 << 15, one_way("gaps", region, old, new[:1] + bytes((1 << 15) - 1))),
+        (region, 0, 256, one_way("set gaps", region, old[:256], bytes(255) + bytes([2]))),
+    ]
+    manifest, payloads = take_apart(drafted(sections, old, new))
+    del manifest["sections"][0]["prefix_sha256"]
+    manifest["sections"][0]["result_sha256"] = sha256(new[:1] + bytes((1 << 15) - 1)).hexdigest()
+    base, patch, target = (tmp_path / name for name in ("base", "patch", "new"))
+    base.write_bytes(old)
+    patch.write_bytes(put_together(manifest, payloads))
+    left_by_a_power_cut(base, patch, target, at)
+    apply(base, [patch], target)
+    assert target.read_bytes() == new
+
+
+def one_way(way: str, region: Region, old: bytes, new: bytes) -> Encoded:
+    return said(way, region, np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8))

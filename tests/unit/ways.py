@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from neural_diff import apply as applying
-from neural_diff import encode, stream
+from neural_diff import encode, inplace, stream
 from neural_diff.apply import apply
 from neural_diff.codec import GAP_LITERAL_BITS
 from neural_diff.decode_numpy import keys_of
 from neural_diff.draft import Draft
 from neural_diff.encode import Encoded, pack
-from neural_diff.errors import NeuralDiffError
+from neural_diff.errors import NeuralDiffError, Unsuitable
 from neural_diff.patch import Move
 from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
@@ -138,7 +138,7 @@ def drafted(
 def answer(base: bytes, *patches: bytes, pieces: int = stream.PIECE_BYTES) -> bytes | str:
     """Applies with both decoders, and one patch with the reference too; gives the one answer.
 
-    It is the new file or how it was refused.
+    It is the new file or how it was refused. In place, and back, it must be the same.
     """
     given = [_applied(base, patches, numpy, pieces) for numpy in (True, False)]
     assert given[0] == given[1]
@@ -147,7 +147,36 @@ def answer(base: bytes, *patches: bytes, pieces: int = stream.PIECE_BYTES) -> by
             assert reference.applied(base, patches[0]) == given[0]
         except reference.Refused as refused:
             assert isinstance(given[0], str), refused
+        _check_in_place_and_back(base, patches[0], given[0], pieces)
     return given[0]
+
+
+def _check_in_place_and_back(base: bytes, patch: bytes, given: bytes | str, pieces: int) -> None:
+    """Changes the only copy and rolls it back; goes back from the new file by the same patch."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stream, "PIECE_BYTES", pieces)
+        patched.setattr(applying.os, "fsync", lambda _: None)
+        model, path = Path(name) / "model", Path(name) / "patch"
+        model.write_bytes(base)
+        path.write_bytes(patch)
+        try:
+            inplace.apply_in_place(model, path)
+        except NeuralDiffError as error:
+            assert isinstance(given, str) or isinstance(error, Unsuitable), error
+            assert model.read_bytes() == base
+        else:
+            assert model.read_bytes() == given
+            if given != base:
+                inplace.roll_back(model)
+            assert model.read_bytes() == base
+        if isinstance(given, str):
+            return
+        model.write_bytes(given)
+        try:
+            apply(model, [path], model, back=True)
+        except Unsuitable:
+            return
+        assert model.read_bytes() == base
 
 
 def _applied(base: bytes, patches: Sequence[bytes], numpy: bool, pieces: int) -> bytes | str:
