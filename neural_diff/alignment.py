@@ -71,11 +71,21 @@ def by_likeness(old: Bytes, new: Bytes) -> tuple[Move, ...]:
     if not runs or len(runs) > MOVES_MAX:
         return ()
     moves = tuple(_moves(runs, old, new))
+    if not may_move(moves, len(old)):
+        # Far apart in a much longer file: what lies between two runs is left out.
+        ends = [min(run[1], after[0]) for run, after in pairwise([*runs, (len(new), 0, 0)])]
+        within = zip(runs, ends, strict=True)
+        moves = tuple(Move(start, start + by, end - start) for (start, _, by), end in within)
     gained = sum(
         np.count_nonzero(old[start : start + length] == new[to : to + length])
         for to, start, length in moves
     )
-    return moves if gained > alike else ()
+    return moves if gained > alike and may_move(moves, len(old)) else ()
+
+
+def may_move(moves: Sequence[Move], old_size: int) -> bool:
+    """Whether the moves give no more bytes than a patch may take of an old file of that size."""
+    return sum(move.length for move in moves) <= 2 * old_size
 
 
 def _type_of(region: Region) -> tuple[object, ...]:

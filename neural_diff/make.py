@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff import encode, view
-from neural_diff.alignment import by_likeness, by_name
+from neural_diff.alignment import by_likeness, by_name, may_move
 from neural_diff.apply import Progress, apply
 from neural_diff.codec import unpack
 from neural_diff.decode_numpy import change_of
@@ -94,7 +94,8 @@ def _aligned(
     """Gives the tensors both files have, as they lie in the new one, and the moves there."""
     before, after = (regions_of(path) for path in (base, target))
     if before and after:
-        return by_name(before, after)
+        tensors, moves = by_name(before, after)
+        return (tensors, moves) if may_move(moves, len(old)) else ([], ())
     return [], by_likeness(old, new)
 
 

@@ -10,10 +10,11 @@ from neural_diff import apply as applying
 from neural_diff import encode, limits, stream
 from neural_diff.apply import apply
 from neural_diff.errors import Malformed, NeuralDiffError, WrongBase
+from neural_diff.make import make_patch
 from neural_diff.patch import Move
 from neural_diff.region import Region
-from tests.unit.patch_files import put_together, sample, take_apart
-from tests.unit.ways import answer, drafted, with_limits
+from tests.unit.patch_files import put_together, sample, save_safetensors, take_apart
+from tests.unit.ways import answer, drafted, made, with_limits
 
 OLD = bytes(range(100))
 NEW = OLD[40:80] + b"seven.." + OLD[:30]
@@ -112,6 +113,42 @@ def test_8192_moves_are_applied_in_any_cut() -> None:
     new = b"".join(old[m.from_offset :][: m.length] for m in moves)
     for pieces in (1000, 1 << 18):
         assert answer(old, drafted([], old, new, moves), pieces=pieces) == new
+
+
+@pytest.mark.parametrize("between", [2_000, 40_000])
+def test_pieces_of_a_file_that_are_far_apart_in_a_longer_one_are_found(between: int) -> None:
+    rng = np.random.default_rng(between)
+    parts = [rng.bytes(3000) for _ in range(8)]
+    new = b"".join(part + rng.bytes(between) for part in parts[::-1])
+    patch = made(b"".join(parts), new)
+    assert answer(b"".join(parts), patch) == new
+    assert len(take_apart(patch)[0]["moves"]) == 8
+    assert len(patch) < len(new) - 8 * 2500
+
+
+def test_tensors_that_moved_apart_from_each_other_make_a_patch(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    old = {name: ("I8", rng.integers(-127, 128, 100, np.int8)) for name in "abcd"}
+    big = ("I8", rng.integers(-127, 128, 5000, np.int8))
+    names = [*old, "big", *(name.upper() for name in old)]
+    old |= {name: ("I8", rng.integers(-127, 128, 100, np.int8)) for name in "ABCD"}
+    before = {name: old.get(name, big) for name in names}
+    after: dict[str, Any] = {}
+    for name in "abcd":
+        gap = before_gap(names, name)
+        after |= {name: old[name], f"new {name}": ("I8", np.zeros(gap, np.int8))}
+        after |= {name.upper(): old[name.upper()]}
+    base, target, patch = (tmp_path / name for name in ("base", "target", "patch"))
+    save_safetensors(base, before)
+    save_safetensors(target, after)
+    make_patch(base, target, patch)
+    assert answer(base.read_bytes(), patch.read_bytes()) == target.read_bytes()
+
+
+def before_gap(names: list[str], name: str) -> int:
+    """The bytes between a tensor and its partner in the old file: "big" has 5000, the rest 100."""
+    between = names[names.index(name) + 1 : names.index(name.upper())]
+    return sum(5000 if other == "big" else 100 for other in between)
 
 
 @pytest.mark.parametrize("numpy", [True, False])

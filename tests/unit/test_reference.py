@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neural_diff.make import make_hashed, make_patch
+from neural_diff.make import make_hashed
 from neural_diff.region import Region
 from tests.unit.patch_files import DTYPES, save_buckets, save_safetensors, take_apart
 from tests.unit.ways import (
@@ -20,6 +20,7 @@ from tests.unit.ways import (
     blocked,
     changed,
     drafted,
+    made,
     raws,
     sections_of,
     with_raws,
@@ -96,15 +97,6 @@ def nudged(rng: np.random.Generator, array: Any, share: float) -> Any:
     hit = rng.random(raw.size) < share
     raw[hit] += rng.integers(1, 5, int(hit.sum())).astype(raw.dtype)
     return raw.view(array.dtype)
-
-
-def made(base: bytes, target: bytes) -> bytes:
-    with tempfile.TemporaryDirectory() as name:
-        paths = [Path(name) / part for part in ("base", "target", "patch")]
-        paths[0].write_bytes(base)
-        paths[1].write_bytes(target)
-        make_patch(*paths)
-        return paths[2].read_bytes()
 
 
 def saved(tensors: dict[str, Any], metadata: dict[str, str]) -> bytes:

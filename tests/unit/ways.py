@@ -20,6 +20,7 @@ from neural_diff.decode_numpy import keys_of
 from neural_diff.draft import Draft
 from neural_diff.encode import Encoded, pack
 from neural_diff.errors import NeuralDiffError, Unsuitable
+from neural_diff.make import make_patch
 from neural_diff.patch import Move
 from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
@@ -133,6 +134,16 @@ def drafted(
     with tempfile.TemporaryDirectory() as room:
         draft.write(Path(room) / "patch", before, after, np.frombuffer(new, np.uint8), {})
         return (Path(room) / "patch").read_bytes()
+
+
+def made(base: bytes, target: bytes) -> bytes:
+    """Makes a patch as the maker does."""
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name) / part for part in ("base", "target", "patch")]
+        paths[0].write_bytes(base)
+        paths[1].write_bytes(target)
+        make_patch(*paths)
+        return paths[2].read_bytes()
 
 
 def answer(base: bytes, *patches: bytes, pieces: int = stream.PIECE_BYTES) -> bytes | str:
