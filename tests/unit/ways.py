@@ -16,7 +16,6 @@ from neural_diff import apply as applying
 from neural_diff import encode, inplace, stream
 from neural_diff.apply import apply
 from neural_diff.codec import GAP_LITERAL_BITS
-from neural_diff.decode_numpy import keys_of
 from neural_diff.draft import Draft
 from neural_diff.encode import Encoded, pack
 from neural_diff.errors import NeuralDiffError, Unsuitable
@@ -25,6 +24,7 @@ from neural_diff.patch import Move
 from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
 from neural_diff.view import plane_split
+from neural_diff.view_numpy import keys_of
 from tests.unit import reference
 from tests.unit.patch_files import put_together, take_apart
 

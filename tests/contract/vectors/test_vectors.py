@@ -13,6 +13,7 @@ import pytest
 
 from neural_diff import stream
 from neural_diff.apply import apply
+from neural_diff.errors import NeuralDiffError
 from tests.unit import reference
 from tests.unit.patch_files import take_apart
 from tests.unit.reference_manifest import PARAMS
@@ -45,6 +46,19 @@ def test_a_golden_patch_still_gives_the_same_file(
 def test_a_golden_patch_gives_what_the_page_of_the_format_says(name: str) -> None:
     base, patch = ((HERE / f"{name}.{side}").read_bytes() for side in ("base", "patch"))
     assert hashlib.sha256(reference.applied(base, patch)).hexdigest() == WANTED[name]
+
+
+@pytest.mark.parametrize("name", sorted(WANTED))
+def test_d04_a_golden_patch_cut_off_or_flipped_is_refused(name: str, tmp_path: Path) -> None:
+    whole = (HERE / f"{name}.patch").read_bytes()
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(5, len(whole), 37)
+    ]
+    for number, wrong in enumerate([*flipped, *(whole[:at] for at in range(0, len(whole), 41))]):
+        (tmp_path / "patch").write_bytes(wrong)
+        with pytest.raises(NeuralDiffError):
+            apply(HERE / f"{name}.base", [tmp_path / "patch"], tmp_path / "target")
+        assert [path.name for path in tmp_path.iterdir()] == ["patch"], number
 
 
 def test_the_golden_patches_use_every_operation_codec_and_parameter() -> None:
