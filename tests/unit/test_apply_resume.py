@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import tempfile
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from neural_diff import difference, stream
 from neural_diff.apply import apply
@@ -15,7 +18,7 @@ from neural_diff.make import make_patch
 from neural_diff.patch import read_patch
 from neural_diff.region import Region
 from tests.unit.patch_files import put_together, save_safetensors, take_apart
-from tests.unit.ways import drafted, said
+from tests.unit.ways import ALL_WAYS, KINDS, changed, drafted, raws, said, with_raws
 
 CUT = """
 import os, sys
@@ -157,3 +160,32 @@ def test_a_section_with_a_digest_of_its_own_is_not_begun_in_its_middle(
 
 def one_way(way: str, region: Region, old: bytes, new: bytes) -> Encoded:
     return said(way, region, np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([8, 16, 72, 1000]), st.booleans())
+def test_d19_a_run_goes_on_from_whatever_was_left(seed: int, pieces: int, numpy: bool) -> None:
+    rng = np.random.default_rng(seed)
+    kind, width = KINDS[rng.integers(len(KINDS))]
+    region, old = Region("w", 3, 240, width, kind), rng.bytes(1000)
+    before = raws(region, old)
+    after = changed(rng, before, width, 0.2, "anywhere", True)
+    sections = [
+        (region, start, 40, said(str(rng.choice(ALL_WAYS)), region, before[part], after[part], 5))
+        for start in range(0, 240, 40)
+        if (before[part := slice(start, start + 40)] != after[part]).any()
+    ]
+    new = with_raws(region, old, after)
+    left = bytearray(new[: rng.integers(1001)] + rng.bytes(int(rng.integers(3)) * 40))
+    if left and rng.random() < 0.3:
+        left[rng.integers(len(left))] ^= 1
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stream, "PIECE_BYTES", pieces)
+        patched.setattr(stream, "NUMPY", numpy)
+        base, patch, target = (Path(name) / part for part in ("base", "patch", "new"))
+        base.write_bytes(old)
+        patch.write_bytes(drafted(sections, old, new))
+        (Path(name) / f".new.{sha256(new).hexdigest()[:16]}.part").write_bytes(left)
+        apply(base, [patch], target)
+        assert target.read_bytes() == new
+        assert not list(Path(name).glob("*.part"))
