@@ -56,10 +56,11 @@ def positions_of(
         for ranks in found:
             codec.check_last(int(ranks[-1]) if len(ranks) else -1, section.count)
         return found, values
+    if section.codec == BLOCKS:
+        codec.check_blocks(streams[2], section.changes)
     places = _rising(_numbers(streams[0], streams[1], GAP_LITERAL_BITS))
     streams = streams[2:]
     if section.codec == BLOCKS:
-        codec.check_blocks(streams[0], section.changes)
         codec.check_last(int(places[-1]), -(-section.count // BLOCK_ELEMENTS))
         bits = np.unpackbits(np.frombuffer(streams[0], np.uint8), bitorder="little")
         within = np.flatnonzero(bits)

@@ -157,6 +157,12 @@ def test_d10_a_bit_or_a_block_beyond_the_section_is_refused() -> None:
     assert "changes its element" in refusal(lying(patch, with_far_bits))
 
 
+def test_d10_of_two_lies_in_one_section_all_decoders_name_the_same() -> None:
+    patch = honest("blocks32")
+    tokens, _, maps, *values = decoded(patch)
+    assert "bitmaps of" in refusal(lying(patch, [tokens, b"\1", b"\xff" + maps[1:], *values]))
+
+
 def test_d10_a_value_beyond_half_the_codes_of_4_bits_is_refused() -> None:
     new = with_raws(NIBBLES, OLD, [9])
     encoded = said("gaps", NIBBLES, raws(NIBBLES, OLD), raws(NIBBLES, new), paired=False)
