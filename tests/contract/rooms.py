@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CAPS = {
-    "neural_diff": 3150,
+    "neural_diff": 3200,
     "trust": 600,
     "service": 3400,
     "device_agent": 1500,
