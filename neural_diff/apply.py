@@ -124,11 +124,11 @@ def _write(
             prefix = new if link is run[-1] else None
             made = stream.stage(link.patch, changes, take, prefix, start)
             take = stream.taken_from(made)
-        done = start
+        done, total = start, sum(link.patch.to_size for link in run)
         for piece in made:
             work.write(piece)
             done += len(piece)
-            yield done * len(run)
+            yield total * done // last.to_size
         if new.hexdigest() != last.to_sha256:
             raise Corrupt(f"{run[-1].path}: the result is not the file that the patch promises")
     except NeuralDiffError:

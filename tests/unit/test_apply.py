@@ -81,8 +81,11 @@ def test_a_chain_of_three_is_applied_link_by_link(tmp_path: Path) -> None:
         versions[-1].write_bytes((old[:900] + rng.bytes(size))[:size])
         patches.append(tmp_path / f"patch{number}")
         make_patch(versions[-2], versions[-1], patches[-1])
-    apply(versions[0], patches, tmp_path / "new")
+    done: list[tuple[int, int]] = []
+    apply(versions[0], patches, tmp_path / "new", progress=lambda *step: done.append(step))
     assert (tmp_path / "new").read_bytes() == versions[3].read_bytes()
+    assert done == sorted(done)
+    assert done[-1] == (9000, 9000)
     assert "patch before it" in refused(WrongBase, versions[0], patches[::2], tmp_path)
     assert refused(WrongBase, versions[1], patches, tmp_path)
 
