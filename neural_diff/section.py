@@ -133,7 +133,7 @@ class Section(NamedTuple):
     @property
     def how(self) -> str:
         """Operation and codec in words."""
-        words = f"{self.op} by {_NAMES[self.codec]}"
+        words = self.op if self.op == "hashed" else f"{self.op} by {_NAMES[self.codec]}"
         return f"{words} in {self.classes} classes" if self.classes > 1 else words
 
 

@@ -2,8 +2,8 @@
 
 A command returns the document that `--json` prints, and every document is made text in one way:
 its fields line by line, then what `SECTIONS` names, lists as tables of the columns given there. A
-column's name tells its unit, so `bytes_sent`, `old_wer_bp` and `share` become sizes and percentages
-by themselves. Texts from the server lose their control characters: a device's serial cannot repaint
+column's name tells its unit, so `bytes_sent`, `old_wer_bp`, `share` and `density` become sizes and
+percentages by themselves. Texts from the server lose their control characters: a device's serial cannot repaint
 the terminal. The tables are our own because those of `rich` wrap where no terminal reads them.
 """
 
@@ -114,8 +114,10 @@ def value_text(name: str, value: Any) -> str:
             return f"{value / 100:.2f} %"
         if "bytes" in (words[0], words[-1]):
             return filesize.decimal(int(value))
-        if words[0] == "share":
+        if words[0] in ("share", "density"):
             return f"{100 * value:.2f} %"
+        if words[0] == "bits":
+            return f"{value:.1f}"
     return _clean(str(value))
 
 

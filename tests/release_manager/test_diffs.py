@@ -31,6 +31,7 @@ def test_a_patch_is_described(desk: Desk, chain: list[Path]) -> None:
     assert (found["kind"], [region["name"] for region in found["regions"]]) == ("sparse", ["w"])
     assert desk.run("diff", "inspect", chain[0]) == 0
     assert re.search(r"share of target +\d+\.\d\d %\n", desk.out)
+    assert re.search(r"w +int +8 +\d+ +add by \S+ +\d+ +\d+\.\d\d % +\d+\.\d ", desk.out)
 
 
 def test_the_wrong_base_is_refused_and_nothing_is_written(
