@@ -3,8 +3,9 @@
 A command returns the document that `--json` prints, and every document is made text in one way:
 its fields line by line, then what `SECTIONS` names, lists as tables of the columns given there. A
 column's name tells its unit, so `bytes_sent`, `old_wer_bp`, `share` and `density` become sizes and
-percentages by themselves. Texts from the server lose their control characters: a device's serial cannot repaint
-the terminal. The tables are our own because those of `rich` wrap where no terminal reads them.
+percentages by themselves. Texts from the server lose their control characters: a device's serial
+cannot repaint the terminal. The tables are our own because those of `rich` wrap where no terminal
+reads them.
 """
 
 import json
