@@ -7,6 +7,7 @@ stderr, what a command answers is on stdout.
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -36,11 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
     except tuple(ENDS) as error:
         print(f"fleetdiff-agent: {error}", file=sys.stderr)
         return next(code for kind, code in ENDS.items() if isinstance(error, kind))
+    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in answer.items()]
     if options.json and answer:
-        print(json.dumps(answer))
-    else:
-        for name, value in answer.items():
-            print(f"{name.replace('_', ' ')}: {value}")
+        lines = [json.dumps(answer)]
+    try:
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    except BrokenPipeError:
+        # Who reads the first lines only, as head does, has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if answer.get("outcome") in ("refused", "failed") else 0
 
 

@@ -213,6 +213,15 @@ def test_status_works_beside_a_running_agent(
     assert "state: Idle" in capsys.readouterr().out
 
 
+def test_a_reader_that_leaves_early_is_no_error(lab: Lab, toml: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "device_agent", "status", "--config", str(toml)]
+    with os.fdopen(writer, "wb") as gone:
+        ended = subprocess.run(words, stdout=gone, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_the_exit_codes(
     command: str, capsys: pytest.CaptureFixture[str]
