@@ -43,9 +43,9 @@ def pieces_of(patch: Patch) -> Iterator[Piece]:
     end = 0
     for regions, sections in _groups(patch):
         begin, span = regions[0].file_offset, regions[0].span_bytes
-        yield from (Piece(at, length) for at, length in _cut(end, begin, PIECE_BYTES))
-        stride = regions[0].layout.stride if regions[0].layout else 1
-        step = max(PIECE_BYTES // stride, 1) * stride
+        yield from (Piece(at, length) for at, length in _cut(end, begin))
+        layout = regions[0].layout
+        unit = layout.stride if layout else regions[0].element_bytes
         active: list[int] = []
         waiting = sorted(sections, key=lambda number: (sections[number].low, number))
         edges = {edge for _, low, high in sections.values() for edge in (low, high)} | {0, span}
@@ -53,14 +53,14 @@ def pieces_of(patch: Patch) -> Iterator[Piece]:
             active = [number for number in active if sections[number].high > start]
             while waiting and sections[waiting[0]].low == start:
                 active.append(waiting.pop(0))
-            for at, length in _cut(start, stop, step):
+            for at, length in _cut(start, stop, unit, begin):
                 work = (
                     (n, view.elements_in(sections[n].region, at - sections[n].low))
                     for n in sorted(active)
                 )
                 yield Piece(begin + at, length, tuple(work))
         end = begin + span
-    yield from (Piece(at, length) for at, length in _cut(end, patch.to_size, PIECE_BYTES))
+    yield from (Piece(at, length) for at, length in _cut(end, patch.to_size))
 
 
 class _Span(NamedTuple):
@@ -86,8 +86,16 @@ def _groups(patch: Patch) -> Iterator[tuple[list[Region], dict[int, _Span]]]:
         yield list(regions), sections
 
 
-def _cut(start: int, end: int, step: int) -> Iterator[tuple[int, int]]:
-    return ((at, min(step, end - at)) for at in range(start, end, step))
+def _cut(start: int, end: int, unit: int = 1, begin: int = 0) -> Iterator[tuple[int, int]]:
+    """Cuts [start, end), counted from byte `begin`, between units and else at one grid of the file.
+
+    So the pieces of fused patches are mostly the same, and go from stage to stage uncopied.
+    """
+    while start < end:
+        grid = ((begin + start) // PIECE_BYTES + 1) * PIECE_BYTES - begin
+        stop = min(max(start + (grid - start) // unit * unit, start + unit), end)
+        yield start, stop - start
+        start = stop
 
 
 def ended(patch: Patch, piece: Piece) -> Iterator[int]:
