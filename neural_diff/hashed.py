@@ -28,11 +28,11 @@ _MASK = 0xFFFFFFFF
 
 
 def locate(
-    seed: int, start: int, count: int, buckets: int, fraction_bits: int
-) -> "tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]":
+    seed: int, start: int, count: int, buckets: int, fraction_bits: int, dtype: Any = "i4"
+) -> "tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]":
     """Gives bucket, sign (1 or -1) and dither of elements [start, start + count), with numpy.
 
-    Three arrays of shape (count,): int64, int32 and int32.
+    Three arrays of shape (count,): int64, and two of the signed integers `dtype`.
     """
     import numpy as np
 
@@ -42,10 +42,12 @@ def locate(
     wide = mixed.astype(np.uint64)
     wide *= np.uint64(buckets)
     wide >>= np.uint64(32)
-    bucket = wide.view(np.int64)
-    sign = 1 - 2 * (mixed & np.uint32(1)).view(np.int32)
-    dither = (mixed >> np.uint32(1)) & np.uint32((1 << fraction_bits) - 1)
-    return bucket, sign, dither.view(np.int32)
+    lowest = mixed.astype(dtype)
+    sign = (lowest & 1) * -2
+    sign += 1
+    lowest >>= 1
+    lowest &= (1 << fraction_bits) - 1
+    return wide.view(np.int64), sign, lowest
 
 
 def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple[int, int, int]:
