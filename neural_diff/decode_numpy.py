@@ -23,6 +23,8 @@ from neural_diff.view_numpy import Raw, elements_of, keys_of
 _PLACE_BITS = 28  # of an element in a piece, below its class
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
 
+_TOKENS = 1 << 14  # numbers at a time: their arrays are small enough not to be mapped anew each time
+
 Change = Callable[[bytearray, int], None]
 Integers = NDArray[np.int64]
 
@@ -256,26 +258,49 @@ def _signed(
 def _numbers(tokens: bytes, bits: bytes, literal_bits: int) -> NDArray[np.uint32]:
     """Decodes hybrid tokens to numbers below 2^32."""
     token = np.frombuffer(tokens, np.uint8)
-    found = token.astype(np.uint32)
-    longer = np.flatnonzero(token >= 1 << literal_bits)
-    lowest, extra = _table(literal_bits)
-    token = token.take(longer)
+    lowest, extra, masks = _table(literal_bits)
     codec.check_token(int(token.max(initial=0)), literal_bits)
-    need = extra.take(token)
-    starts = np.cumsum(need)
-    codec.check_bits(bits, int(starts[-1]) if len(longer) else 0)
-    starts -= need
-    # Every 32 bits with the 32 after them, so that one look-up holds any number's raw bits.
-    words = np.frombuffer(bits + bytes(8 + -len(bits) % 4), "<u4").astype(np.uint64)
-    held = (words[:-1] | words[1:] << np.uint64(32)).take(starts >> 5).view(np.int64)
-    starts &= 31
-    held >>= starts
-    held &= (1 << need) - 1
-    found[longer] = lowest.take(token) + held
+    longer = token >= 1 << literal_bits
+    if 2 * np.count_nonzero(longer) > len(token):
+        # Picking the literals out costs more than to treat them as numbers with no raw bits.
+        return _with_bits(token, bits, lowest, extra, masks)
+    found = token.astype(np.uint32)
+    places = np.flatnonzero(longer)
+    found[places] = _with_bits(token.take(places), bits, lowest, extra, masks)
+    return found
+
+
+def _with_bits(
+    token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Raw, masks: Raw
+) -> NDArray[np.uint32]:
+    words = np.frombuffer(bits + bytes(8 + -len(bits) % 4), "<u4")
+    found, used = np.empty(len(token), np.uint32), 0
+    for low in range(0, len(token), _TOKENS):
+        some = token[low : low + _TOKENS]
+        need = extra.take(some)
+        starts = np.cumsum(need, dtype=np.int64)
+        starts += used
+        used = int(starts[-1])
+        starts -= need
+        if used > 8 * len(bits):
+            break
+        # The 32 bits where a number begins and the 32 after them hold it, wherever it begins.
+        place = starts >> 5
+        held = words.take(place).astype(np.uint64)
+        place += 1
+        held |= words.take(place).astype(np.uint64) << np.uint64(32)
+        starts &= 31
+        held >>= starts.view(np.uint64)
+        numbers = held.astype(np.uint32)
+        numbers &= masks.take(some)
+        numbers += lowest.take(some)
+        found[low : low + _TOKENS] = numbers
+    codec.check_bits(bits, used)
     return found
 
 
 @cache
-def _table(literal_bits: int) -> tuple[Integers, Integers]:
+def _table(literal_bits: int) -> tuple[Raw, Raw, Raw]:
     lowest, extra = codec.token_table(literal_bits)
-    return np.array(lowest), np.array(extra)
+    masks = [(1 << bits) - 1 for bits in extra]
+    return np.array(lowest, np.uint32), np.array(extra, np.uint8), np.array(masks, np.uint32)
