@@ -14,7 +14,8 @@ For programs: `apply.apply`, `inplace.apply_in_place`, `link.damaged`, `patch.re
 
 Applier side (standard library; numpy only to go faster), from the bytes up: `errors`, `limits`,
 `canonical`; `region`, `section`, `patch` (what a manifest says); `view`, `codec`, `hashed`,
-`decode`, `view_numpy`, `decode_numpy` (what a payload does); `stream`, `link`, `apply`, `inplace`.
+`decode`, `view_numpy`, `codec_numpy`, `decode_numpy` (what a payload does); `stream`, `link`,
+`apply`, `inplace`.
 Maker side (numpy, never imported by the applier side): `layout`, `alignment`, `difference`,
 `encode`, `classes`, `draft`, `make`, `compose`, `describe`.
 docs/patch-format.md gives the file byte by byte.

@@ -83,6 +83,18 @@ def spell(thing: NamedTuple) -> dict[str, Any]:
     return {name: x for name, x in given.items() if name not in defaults or x != defaults[name]}
 
 
+def row_of(kind: Callable[..., Kind]) -> Callable[[object, str], Kind]:
+    """Reads a list as a named tuple, each item by the reader of its field."""
+    names = kind._fields  # type: ignore[attr-defined]
+
+    def read(value: object, where: str) -> Kind:
+        if not isinstance(value, list) or len(value) != len(names):
+            raise Malformed(f"{where}: must be [{', '.join(names)}]".replace("_", " "))
+        return kind(**record(dict(zip(names, value, strict=True)), where, readers_of(kind)))
+
+    return read
+
+
 def many(read: Reader, count_max: int, one: str) -> Reader:
     """Reads a list of at most `count_max` items; `one` is what an item is called."""
     whole = _reader(

@@ -5,15 +5,14 @@ modulo a power of two on unsigned types; what may not is bounded before it is ca
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff import codec
-from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS
+from neural_diff.codec import GAP_LITERAL_BITS
+from neural_diff.codec_numpy import numbers, signed
 from neural_diff.hashed import check_bucket, locate
 from neural_diff.region import Region
 from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, Section
@@ -22,8 +21,6 @@ from neural_diff.view_numpy import Raw, elements_of, keys_of
 
 _PLACE_BITS = 28  # of an element in a piece, below its class
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
-
-_TOKENS = 1 << 14  # numbers at a time: their arrays are small enough not to be mapped anew each time
 
 Change = Callable[[bytearray, int], None]
 Integers = NDArray[np.int64]
@@ -53,14 +50,14 @@ def positions_of(
     """
     if section.codec == CLASS_GAPS:
         tokens, bits, *values = codec.joined(streams, section.classes)
-        gaps = _numbers(b"".join(tokens), bits, GAP_LITERAL_BITS)
+        gaps = numbers(b"".join(tokens), bits, GAP_LITERAL_BITS)
         found = [_rising(gaps[start:end]) for start, end in _bounds(tokens)]
         for ranks in found:
             codec.check_last(int(ranks[-1]) if len(ranks) else -1, section.count)
         return found, values
     if section.codec == BLOCKS:
         codec.check_blocks(streams[2], section.changes)
-    places = _rising(_numbers(streams[0], streams[1], GAP_LITERAL_BITS))
+    places = _rising(numbers(streams[0], streams[1], GAP_LITERAL_BITS))
     streams = streams[2:]
     if section.codec == BLOCKS:
         codec.check_last(int(places[-1]), -(-section.count // BLOCK_ELEMENTS))
@@ -163,7 +160,7 @@ def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> lis
         return [np.frombuffer(some, np.uint8) for some in codec.unpaired(streams, section.changes)]
     tokens, bits, signs = codec.joined(streams, section.classes)
     dtype = np.dtype(f"<u{region.element_bytes}")
-    raw = _signed(b"".join(tokens), bits, signs, 1, dtype, region.width)
+    raw = signed(b"".join(tokens), bits, signs, 1, dtype, region.width)
     return [raw[start:end] for start, end in _bounds(tokens)]
 
 
@@ -194,7 +191,7 @@ def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Chan
 def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
     tokens, bits, signs = streams
     tokens = codec.bucket_tokens(section, tokens)
-    buckets = _signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
+    buckets = signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
     check_bucket(int(buckets.max()))
     seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
     mask, half = (1 << region.width) - 1, 1 << (region.width - 1)
@@ -226,81 +223,3 @@ def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Chang
             some[:] = code if as_stored else (code + region.bias) & mask
 
     return change
-
-
-def _signed(
-    tokens: bytes, bits: bytes, signs: bytes, least: int, dtype: np.dtype[Any], width: int
-) -> Raw:
-    """Decodes magnitudes of `least` or more, and a sign bit for each that is not zero.
-
-    They come modulo what the unsigned `dtype` holds; `width` bits bound the magnitudes.
-    """
-    found = _numbers(tokens, bits, VALUE_LITERAL_BITS)
-    codec.check_magnitude(int(found.max()) + least, width)
-    raw = found.astype(dtype)
-    raw += dtype.type(least)
-    # Places are taken and given by number: by a mask costs seven times as much.
-    given = None if least else np.flatnonzero(raw)
-    count = len(raw) if given is None else len(given)
-    codec.check_bits(signs, count)
-    minus = np.unpackbits(np.frombuffer(signs, np.uint8), count=count, bitorder="little")
-    if given is not None:
-        spread = np.zeros(len(raw), np.uint8)
-        spread[given] = minus
-        minus = spread
-    minus = minus.astype(dtype)
-    # Minus x is the complement of x, plus one.
-    raw ^= -minus
-    raw += minus
-    return raw
-
-
-def _numbers(tokens: bytes, bits: bytes, literal_bits: int) -> NDArray[np.uint32]:
-    """Decodes hybrid tokens to numbers below 2^32."""
-    token = np.frombuffer(tokens, np.uint8)
-    lowest, extra, masks = _table(literal_bits)
-    codec.check_token(int(token.max(initial=0)), literal_bits)
-    longer = token >= 1 << literal_bits
-    if 2 * np.count_nonzero(longer) > len(token):
-        # Picking the literals out costs more than to treat them as numbers with no raw bits.
-        return _with_bits(token, bits, lowest, extra, masks)
-    found = token.astype(np.uint32)
-    places = np.flatnonzero(longer)
-    found[places] = _with_bits(token.take(places), bits, lowest, extra, masks)
-    return found
-
-
-def _with_bits(
-    token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Raw, masks: Raw
-) -> NDArray[np.uint32]:
-    words = np.frombuffer(bits + bytes(8 + -len(bits) % 4), "<u4")
-    found, used = np.empty(len(token), np.uint32), 0
-    for low in range(0, len(token), _TOKENS):
-        some = token[low : low + _TOKENS]
-        need = extra.take(some)
-        starts = np.cumsum(need, dtype=np.int64)
-        starts += used
-        used = int(starts[-1])
-        starts -= need
-        if used > 8 * len(bits):
-            break
-        # The 32 bits where a number begins and the 32 after them hold it, wherever it begins.
-        place = starts >> 5
-        held = words.take(place).astype(np.uint64)
-        place += 1
-        held |= words.take(place).astype(np.uint64) << np.uint64(32)
-        starts &= 31
-        held >>= starts.view(np.uint64)
-        numbers = held.astype(np.uint32)
-        numbers &= masks.take(some)
-        numbers += lowest.take(some)
-        found[low : low + _TOKENS] = numbers
-    codec.check_bits(bits, used)
-    return found
-
-
-@cache
-def _table(literal_bits: int) -> tuple[Raw, Raw, Raw]:
-    lowest, extra = codec.token_table(literal_bits)
-    masks = [(1 << bits) - 1 for bits in extra]
-    return np.array(lowest, np.uint32), np.array(extra, np.uint8), np.array(masks, np.uint32)

@@ -17,17 +17,7 @@ from functools import partial
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from neural_diff import canonical, limits
-from neural_diff.canonical import (
-    Reader,
-    digest,
-    integer,
-    many,
-    named,
-    readers_of,
-    record,
-    spell,
-    text,
-)
+from neural_diff.canonical import Reader, digest, integer, many, named, record, row_of, spell, text
 from neural_diff.codec import deflate, inflate
 from neural_diff.errors import Corrupt, Malformed, Unsuitable
 from neural_diff.region import Region, check_places, region_of, spell_region
@@ -205,12 +195,6 @@ def _needs(patch: Patch) -> tuple[int, dict[str, int]]:
     }
 
 
-def _move(value: object, where: str) -> Move:
-    if not isinstance(value, list) or len(value) != len(Move._fields):
-        raise Malformed(f"{where}: must be [to offset, from offset, length]")
-    return Move(**record(dict(zip(Move._fields, value, strict=True)), where, readers_of(Move)))
-
-
 def _check_moves(patch: Patch) -> None:
     """Moves lie inside both files, in the order of the new one and apart, and repeat little."""
     end = 0
@@ -260,7 +244,7 @@ _PATCH: dict[str, Reader] = {
     "capabilities": integer(0, 2**32 - 1),
     "from": partial(record, readers=_FILE),
     "limits": named(integer(0, 2**64 - 1), 3),
-    "moves": many(_move, limits.MOVES_MAX, "move"),
+    "moves": many(row_of(Move), limits.MOVES_MAX, "move"),
     "provenance": named(text(limits.PROVENANCE_CHARS_MAX), limits.PROVENANCE_ENTRIES_MAX),
     "regions": many(region_of, limits.REGIONS_MAX, "region"),
     "sections": many(section_of, limits.SECTIONS_MAX, "section"),

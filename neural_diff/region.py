@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import integer, many, one_of, read_as, readers_of, record, spell, text
+from neural_diff.canonical import integer, many, one_of, read_as, row_of, spell, text
 from neural_diff.errors import Malformed
 
 Kind = Literal["int", "f16", "bf16", "f32", "bytes"]
@@ -36,13 +36,6 @@ def _layout(value: object, where: str) -> Blocked | None:
     return None if value == "contiguous" else read_as(Blocked, value, where)
 
 
-def _part(value: object, where: str) -> Part:
-    if not isinstance(value, list) or len(value) != len(Part._fields):
-        raise Malformed(f"{where}: must be [name, elements]")
-    named = dict(zip(Part._fields, value, strict=True))
-    return Part(**record(named, where, readers_of(Part)))
-
-
 class Region(NamedTuple):
     """A run of elements in the file, with the meaning of their bits.
 
@@ -59,7 +52,7 @@ class Region(NamedTuple):
     lo: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
     hi: Annotated[int, integer(-(1 << 31), (1 << 31) - 1)] = 0
     layout: Annotated[Blocked | None, _layout] = None
-    parts: Annotated[tuple[Part, ...], many(_part, limits.PARTS_MAX, "part")] = ()
+    parts: Annotated[tuple[Part, ...], many(row_of(Part), limits.PARTS_MAX, "part")] = ()
 
     @property
     def stored_bytes(self) -> int:

@@ -21,16 +21,7 @@ from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from neural_diff import limits
-from neural_diff.canonical import (
-    digest,
-    integer,
-    many,
-    named,
-    one_of,
-    read_as,
-    readers_of,
-    record,
-)
+from neural_diff.canonical import digest, integer, many, named, one_of, read_as, record, row_of
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
 from neural_diff.view import bytes_of
@@ -69,10 +60,7 @@ class Stream(NamedTuple):
 
 def _stream(value: object, where: str) -> Stream:
     """Reads a stream; refuses one that another coding would have stored in fewer bytes."""
-    if not isinstance(value, list) or len(value) != len(Stream._fields):
-        raise Malformed(f"{where}: must be [coding, stored bytes, decoded bytes]")
-    named = dict(zip(Stream._fields, value, strict=True))
-    stream = Stream(**record(named, where, readers_of(Stream)))
+    stream = row_of(Stream)(value, where)
     coding, stored, decoded = stream
     holds = {
         CONSTANT: stored == 1 <= decoded,

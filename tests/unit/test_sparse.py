@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neural_diff import decode, decode_numpy, encode
+from neural_diff import codec_numpy, decode, decode_numpy, encode
 from neural_diff.codec import (
     GAP_LITERAL_BITS,
     VALUE_LITERAL_BITS,
@@ -67,7 +67,7 @@ def add_of(changes: int, *decoded: bytes) -> Encoded:
 def test_numbers_survive_being_split_into_tokens(values: list[int], literal_bits: int) -> None:
     tokens, bits = encode._split_numbers(np.array(values, np.int64), literal_bits)
     assert [one for _, some in numbers([tokens], bits, literal_bits) for one in some] == values
-    assert decode_numpy._numbers(tokens, bits, literal_bits).tolist() == values
+    assert codec_numpy.numbers(tokens, bits, literal_bits).tolist() == values
 
 
 def test_tokens_stand_for_adjoining_ranges_up_to_32_bits() -> None:
