@@ -53,7 +53,7 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
     places, streams = _positions(section, streams)
     mask, adds = (1 << region.width) - 1, section.op == "add"
     if adds:
-        values = _residues(section, region, streams)
+        values: Sequence[Integers] = _residues(section, region, streams)
     else:
         values = [_integers(plane_join(streams[0], region), region)]
     if back:
@@ -99,7 +99,7 @@ def _set(raw: MutableSequence[int], places: Integers, given: Integers, region: R
 
 def _placed(
     places: list[Integers],
-    values: list[Integers],
+    values: Sequence[Integers],
     table: bytes | None,
     used: list[int],
     first: int,
@@ -122,7 +122,7 @@ def _placed(
 
 def _ranked(
     places: list[Integers],
-    values: list[Integers],
+    values: Sequence[Integers],
     table: bytes | None,
     used: list[int],
     first: int,
@@ -189,16 +189,22 @@ def _rising(streams: Sequence[bytes], bits: bytes, limit: int) -> "list[array[in
     return found
 
 
-def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> list[Integers]:
+def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> "Sequence[Integers]":
     """Decodes what is added modulo 2^width, for each class."""
     if "paired" in section.params:
         return list(codec.unpaired(streams, section.changes))
     tokens, bits, signs = codec.joined(streams, section.classes)
     mask = (1 << region.width) - 1
-    found: list[Integers] = [array(_TYPES[region.element_bytes]) for _ in tokens]
+    found = [array(_TYPES[region.element_bytes]) for _ in tokens]
+    # Of magnitude less one and sign, together a byte if the element is one.
+    table = bytes([*range(1, 129), *(mask - one & 255 for one in range(128))])
     for number, given, minus in _signed(tokens, bits, signs, 1, region.width):
+        if region.element_bytes == 1:
+            both = int.from_bytes(bytes(given), "little") | int.from_bytes(minus, "little") << 7
+            found[number].frombytes(both.to_bytes(len(given), "little").translate(table))
+            continue
         pairs = zip(given, minus, strict=True)
-        found[number].extend([mask - one if less else one + 1 for one, less in pairs])  # type: ignore[attr-defined]
+        found[number].extend([mask - one if less else one + 1 for one, less in pairs])
     return found
 
 

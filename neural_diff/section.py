@@ -62,11 +62,8 @@ def _stream(value: object, where: str) -> Stream:
     """Reads a stream; refuses one that another coding would have stored in fewer bytes."""
     stream = row_of(Stream)(value, where)
     coding, stored, decoded = stream
-    holds = {
-        CONSTANT: stored == 1 <= decoded,
-        RAW: stored == decoded,
-        DEFLATE: 1 <= stored < decoded,
-    }
+    # Of a constant, a raw and a deflated stream.
+    holds = (stored == 1 <= decoded, stored == decoded, 1 <= stored < decoded)
     if not holds[coding]:
         raise Malformed(f"{where}: {stored} stored bytes cannot be {decoded} bytes in its coding")
     return stream
