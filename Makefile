@@ -8,7 +8,7 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test fuzz demo speech run openapi diagram lock size clean
+.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test fuzz attacks demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(READY)  ## the tests; one of them: make test T=tests/unit/test_patch.py
 fuzz: $(READY)  ## look for bytes that the kernel does not expect, for a time: make fuzz T=600
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	$(BIN)/python -m tests.fuzz $(if $(filter tests,$(T)),60,$(T))
+
+attacks: $(READY)  ## every row of the table of attacks and how it ends: make attacks A="--json M20"
+	$(BIN)/python -m tests.attacks $(A)
 
 demo: $(READY)  ## the whole story: server, agents, three updates, one of them bad
 	$(BIN)/python -m demo

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 from service.blobs import Blobs, open_blobs
+from tests.attacks.table import names_of_rows
 from tests.real.postgres import PostgresServer, run_postgres
 from tests.real.process import Missing
 from tests.real.s3 import S3Server, run_s3
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test says which rows of the table of attacks it covers; a misspelt row would be lost."""
+    for item in items:
+        for mark in item.iter_markers("attack"):
+            if unknown := set(mark.args) - names_of_rows().keys():
+                raise pytest.UsageError(f"{item.nodeid}: {unknown} is not in the table of attacks")
 
 
 def _start(server: AbstractContextManager[Any], running: ExitStack) -> Any:

@@ -104,6 +104,7 @@ def test_a_wrong_beginning_is_fetched_again_before_anybody_is_blamed(wire: Wire)
     assert wire.fetch() == DATA
 
 
+@pytest.mark.attack("M01")
 def test_other_bytes_than_the_name_says_are_refused_and_not_kept(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(200, DATA[:-1] + b"\0")
     with pytest.raises(Rejected, match="E_HASH"):
@@ -111,6 +112,7 @@ def test_other_bytes_than_the_name_says_are_refused_and_not_kept(wire: Wire) -> 
     assert not wire.part.exists()
 
 
+@pytest.mark.attack("M03")
 def test_a_cut_download_is_kept_and_resumed(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(chunks=[DATA[:5000]], declare=len(DATA))
     with pytest.raises(Unavailable, match="cut off after 5000"):
@@ -126,6 +128,7 @@ def test_a_wrong_content_length_is_refused_before_the_body(wire: Wire) -> None:
         wire.fetch()
 
 
+@pytest.mark.attack("M02")
 def test_a_body_without_end_is_cut_one_byte_after_its_size(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(chunks=(b"x" * 4096 for _ in count()))
     with pytest.raises(Rejected, match="E_SIZE"):
@@ -159,6 +162,7 @@ def test_a_range_that_is_refused_starts_again(wire: Wire) -> None:
     assert not wire.part.exists()
 
 
+@pytest.mark.attack("M44")
 def test_a_drip_is_too_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     wire.answer = lambda asked: Answer(chunks=([b"x"] * 100), declare=len(DATA), pause_s=0.02)
     seconds = count()
@@ -167,6 +171,7 @@ def test_a_drip_is_too_slow(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None
         wire.fetch()
 
 
+@pytest.mark.attack("M44")
 def test_a_dripping_answer_meets_the_deadline(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(chunks=([b" "] * 1000), declare=1000, pause_s=0.02)
     with pytest.raises(Unavailable, match="cut off"):
@@ -186,12 +191,14 @@ def test_nobody_at_the_address_is_transient(wire: Wire) -> None:
         wire.client().poll("", 1, 0, "")
 
 
+@pytest.mark.attack("M06")
 def test_an_encoding_that_nobody_asked_for_is_refused(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(200, DATA, {"Content-Encoding": "gzip"})
     with pytest.raises(Rejected, match="E_HTTP"):
         wire.fetch()
 
 
+@pytest.mark.attack("A19", "M43")
 def test_a_redirect_to_a_blob_host_leaves_the_credential_behind(wire: Wire) -> None:
     there: list[Asked] = []
     with serving(lambda asked: ranged(DATA, asked), there) as elsewhere:
@@ -204,6 +211,7 @@ def test_a_redirect_to_a_blob_host_leaves_the_credential_behind(wire: Wire) -> N
     assert there[0].query == {"key": "1"}
 
 
+@pytest.mark.attack("M43")
 @pytest.mark.parametrize(
     "location", ["http://127.0.0.2:9/x", "file:///etc/passwd", "//[", "", "ftp://127.0.0.1/x"]
 )
@@ -213,6 +221,7 @@ def test_a_redirect_to_anywhere_else_is_refused(wire: Wire, location: str) -> No
         wire.fetch()
 
 
+@pytest.mark.attack("M43")
 def test_a_second_redirect_is_not_followed(wire: Wire) -> None:
     wire.blob_hosts = (wire.address.removeprefix("http://"),)
     wire.answer = lambda asked: Answer(307, headers={"Location": f"{wire.address}/again"})
@@ -221,6 +230,7 @@ def test_a_second_redirect_is_not_followed(wire: Wire) -> None:
     assert len(wire.asked) == 2
 
 
+@pytest.mark.attack("M43")
 def test_a_redirected_poll_is_not_followed(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(302, headers={"Location": "http://127.0.0.1:1/"})
     with pytest.raises(Unavailable, match="302"):

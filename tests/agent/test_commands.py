@@ -247,6 +247,7 @@ def test_run_ends_at_sigterm_and_logs_json_lines(lab: Lab, toml: Path) -> None:
     assert {"at", "level", "by", "says"} <= set(lines[0])
 
 
+@pytest.mark.attack("M45")
 def test_a_killed_agent_goes_on_where_it_was(lab: Lab, toml: Path) -> None:
     slow = lab.folder / "slow"
     started = lab.folder / "started"

@@ -1,10 +1,7 @@
 """A server that lies: the model's bytes stay, the reason is reported, the next good poll works."""
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +10,8 @@ from hypothesis import strategies as st
 
 from device_agent.check_in import CheckIn
 from tests.agent.conftest import Lab
-from tests.agent.loopback import Answer, Asked, Lie
-
-HONEST: Lie = lambda asked, answer: answer  # noqa: E731
+from tests.agent.hostile import change_bundle, lies_about, must_recover, must_refuse
+from tests.agent.loopback import Answer
 
 
 @pytest.fixture
@@ -25,42 +21,12 @@ def offered(lab: Lab) -> Lab:
     return lab
 
 
-def lies_about(path: str, change: Callable[[Answer], Answer]) -> Lie:
-    def lie(asked: Asked, answer: Answer) -> Answer:
-        return change(answer) if path in asked.path and answer.status == 200 else answer
-
-    return lie
-
-
-def must_refuse(lab: Lab, *codes: str) -> None:
-    """The lie is refused with one of these codes, reported once, and leaves nothing behind."""
-    outcome = lab.once()
-    assert outcome.kind == "refused" and outcome.reason in codes, outcome
-    lab.once()
-    assert lab.release_running() == "r1"
-    refused = [e for e in lab.server.events if e["kind"] == "refused"]
-    assert [e["reason"] for e in refused] == [outcome.reason]
-
-
-def must_recover(lab: Lab) -> None:
-    lab.server.lie = HONEST
-    assert (lab.once().kind, lab.release_running()) == ("committed", "r2")
-
-
-def change_bundle(change: Callable[[dict[str, Any]], Any]) -> Lie:
-    def lie(answer: Answer) -> Answer:
-        document = json.loads(answer.body)
-        change(document)
-        return replace(answer, body=json.dumps(document).encode())
-
-    return lies_about("poll", lie)
-
-
 SETTINGS = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
+@pytest.mark.attack("M01")
 @SETTINGS
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_in_a_patch_is_refused(offered: Lab, where: float, bit: int) -> None:
@@ -143,6 +109,7 @@ def test_a_plan_or_bundle_that_does_not_fit_is_refused(
     must_recover(offered)
 
 
+@pytest.mark.attack("M05")
 @pytest.mark.parametrize("body", [b"", b"[" * 60_000, b"{}", b"\xff", b"null", b'{"metadata":1}'])
 def test_an_answer_that_is_no_bundle_is_refused(offered: Lab, body: bytes) -> None:
     offered.server.lie = lies_about("poll", lambda answer: replace(answer, body=body))
@@ -150,6 +117,7 @@ def test_an_answer_that_is_no_bundle_is_refused(offered: Lab, body: bytes) -> No
     must_recover(offered)
 
 
+@pytest.mark.attack("M05")
 @pytest.mark.parametrize("name", ["timestamp.json", "2.root.json", "order"])
 def test_a_nesting_bomb_in_a_document_is_refused(offered: Lab, name: str) -> None:
     def change(document: dict[str, Any]) -> None:
@@ -163,6 +131,7 @@ def test_a_nesting_bomb_in_a_document_is_refused(offered: Lab, name: str) -> Non
     must_recover(offered)
 
 
+@pytest.mark.attack("M04")
 def test_an_answer_over_the_limit_is_refused_unread(offered: Lab) -> None:
     huge = Answer(declare=3 * 1024 * 1024, chunks=[b"x"])
     offered.server.lie = lies_about("poll", lambda answer: huge)
@@ -170,117 +139,12 @@ def test_an_answer_over_the_limit_is_refused_unread(offered: Lab) -> None:
     must_recover(offered)
 
 
+@pytest.mark.attack("M04")
 def test_an_answer_without_end_is_cut_at_the_limit(offered: Lab) -> None:
     chunks: Iterator[bytes] = (b" " * 65_536 for _ in range(1_000))
     offered.server.lie = lies_about("poll", lambda answer: Answer(chunks=chunks))
     assert offered.once().reason == "E_SIZE"
     must_recover(offered)
-
-
-def test_an_order_for_another_device_is_refused(lab: Lab) -> None:
-    lab.server.offer("r2", device="d2")
-    must_refuse(lab, "E_AUD")
-
-
-def test_an_order_that_was_superseded_is_refused(lab: Lab) -> None:
-    lab.server.offer("r2", hold=True)
-    assert lab.once() is None
-    lab.server.seq = 0
-    lab.server.offer("r2")
-    lab.server.seq = 0
-    lab.server.offer("r2")
-    must_refuse(lab, "E_REPLAY")
-    lab.server.seq = 7
-    lab.server.offer("r2")
-    must_recover(lab)
-
-
-def test_an_older_order_is_refused_after_a_newer_one(lab: Lab) -> None:
-    lab.server.seq = 5
-    lab.server.offer("r2", hold=True)
-    assert lab.once() is None
-    lab.server.seq = 2
-    lab.server.offer("r2")
-    must_refuse(lab, "E_REPLAY")
-
-
-def test_a_way_back_that_nobody_signed_is_refused(lab: Lab) -> None:
-    lab.server.offer("r2")
-    assert lab.once().kind == "committed"
-    lab.server.offer("r1", [lab.server.undo("r1")])
-    assert lab.once().reason == "E_DOWNGRADE"
-    assert lab.release_running() == "r2"
-
-
-def test_a_withdrawn_release_is_refused(lab: Lab) -> None:
-    lab.server.publish("r2", status="withdrawn")
-    lab.server.offer("r2")
-    must_refuse(lab, "E_WITHDRAWN")
-
-
-def test_an_order_by_another_key_is_refused(lab: Lab) -> None:
-    lab.server.keys["director"], kept = lab.server.keys["timestamp"], lab.server.keys["director"]
-    lab.server.offer("r2")
-    must_refuse(lab, "E_SIG")
-    lab.server.keys["director"] = kept
-    lab.server.offer("r2")
-    must_recover(lab)
-
-
-def test_older_metadata_is_refused_even_when_the_cache_was_wiped(lab: Lab) -> None:
-    old = dict(lab.server.files)
-    lab.server.publish("r3")
-    assert lab.once() is None
-    new, lab.server.files = lab.server.files, old
-    shutil.rmtree(lab.config.state_dir / "tuf")
-    must_refuse(lab, "E_ROLLBACK_META")
-    lab.server.files = new
-    lab.server.offer("r2")
-    must_recover(lab)
-
-
-def test_a_damaged_metadata_cache_heals(lab: Lab) -> None:
-    assert lab.once() is None
-    for file in (lab.config.state_dir / "tuf").glob("*.json"):
-        file.write_text("{")
-    lab.server.offer("r2")
-    outcomes = [outcome.kind for outcome in (lab.once(), lab.once()) if outcome]
-    assert outcomes in (["committed"], ["refused", "committed"])
-    assert lab.release_running() == "r2"
-
-
-def test_a_new_root_is_followed(lab: Lab) -> None:
-    assert lab.once() is None
-    root = lab.server._documents["root"]
-    root.signed.version = 2
-    lab.server._sign("root", root)
-    lab.server.sign_all()
-    lab.server.offer("r2")
-    assert lab.once().kind == "committed"
-    lab.once()
-    assert lab.server.asked[-1].query["root"] == "2"
-
-
-def test_an_answer_that_never_changes_is_noticed_when_its_metadata_expires(lab: Lab) -> None:
-    lab.server.offer("r2", hold=True)
-    assert lab.once() is None
-    lab.server.lie = lambda asked, answer: replace(answer, status=304, body=b"")
-    assert lab.once() is None
-    assert not lab.server.events
-    lab.server.now += timedelta(days=4)
-    assert lab.once() is None
-    lab.server.lie = HONEST
-    lab.server.sign_all()
-    lab.server.now -= timedelta(days=4)
-    lab.once()
-    assert [(e["kind"], e["reason"]) for e in lab.server.events] == [("note", "E_FREEZE")]
-    assert lab.release_running() == "r1"
-
-
-def test_a_304_to_an_unconditional_question_is_no_answer(lab: Lab) -> None:
-    lab.server.lie = lambda asked, answer: replace(answer, status=304, body=b"")
-    with pytest.raises(OSError, match="without a condition"):
-        lab.once()
 
 
 def test_nothing_of_a_patch_is_read_before_the_order_is_verified(

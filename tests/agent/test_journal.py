@@ -63,6 +63,7 @@ def test_every_state_comes_back_as_it_was_saved(state: State, tmp_path: Path) ->
     assert Journal(tmp_path).state == state
 
 
+@pytest.mark.attack("M45")
 @given(saves=st.integers(1, 6), cut=st.floats(0, 1, exclude_max=True))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_torn_write_falls_back_to_the_document_before(

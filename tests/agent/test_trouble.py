@@ -91,6 +91,7 @@ def test_a_slot_that_is_no_file_any_more_after_the_switch_is_left_again(lab: Lab
     assert (outcome.kind, outcome.reason, lab.release_running()) == ("failed", "E_BASE", "r1")
 
 
+@pytest.mark.attack("D15")
 def test_a_full_disk_is_refused_before_the_download_and_tried_again(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_full_disk_is_refused_before_the_download_and_tried_again(
     assert lab.once().kind == "committed"
 
 
+@pytest.mark.attack("D15")
 def test_a_disk_that_fills_up_in_the_middle_is_transient(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_transient(
     assert lab.once().kind == "committed"
 
 
+@pytest.mark.attack("D14")
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_a_model_that_is_no_regular_file_is_refused_and_not_read(lab: Lab, kind: str) -> None:
     model = lab.config.state_dir / "slots" / "a" / "model"
@@ -144,6 +147,7 @@ def test_a_server_that_has_published_nothing_yet_is_no_attack(lab: Lab) -> None:
     assert lab.once().kind == "committed"
 
 
+@pytest.mark.attack("M47")
 def test_a_second_agent_on_one_folder_is_turned_away(lab: Lab) -> None:
     with lab.device(), pytest.raises(Busy, match="another agent"), lab.device():
         pass

@@ -71,6 +71,7 @@ def test_a_patch_behind_a_full_file_is_applied_to_it(lab: Lab) -> None:
     assert lab.release_running() == "r3"
 
 
+@pytest.mark.attack("M27")
 def test_an_ordered_way_back_takes_the_bytes_from_the_spare_slot(lab: Lab) -> None:
     at_r2(lab)
     lab.server.offer("r1", [lab.server.undo("r1")], [lab.server.full("r1")])

@@ -59,3 +59,11 @@ def test_a_planted_violation_is_found(copy: Path, file: str, line: str, contract
             path.write_text(before)
     broken = [part for part in found.split(" KEPT") if contract in part and "BROKEN" in part]
     assert broken, f"{line!r} in {file} was not noticed"
+
+
+def test_importing_apply_does_not_load_numpy() -> None:
+    program = (
+        "import sys, neural_diff.apply, neural_diff.stream as stream\n"
+        "assert stream.NUMPY and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

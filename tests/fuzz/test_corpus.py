@@ -9,6 +9,7 @@ from tests.fuzz import targets
 CORPUS = Path(__file__).parent / "corpus"
 
 
+@pytest.mark.attack("D22")
 @pytest.mark.parametrize("target", ["read", "apply"])
 def test_d22_the_corpus_of_the_fuzzer_raises_nothing_but_refusals(target: str) -> None:
     seeds = [path.read_bytes() for path in sorted((CORPUS / target).iterdir())]

@@ -48,6 +48,7 @@ def test_a_flipped_byte_is_refused_and_nothing_is_written(kind: str, tmp_path: P
     assert sorted(everything_in(tmp_path)) == files
 
 
+@pytest.mark.attack("D04")
 @pytest.mark.parametrize("kind", KINDS)
 def test_d04_a_patch_cut_anywhere_is_refused_and_nothing_is_written(
     kind: str, tmp_path: Path
@@ -87,6 +88,7 @@ def files(
     return old, new, drafted(list(sections_of(region, old, new, way, 3)), old, new)
 
 
+@pytest.mark.attack("D22")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), st.booleans())
 def test_d22_a_signed_lie_in_a_payload_is_answered_alike_by_all_decoders(

@@ -162,6 +162,7 @@ def one_way(way: str, region: Region, old: bytes, new: bytes) -> Encoded:
     return said(way, region, np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8))
 
 
+@pytest.mark.attack("D19")
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1), st.sampled_from([8, 16, 72, 1000]), st.booleans())
 def test_d19_a_run_goes_on_from_whatever_was_left(seed: int, pieces: int, numpy: bool) -> None:

@@ -63,6 +63,7 @@ def fates(room: Path, base: bytes, *chains: Sequence[bytes], mib: int = 256) -> 
     return found[0]
 
 
+@pytest.mark.attack("D01")
 @pytest.mark.parametrize("width", [4, 16])
 def test_d01_a_bomb_in_any_stream_of_any_codec_is_refused_before_it_is_unpacked(
     width: int, tmp_path: Path
@@ -94,6 +95,7 @@ def one_up(op: Op = "add") -> Encoded:
     return Encoded(op, 1, {"changes": 1}, (pack(b"\0"), pack(b""), *values))
 
 
+@pytest.mark.attack("D18")
 def test_d18_two_patches_of_3200_sections_of_one_element_end_soon(tmp_path: Path) -> None:
     region = Region("w", 0, SECTIONS, 8, "int")
     sections = [(region, start, 1, one_up()) for start in range(SECTIONS)]
@@ -102,6 +104,7 @@ def test_d18_two_patches_of_3200_sections_of_one_element_end_soon(tmp_path: Path
     assert fates(tmp_path, versions[0], chain) == ["applied"]
 
 
+@pytest.mark.attack("D18")
 def test_d18_sections_that_cut_what_others_cover_end_soon(tmp_path: Path) -> None:
     """Every region of the same blocks is open in every piece that the last one's sections cut."""
     blocks = SECTIONS - 3 * (limits.SHARING_MAX - 1)
@@ -118,6 +121,7 @@ def test_d18_sections_that_cut_what_others_cover_end_soon(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.attack("D18")
 def test_d18_more_than_eight_regions_that_share_blocks_are_refused() -> None:
     shared = [Region(str(n), 0, 4, 8, "int", layout=Blocked(9, n, 1, "low")) for n in range(9)]
     for count in (8, 9):
@@ -130,6 +134,7 @@ def test_d18_more_than_eight_regions_that_share_blocks_are_refused() -> None:
             drafted(sections, bytes(36), new)
 
 
+@pytest.mark.attack("D01")
 def test_d01_sections_that_together_need_too_much_at_the_same_place_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,6 +147,7 @@ def test_d01_sections_that_together_need_too_much_at_the_same_place_are_refused(
         drafted(over_each_other, bytes(8), bytes(8))
 
 
+@pytest.mark.attack("D18")
 def test_d18_numbers_that_a_stored_byte_repeats_stay_within_memory(tmp_path: Path) -> None:
     count = 1 << 17
     old = bytes(4 * count)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +107,7 @@ def line(count: int, size: int = 1) -> list[Edge]:
     return [Edge(f"n{i}", f"n{i + 1}", f"p{i}", size) for i in range(count)]
 
 
+@pytest.mark.attack("D17")
 def test_a_path_of_eight_hops_is_taken_and_of_nine_is_not() -> None:
     assert cheapest(line(8), "n0", "n8") == line(8)
     assert cheapest(line(9), "n0", "n9") is None
@@ -118,6 +120,7 @@ def test_a_cheap_long_way_does_not_hide_a_dear_short_one() -> None:
     assert found is not None and [edge.sha256 for edge in found] == ["short", "p7", "p8"]
 
 
+@pytest.mark.attack("D17")
 def test_cycles_and_dead_ends_end() -> None:
     cycle = [Edge("a", "b", "p", 1), Edge("b", "a", "q", 1), Edge("b", "d", "r", 1)]
     assert cheapest(cycle, "a", "c") is None
@@ -125,6 +128,7 @@ def test_cycles_and_dead_ends_end() -> None:
     assert cheapest([], "a", "b") is None
 
 
+@pytest.mark.attack("D17")
 def test_of_two_equal_paths_the_lower_digest_wins() -> None:
     one, other = Edge("a", "b", "p1", 5), Edge("a", "b", "p2", 5)
     assert cheapest([other, one], "a", "b") == cheapest([one, other], "a", "b") == [one]

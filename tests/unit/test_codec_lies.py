@@ -34,6 +34,7 @@ def refusal(patch: bytes) -> str:
     return said
 
 
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("way", ["class-gaps", "values by class", "blocks32 by class"])
 def test_d10_a_table_naming_a_class_that_does_not_exist_is_refused(way: str) -> None:
     patch = honest(way)
@@ -41,6 +42,7 @@ def test_d10_a_table_naming_a_class_that_does_not_exist_is_refused(way: str) -> 
     assert "names class 2" in refusal(lying(patch, [table[:255] + b"\2", *rest]))
 
 
+@pytest.mark.attack("D10")
 def test_d10_ranks_beyond_the_elements_of_a_class_are_refused() -> None:
     patch = honest("class-gaps")
     table, first, second, _, *values = decoded(patch)
@@ -56,6 +58,7 @@ def moved(streams: list[bytes], one: int, other: int) -> list[bytes]:
     return streams
 
 
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
 @pytest.mark.parametrize("ways_round", [(0, 1), (1, 0)])
 def test_d10_values_of_a_class_that_none_takes_are_refused(
@@ -67,6 +70,7 @@ def test_d10_values_of_a_class_that_none_takes_are_refused(
     assert refusal(lying(patch, moved(streams, *(first + number for number in ways_round))))
 
 
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
 def test_d10_residues_of_a_class_that_none_takes_are_refused(way: str) -> None:
     patch = honest(way, NIBBLES)
@@ -77,6 +81,7 @@ def test_d10_residues_of_a_class_that_none_takes_are_refused(way: str) -> None:
             assert refusal(lying(patch, moved(given, one, other)))
 
 
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
 def test_d10_values_of_which_there_are_none_are_refused(way: str) -> None:
     patch = honest(way)
@@ -86,6 +91,7 @@ def test_d10_values_of_which_there_are_none_are_refused(way: str) -> None:
         assert refusal(lying(patch, [places[0], b"", b"", b"", b"", b"", b"", signs]))
 
 
+@pytest.mark.attack("D10")
 def test_d10_more_changes_than_said_are_refused() -> None:
     patch = honest("class-gaps")
     table, first, second, bits, one, two, more, signs = decoded(patch)
@@ -96,6 +102,7 @@ def test_d10_more_changes_than_said_are_refused() -> None:
     assert refusal(lying(patch, [table, first, second, bits, one, two, more, signs], changes=6))
 
 
+@pytest.mark.attack("D10")
 @pytest.mark.parametrize("way", ["gaps", "blocks32", "class-gaps"])
 def test_d10_a_residue_of_zero_is_refused(way: str) -> None:
     patch = honest(way, NIBBLES)
@@ -107,6 +114,7 @@ def test_d10_a_residue_of_zero_is_refused(way: str) -> None:
             assert "changes nothing" in refusal(lying(patch, given))
 
 
+@pytest.mark.attack("D10")
 def test_d10_an_odd_residue_whose_last_half_is_not_zero_is_refused() -> None:
     patch = honest("gaps", NIBBLES)
     *places, residues = decoded(patch)
@@ -115,6 +123,7 @@ def test_d10_an_odd_residue_whose_last_half_is_not_zero_is_refused() -> None:
     assert "have 5 changes" in refusal(lying(patch, [*places, residues + b"\0"]))
 
 
+@pytest.mark.attack("D10")
 def test_d10_a_residue_too_few_in_one_class_and_too_many_in_another_is_refused() -> None:
     new = with_raws(NIBBLES, OLD, [1, 1, 2])
     patch = drafted(list(sections_of(NIBBLES, OLD, new, "class-gaps", 2)), OLD, new)
@@ -131,6 +140,7 @@ def bitmaps(spoil: Callable[[bytearray], None]) -> str:
     return refusal(lying(patch, [tokens, bits, bytes(spoiled), *values]))
 
 
+@pytest.mark.attack("D10")
 def test_d10_a_bitmap_of_no_bit_or_of_another_number_of_bits_is_refused() -> None:
     def empty(maps: bytearray) -> None:
         maps[:] = b"\x1f" + bytes(7)
@@ -142,6 +152,7 @@ def test_d10_a_bitmap_of_no_bit_or_of_another_number_of_bits_is_refused() -> Non
     assert "bitmaps of 6 changes where 5" in bitmaps(more)
 
 
+@pytest.mark.attack("D10")
 def test_d10_a_bit_or_a_block_beyond_the_section_is_refused() -> None:
     region, old = REGION._replace(count=40), OLD
     new = bytes([1]) + old[1:39] + bytes([7]) + old[40:]
@@ -157,12 +168,14 @@ def test_d10_a_bit_or_a_block_beyond_the_section_is_refused() -> None:
     assert "changes its element" in refusal(lying(patch, with_far_bits))
 
 
+@pytest.mark.attack("D10")
 def test_d10_of_two_lies_in_one_section_all_decoders_name_the_same() -> None:
     patch = honest("blocks32")
     tokens, _, maps, *values = decoded(patch)
     assert "bitmaps of" in refusal(lying(patch, [tokens, b"\1", b"\xff" + maps[1:], *values]))
 
 
+@pytest.mark.attack("D10")
 def test_d10_a_value_beyond_half_the_codes_of_4_bits_is_refused() -> None:
     new = with_raws(NIBBLES, OLD, [9])
     encoded = said("gaps", NIBBLES, raws(NIBBLES, OLD), raws(NIBBLES, new), paired=False)

@@ -156,6 +156,7 @@ def test_both_decoders_move_codes_as_the_formula_says(
         assert applied(region, old, np.array(values, np.int16), fraction_bits, plain) == wanted
 
 
+@pytest.mark.attack("D11")
 @pytest.mark.parametrize(
     ("tokens", "bits", "signs"),
     [

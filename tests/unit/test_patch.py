@@ -46,6 +46,7 @@ def test_taking_a_patch_apart_and_together_again_is_accepted(
     assert read(put_together(*take_apart(made[kind]))).kind == kind
 
 
+@pytest.mark.attack("D03")
 @pytest.mark.parametrize(
     ("lie", "says"),
     [
@@ -62,6 +63,7 @@ def test_d03_another_magic_version_or_flag_is_refused(
         read(put_together(*take_apart(made["sparse"]), **lie))
 
 
+@pytest.mark.attack("D06")
 @pytest.mark.parametrize("length", [0, 2**31, 2**32 - 1, limits.MANIFEST_BYTES_MAX + 1])
 def test_d06_a_manifest_length_of_nothing_or_over_the_limit_is_refused(
     made: dict[str, bytes], length: int
@@ -72,11 +74,13 @@ def test_d06_a_manifest_length_of_nothing_or_over_the_limit_is_refused(
         read(bytes(file))
 
 
+@pytest.mark.attack("D04")
 def test_d04_a_patch_that_ends_in_its_manifest_is_refused(made: dict[str, bytes]) -> None:
     with pytest.raises(Malformed, match="ends inside"):
         read(made["sparse"][:60])
 
 
+@pytest.mark.attack("D05")
 @pytest.mark.parametrize("kind", ["sparse", "hashed", "exact"])
 def test_d05_trailing_bytes_are_refused(made: dict[str, bytes], kind: str) -> None:
     with pytest.raises(Malformed, match="the file has"):
@@ -96,12 +100,14 @@ def test_a_manifest_with_another_digest_is_corrupt(made: dict[str, bytes]) -> No
         read(bytes(file))
 
 
+@pytest.mark.attack("D01")
 def test_d01_a_manifest_that_inflates_over_the_limit_is_refused() -> None:
     bomb = b" " * (50 << 20)
     with pytest.raises(Malformed, match="does not inflate"):
         read(put_together(bomb, []))
 
 
+@pytest.mark.attack("D22")
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -126,6 +132,7 @@ def test_d22_a_manifest_that_is_not_canonical_json_is_refused(spelled: bytes) ->
         read(put_together(spelled, []))
 
 
+@pytest.mark.attack("D22")
 @pytest.mark.parametrize("field", ["capabilities", "sections.0.params", "regions.0.layout"])
 def test_d22_a_value_nested_to_any_depth_is_refused(made: dict[str, bytes], field: str) -> None:
     manifest, payloads = take_apart(made["sparse"])
@@ -235,7 +242,11 @@ def told(manifest: Any, field: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "field", "value", "says"), [lie[1:] for lie in LIES], ids=[lie[0] for lie in LIES]
+    ("kind", "field", "value", "says"),
+    [
+        pytest.param(*lie, id=name, marks=[pytest.mark.attack(name[:3])] if name[0] == "D" else [])
+        for name, *lie in LIES
+    ],
 )
 def test_a_manifest_that_breaks_a_rule_is_refused(
     made: dict[str, bytes], kind: str, field: str, value: object, says: str
@@ -247,6 +258,7 @@ def test_a_manifest_that_breaks_a_rule_is_refused(
     assert len(str(refused.value)) < 600
 
 
+@pytest.mark.attack("D09")
 def test_d09_a_section_of_a_region_finished_before_is_refused(made: dict[str, bytes]) -> None:
     manifest, payloads = take_apart(made["sparse"])
     manifest["sections"].append(manifest["sections"][0])
@@ -254,6 +266,7 @@ def test_d09_a_section_of_a_region_finished_before_is_refused(made: dict[str, by
         read(put_together(manifest, [*payloads, payloads[0]]))
 
 
+@pytest.mark.attack("D09")
 def test_d09_two_sections_of_one_operation_must_not_overlap(made: dict[str, bytes]) -> None:
     manifest, payloads = take_apart(made["exact"])
     manifest["sections"].append(manifest["sections"][0])

@@ -40,6 +40,7 @@ def told(moves: Any) -> str:
     return said
 
 
+@pytest.mark.attack("D09")
 @pytest.mark.parametrize(
     ("moves", "says"),
     [
@@ -68,6 +69,7 @@ def test_d09_moves_that_do_not_fit_are_refused(moves: Any, says: str) -> None:
     assert says in told(moves)
 
 
+@pytest.mark.attack("D18")
 def test_d18_a_million_moves_are_refused() -> None:
     assert "at most 8192" in told([[at, at, 1] for at in range(60_000)])
     manifest, payloads = take_apart(honest())
@@ -75,6 +77,7 @@ def test_d18_a_million_moves_are_refused() -> None:
     assert "inflate to at most" in str(answer(OLD, put_together(manifest, payloads)))
 
 
+@pytest.mark.attack("D15")
 def test_d15_moves_that_repeat_the_old_file_more_than_twice_are_refused() -> None:
     twice = drafted([], OLD, OLD * 2, [Move(0, 0, 100), Move(100, 0, 100)])
     assert answer(OLD, twice) == OLD * 2
@@ -86,6 +89,7 @@ def test_d15_moves_that_repeat_the_old_file_more_than_twice_are_refused() -> Non
     assert "leaves the old file" in str(answer(b"", put_together(manifest, payloads)))
 
 
+@pytest.mark.attack("D15")
 def test_d15_a_hole_that_only_an_addition_covers_is_refused() -> None:
     region = Region("w", 40, 7, 8, "int", lo=-128, hi=127)
     before, after = (np.frombuffer(side, np.uint8) for side in (bytes(7), b"seven.."))
@@ -151,6 +155,7 @@ def before_gap(names: list[str], name: str) -> int:
     return sum(5000 if other == "big" else 100 for other in between)
 
 
+@pytest.mark.attack("D20")
 @pytest.mark.parametrize("numpy", [True, False])
 def test_d20_a_base_cut_short_while_it_is_moved_is_the_wrong_base(
     numpy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +175,7 @@ def test_d20_a_base_cut_short_while_it_is_moved_is_the_wrong_base(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "patch"]
 
 
+@pytest.mark.attack("D20")
 @pytest.mark.parametrize("kind", ["sparse", "hashed", "exact"])
 @pytest.mark.parametrize("left", [0, 20, 400])
 def test_d20_a_patch_cut_short_after_it_was_checked_is_refused(
@@ -194,6 +200,7 @@ def test_d20_a_patch_cut_short_after_it_was_checked_is_refused(
     assert not target.exists()
 
 
+@pytest.mark.attack("D16")
 @pytest.mark.parametrize("given", [[], ["result_sha256", "prefix_sha256"]])
 def test_d16_a_section_of_both_digests_or_of_none_is_refused(given: list[str]) -> None:
     manifest, payloads = take_apart(honest())
@@ -203,6 +210,7 @@ def test_d16_a_section_of_both_digests_or_of_none_is_refused(given: list[str]) -
     assert "one of result_sha256 and prefix_sha256" in str(said)
 
 
+@pytest.mark.attack("D16")
 @pytest.mark.parametrize("name", ["result_sha256", "prefix_sha256"])
 def test_d16_a_digest_of_a_section_that_lies_is_corrupt(name: str) -> None:
     manifest, payloads = take_apart(honest())
@@ -212,6 +220,7 @@ def test_d16_a_digest_of_a_section_that_lies_is_corrupt(name: str) -> None:
     assert "section 0: does not lead to" in str(said)
 
 
+@pytest.mark.attack("D18")
 @pytest.mark.parametrize("count", [9, 10, 1000])
 def test_d18_a_chain_of_more_than_eight_patches_is_refused(count: int, tmp_path: Path) -> None:
     (tmp_path / "base").write_bytes(OLD)

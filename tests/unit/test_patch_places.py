@@ -30,22 +30,26 @@ def told(side: str, field: str, value: Any) -> str:
     return found
 
 
+@pytest.mark.attack("D07")
 @pytest.mark.parametrize("offset", [9, 200, *HUGE, -1, -8])
 def test_d07_a_region_that_ends_outside_the_file_is_refused_whatever_wraps(offset: int) -> None:
     assert told("regions", "file_offset", offset).startswith("Malformed")
 
 
+@pytest.mark.attack("D07")
 @pytest.mark.parametrize("start", [1, 48, *HUGE, -1])
 def test_d07_a_section_that_ends_outside_its_region_is_refused_whatever_wraps(start: int) -> None:
     assert told("sections", "start", start).startswith("Malformed")
 
 
+@pytest.mark.attack("D08")
 @pytest.mark.parametrize("count", [49, 2**30, 2**30 + 48, *HUGE, 0, -48])
 @pytest.mark.parametrize("side", ["regions", "sections"])
 def test_d08_a_count_whose_bytes_overflow_32_or_64_bits_is_refused(side: str, count: int) -> None:
     assert told(side, "count", count).startswith("Malformed")
 
 
+@pytest.mark.attack("D12")
 @pytest.mark.parametrize(("kind", "width"), KINDS)
 def test_d12_bytes_that_no_region_declares_are_never_changed(kind: Any, width: int) -> None:
     region = Region("w", 64, 32, width, kind)
@@ -57,12 +61,14 @@ def test_d12_bytes_that_no_region_declares_are_never_changed(kind: Any, width: i
         assert given[64 + region.span_bytes :] == OLD[64 + region.span_bytes :]
 
 
+@pytest.mark.attack("D12")
 def test_d12_a_header_is_changed_only_by_a_region_that_says_so() -> None:
     manifest, payloads = take_apart(honest())
     manifest["to"]["sha256"] = "0" * 64
     assert "Corrupt" in str(answer(OLD, put_together(manifest, payloads)))
 
 
+@pytest.mark.attack("D13")
 @pytest.mark.parametrize(
     ("kind", "width", "odd"),
     [
@@ -83,6 +89,7 @@ def test_d13_infinities_denormals_and_what_is_no_number_change_bit_by_bit(
         assert answer(old, drafted([(region, 0, region.count, given)], old, new)) == new
 
 
+@pytest.mark.attack("D13")
 @pytest.mark.parametrize("width", [4, 8, 16, 32])
 def test_d13_codes_outside_their_bounds_are_brought_inside_by_hashing(width: int) -> None:
     half = 1 << (width - 1)

@@ -90,6 +90,7 @@ def test_a_repeated_byte_takes_one_byte() -> None:
     assert pack(b"") == (Stream(RAW, 0, 0), b"")
 
 
+@pytest.mark.attack("D01")
 def test_d01_a_stream_longer_than_declared_is_refused_without_being_unpacked() -> None:
     press = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = press.compress(bytes(64 << 20)) + press.flush()
@@ -97,6 +98,7 @@ def test_d01_a_stream_longer_than_declared_is_refused_without_being_unpacked() -
         unpack((Stream(DEFLATE, len(bomb), 1000),), bomb)
 
 
+@pytest.mark.attack("D02")
 @pytest.mark.parametrize("length", [999, 1001])
 def test_d02_a_stream_of_another_length_than_declared_is_refused(length: int) -> None:
     stored = zlib.compress(bytes(1000), wbits=-15)
@@ -171,17 +173,20 @@ def test_planes_are_joined_as_they_were_split(raw: bytes, size: int) -> None:
     assert plane_join(plane_split(raw, size), BYTES._replace(width=8 * size)) == raw
 
 
+@pytest.mark.attack("D10")
 def test_d10_a_position_at_the_end_is_refused() -> None:
     assert "element 64" in refusal(add_of(1, bytes([16 + 8]), b"\0", b"\0", b"", b"\0"))
     assert changed_by(add_of(1, bytes([16 + 7]), b"\x07", b"\0", b"", b"\0"), BYTES, bytes(64))[63]
 
 
+@pytest.mark.attack("D10")
 def test_d10_gaps_that_overflow_32_and_64_bits_are_refused() -> None:
     greatest = bytes([16 + 28 * 4 - 1])
     said = refusal(add_of(64, greatest * 64, b"\xff" * (64 * 29 // 8), bytes(64), b"", bytes(8)))
     assert str(64 * (2**32 - 1) + 63) in said
 
 
+@pytest.mark.attack("D10")
 def test_d10_an_unknown_token_is_refused() -> None:
     assert "token 128" in refusal(add_of(1, b"\x80", b"", b"\0", b"", b"\0"))
     assert "token 124" in refusal(add_of(1, b"\0", b"", b"\x7c", b"", b"\0"))

@@ -9,21 +9,9 @@ import pytest
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
-from tests.unit.signed_world import (
-    DAY,
-    FAMILY,
-    MODEL,
-    NOW,
-    SignedWorld,
-    signer,
-    twin,
-)
+from tests.unit.signed_world import DAY, FAMILY, MODEL, NOW, SignedWorld, signer, twin
 from trust import sign
-from trust.accept import (
-    METADATA_BYTES_MAX,
-    accept_root,
-    accept_targets,
-)
+from trust.accept import METADATA_BYTES_MAX, accept_root, accept_targets
 from trust.errors import Untrusted
 
 
@@ -94,6 +82,7 @@ def test_an_expiry_too_far_or_past_is_refused(
     refused(world, role, signed(world, role, document), "E_CLOCK")
 
 
+@pytest.mark.attack("M42")
 @each_role
 @pytest.mark.parametrize(
     "spoil",
@@ -166,6 +155,7 @@ def test_too_many_bytes_and_a_role_that_nobody_delegated_are_refused(world: Sign
     refused(world, "family-tts", world.bodies[FAMILY], "E_SIG")
 
 
+@pytest.mark.attack("M33", "M34")
 def test_m33_m34_half_a_threshold_and_a_twin_do_not_sign(world: SignedWorld) -> None:
     world.signers[FAMILY] = [signer("family a"), signer("family b")]
     world.thresholds[FAMILY] = 2
@@ -177,6 +167,7 @@ def test_m33_m34_half_a_threshold_and_a_twin_do_not_sign(world: SignedWorld) -> 
     refused(world, FAMILY, signed(world, FAMILY, world.family()), "E_SIG")
 
 
+@pytest.mark.attack("M32")
 def test_m32_a_root_needs_the_old_keys_and_the_new(world: SignedWorld) -> None:
     world.signers["root"] = [signer("root anew")]
     refused(world, "root", signed(world, "root", world.root(), "root anew"), "E_SIG")
@@ -187,6 +178,7 @@ def test_m32_a_root_needs_the_old_keys_and_the_new(world: SignedWorld) -> None:
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
+@pytest.mark.attack("M34")
 @pytest.mark.parametrize("role", TOP_ROLES)
 def test_m34_a_root_that_gives_one_key_two_ids_is_refused(world: SignedWorld, role: str) -> None:
     world.signers[role] = [signer(role), twin(role)]
@@ -209,6 +201,7 @@ def test_a_director_key_that_serves_in_another_role_is_refused(
     refused(world, "targets", signed(world, "targets", world.targets()), "E_SIG")
 
 
+@pytest.mark.attack("M34")
 @pytest.mark.parametrize("role", ["director", FAMILY])
 def test_m34_targets_that_give_one_key_two_ids_are_refused(world: SignedWorld, role: str) -> None:
     world.signers[role] = [signer(role), twin(role)]
@@ -221,6 +214,7 @@ def with_threshold(document: Any, role: str, threshold: Any) -> Any:
     return document
 
 
+@pytest.mark.attack("M35")
 @pytest.mark.parametrize("threshold", [0, -1, True, 1.0, "2", 2, 1 << 60, None])
 @pytest.mark.parametrize(
     ("document", "role"), [("root", "timestamp"), ("root", "root"), ("targets", FAMILY)]
@@ -257,6 +251,7 @@ def test_a_nested_delegation_is_refused(world: SignedWorld) -> None:
     refused(world, FAMILY, signed(world, FAMILY, document), "E_NOT_RELEASED")
 
 
+@pytest.mark.attack("M36")
 @pytest.mark.parametrize(
     ("name", "paths", "terminating"),
     [

@@ -46,6 +46,7 @@ def test_a_family_that_grows_is_accepted() -> None:
     assert sorted(after.releases) == ["r1", "r2", "r3"] and len(after.patches) == 2
 
 
+@pytest.mark.attack("M50")
 @pytest.mark.parametrize(
     "changed", [replace(R2, sha256="ab" * 32), replace(R2, bytes=7), replace(R2, seq=9), None]
 )
@@ -75,6 +76,7 @@ def test_a_patch_that_joins_no_two_releases_is_refused(ends: tuple[Release, Rele
     family_refused("E_NOT_RELEASED", R1, R2, patch(*ends))
 
 
+@pytest.mark.attack("M37")
 @pytest.mark.parametrize(
     "path",
     [
@@ -88,6 +90,7 @@ def test_m37_a_patch_with_a_path_outside_the_family_is_refused(path: str) -> Non
     family_refused("E_NOT_RELEASED", R1, R2, patch(R1, R2, path=path))
 
 
+@pytest.mark.attack("M37")
 def test_m37_a_release_with_a_path_outside_the_family_is_refused() -> None:
     for path in ("tts/r1.model", "asr/r2.model", "asr/../r1.model", "r1.model"):
         _, target = sign.release_target(MODEL, R1)

@@ -33,6 +33,7 @@ def device(world: SignedWorld, tmp_path: Path) -> Device:
     return Device(tmp_path, world.pinned)
 
 
+@pytest.mark.attack("M31")
 def test_m31_roots_are_followed_over_three_versions(world: SignedWorld, device: Device) -> None:
     for number in (2, 3, 4):
         before = list(world.signers["root"])
@@ -41,6 +42,7 @@ def test_m31_roots_are_followed_over_three_versions(world: SignedWorld, device: 
     assert device.refresh(world.files).root_version == 4
 
 
+@pytest.mark.attack("M32")
 def test_m32_a_root_that_only_its_own_new_keys_signed_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -49,6 +51,7 @@ def test_m32_a_root_that_only_its_own_new_keys_signed_is_refused(
     refuses(device, world.files, "E_SIG")
 
 
+@pytest.mark.attack("M32")
 def test_m32_a_root_with_one_of_two_old_signatures_is_refused(tmp_path: Path) -> None:
     world = SignedWorld()
     world.signers["root"].append(signer("root b"))
@@ -62,6 +65,7 @@ def test_m32_a_root_with_one_of_two_old_signatures_is_refused(tmp_path: Path) ->
     assert Device(tmp_path / "2", world.pinned).refresh(world.files).root_version == 2
 
 
+@pytest.mark.attack("M32")
 @pytest.mark.parametrize("version", [1, 3])
 def test_m32_a_root_that_skips_or_repeats_a_version_is_refused(
     world: SignedWorld, device: Device, version: int
@@ -74,6 +78,7 @@ def test_m32_a_root_that_skips_or_repeats_a_version_is_refused(
     refuses(device, world.files, "E_ROLLBACK_META")
 
 
+@pytest.mark.attack("M33")
 @pytest.mark.parametrize("by", [["family a"], ["mallory", "family a"], ["mallory"]])
 def test_m33_a_family_with_one_of_two_signatures_is_refused(
     world: SignedWorld, device: Device, by: list[str]
@@ -88,12 +93,14 @@ def test_m33_a_family_with_one_of_two_signatures_is_refused(
     device.refresh(world.files)
 
 
+@pytest.mark.attack("M33")
 def test_m33_one_signature_twice_is_refused(world: SignedWorld, device: Device) -> None:
     document = json.loads(world.files["timestamp.json"])
     document["signatures"] *= 2
     refuses(device, {**world.files, "timestamp.json": json.dumps(document).encode()}, "E_SIG")
 
 
+@pytest.mark.attack("M34")
 @pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp", "director", FAMILY])
 def test_m34_one_key_under_two_ids_does_not_make_two(
     world: SignedWorld, device: Device, role: str
@@ -107,6 +114,7 @@ def test_m34_one_key_under_two_ids_does_not_make_two(
     refuses(device, world.files, "E_SIG")
 
 
+@pytest.mark.attack("M34")
 def test_m34_a_twin_that_is_spelled_in_capitals_is_a_twin(
     world: SignedWorld, device: Device
 ) -> None:
@@ -119,6 +127,7 @@ def test_m34_a_twin_that_is_spelled_in_capitals_is_a_twin(
     refuses(device, world.files, "E_SIG")
 
 
+@pytest.mark.attack("M36")
 def test_m36_a_family_that_signs_a_path_of_another_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -127,6 +136,7 @@ def test_m36_a_family_that_signs_a_path_of_another_is_refused(
     refuses(device, world.files, "E_NOT_RELEASED")
 
 
+@pytest.mark.attack("M39")
 def test_m39_a_version_pushed_far_ahead_is_left_behind_by_new_keys(
     world: SignedWorld, device: Device
 ) -> None:
@@ -142,6 +152,7 @@ def test_m39_a_version_pushed_far_ahead_is_left_behind_by_new_keys(
     assert device.refresh(world.files).versions["timestamp"] == 3
 
 
+@pytest.mark.attack("M40")
 @pytest.mark.parametrize("seen", [False, True])
 def test_m40_a_family_that_vanishes_from_the_snapshot_is_refused(
     world: SignedWorld, device: Device, seen: bool
@@ -165,6 +176,7 @@ def test_a_snapshot_that_lies_about_the_length_of_its_files_is_refused(
     refuses(device, world.files, "E_SIZE", "E_MIX")
 
 
+@pytest.mark.attack("M05")
 @pytest.mark.parametrize(
     "body",
     [b"[" * 60_000, b'{"a":' * 20_000, b"", b"\xff", b"null", b"[]", b"5", b'"x"', b"{}"],
@@ -177,11 +189,13 @@ def test_m05_a_body_that_is_no_document_is_refused(
     refuses(device, {**world.files, name: body}, "E_SIG", "E_SIZE")
 
 
+@pytest.mark.attack("M04")
 def test_m04_an_endless_document_is_refused(world: SignedWorld, device: Device) -> None:
     for name in ("2.root.json", "timestamp.json"):
         refuses(device, {**world.files, name: b" " * 10_000_000}, "E_SIZE")
 
 
+@pytest.mark.attack("M52")
 def test_m52_a_65th_rotation_of_the_root_is_not_followed(
     world: SignedWorld, device: Device
 ) -> None:
@@ -190,6 +204,7 @@ def test_m52_a_65th_rotation_of_the_root_is_not_followed(
     assert device.refresh(world.files).root_version == 65
 
 
+@pytest.mark.attack("M52")
 def test_m52_more_files_than_a_family_may_list_are_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -197,6 +212,7 @@ def test_m52_more_files_than_a_family_may_list_are_refused(
     refuses(device, world.files, "E_SIZE")
 
 
+@pytest.mark.attack("M52")
 def test_m52_a_family_hidden_behind_nine_delegations_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -268,6 +284,7 @@ def test_a_timestamp_that_lives_too_long_is_refused(world: SignedWorld, device: 
     refuses(device, world.files, "E_CLOCK")
 
 
+@pytest.mark.attack("M45")
 @pytest.mark.parametrize("size", [0, 100])
 def test_m45_a_torn_cache_is_refused_or_healed_and_never_crashes(
     world: SignedWorld, device: Device, size: int

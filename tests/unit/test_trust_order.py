@@ -48,11 +48,13 @@ def trusted_by(device: Device, *releases: Release) -> Trusted:
     return device.refresh(world.files)
 
 
+@pytest.mark.attack("M19")
 def test_m19_a_superseded_order_is_refused(device: Device, trusted: Trusted) -> None:
     device.obey(trusted, order(R2, seq=5))
     disobeys(device, trusted, order(R2, seq=4), "E_REPLAY")
 
 
+@pytest.mark.attack("M20")
 def test_m20_two_orders_with_one_number_are_refused_and_the_same_one_again_is_not(
     device: Device, trusted: Trusted
 ) -> None:
@@ -63,6 +65,7 @@ def test_m20_two_orders_with_one_number_are_refused_and_the_same_one_again_is_no
     disobeys(device, trusted, order(R1, seq=5), "E_REPLAY")
 
 
+@pytest.mark.attack("M21")
 @pytest.mark.parametrize("more", [{"device": "d2"}, {"device": ""}, {"model": "tts"}])
 def test_m21_an_order_for_somebody_else_is_refused(
     device: Device, trusted: Trusted, more: dict[str, Any]
@@ -70,6 +73,7 @@ def test_m21_an_order_for_somebody_else_is_refused(
     disobeys(device, trusted, order(R2, **more), "E_AUD")
 
 
+@pytest.mark.attack("M23")
 @pytest.mark.parametrize("role", [*TOP, FAMILY, "mallory"])
 def test_m23_an_order_signed_in_another_role_is_refused(
     device: Device, trusted: Trusted, role: str
@@ -80,6 +84,7 @@ def test_m23_an_order_signed_in_another_role_is_refused(
     disobeys(device, trusted, order(R2, by=posing), "E_SIG")
 
 
+@pytest.mark.attack("M24")
 def test_m24_another_payload_type_of_the_right_key_is_refused(
     device: Device, trusted: Trusted
 ) -> None:
@@ -91,6 +96,7 @@ def test_m24_another_payload_type_of_the_right_key_is_refused(
     disobeys(device, trusted, json.dumps(relabelled).encode(), "E_SIG")
 
 
+@pytest.mark.attack("M25")
 def test_m25_an_order_of_a_revoked_director_is_refused(device: Device) -> None:
     world = SignedWorld()
     device.pinned = world.pinned
@@ -111,6 +117,7 @@ def test_an_expired_order_and_one_that_lives_too_long_are_refused(
     device.obey(trusted, order(R2, expires=NOW + 14 * DAY))
 
 
+@pytest.mark.attack("M17")
 def test_m17_an_order_dated_far_ahead_does_not_move_the_time_floor(
     device: Device, trusted: Trusted
 ) -> None:
@@ -130,11 +137,13 @@ def transition(trusted: Trusted, to: Release, running: str, **more: Any) -> Rele
     return check_transition(trusted, told, running_sha256=running, hardware=hardware)
 
 
+@pytest.mark.attack("M26")
 def test_m26_a_downgrade_without_an_edge_is_refused(trusted: Trusted) -> None:
     with pytest.raises(Untrusted, match="E_DOWNGRADE"):
         transition(trusted, R1, running=R2.sha256)
 
 
+@pytest.mark.attack("M27")
 def test_m27_a_downgrade_along_a_signed_edge_is_allowed_and_only_from_there(
     device: Device,
 ) -> None:
@@ -145,6 +154,7 @@ def test_m27_a_downgrade_along_a_signed_edge_is_allowed_and_only_from_there(
         transition(trusted, back, running=release("r3").sha256)
 
 
+@pytest.mark.attack("M28")
 def test_m28_a_withdrawn_a_retired_and_a_removed_release_are_refused(device: Device) -> None:
     for status in ("withdrawn", "retired"):
         trusted = trusted_by(device, R1, replace(R2, status=status))
@@ -155,11 +165,13 @@ def test_m28_a_withdrawn_a_retired_and_a_removed_release_are_refused(device: Dev
         transition(trusted, release("r3"), running=R1.sha256)
 
 
+@pytest.mark.attack("M36")
 def test_m36_a_release_of_another_family_is_refused(device: Device, trusted: Trusted) -> None:
     elsewhere = an_order(R2, model="tts")
     disobeys(device, trusted, envelope(order_payload(elsewhere), signer("director")), "E_AUD")
 
 
+@pytest.mark.attack("M38")
 def test_m38_a_release_for_other_hardware_is_refused(device: Device) -> None:
     made_for = replace(R2, hardware=("h2", "h3"))
     trusted = trusted_by(device, R1, made_for)
@@ -168,6 +180,7 @@ def test_m38_a_release_for_other_hardware_is_refused(device: Device) -> None:
     assert transition(trusted, made_for, running=R1.sha256, hardware="h3") == made_for
 
 
+@pytest.mark.attack("M50")
 def test_m50_an_order_that_differs_from_the_family_is_refused(trusted: Trusted) -> None:
     with pytest.raises(Untrusted, match="E_EQUIVOCATION"):
         transition(trusted, R2, running=R1.sha256, sha256=digest("other bytes"))

@@ -84,6 +84,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
+@pytest.mark.attack("M42")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_m42_an_order_that_is_not_exactly_an_order_is_refused(
     device: Device, trusted: Trusted, change: Change
@@ -94,6 +95,7 @@ def test_m42_an_order_that_is_not_exactly_an_order_is_refused(
     disobeys(device, trusted, envelope(payload, signer("director")), "E_SIG")
 
 
+@pytest.mark.attack("M42")
 @pytest.mark.parametrize(
     "change",
     [
@@ -128,6 +130,7 @@ def test_an_order_over_the_limit_is_refused(device: Device, trusted: Trusted) ->
     disobeys(device, trusted, b"[" * 60_000, "E_SIZE")
 
 
+@pytest.mark.attack("M05")
 @pytest.mark.parametrize(
     "raw",
     [

@@ -64,11 +64,13 @@ def test_floors_come_back_from_json_as_they_were(world: SignedWorld, device: Dev
     assert Floors.from_json(json.loads(json.dumps(floors.to_json()))) == floors
 
 
+@pytest.mark.attack("M07")
 def test_m07_a_timestamp_of_a_foreign_key_is_refused(world: SignedWorld, device: Device) -> None:
     world.put("timestamp", world.documents["timestamp"], [signer("mallory")])
     refuses(device, world.files, "E_SIG")
 
 
+@pytest.mark.attack("M07")
 def test_m07_a_foreign_signature_under_the_right_key_id_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_signature_that_is_no_signature_is_refused(
     refuses(device, {**world.files, name: json.dumps(document).encode()}, "E_SIG", "E_MIX")
 
 
+@pytest.mark.attack("M08")
 def test_m08_an_old_snapshot_under_the_new_name_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -96,6 +99,7 @@ def test_m08_an_old_snapshot_under_the_new_name_is_refused(
     refuses(device, {**world.files, "2.snapshot.json": old}, "E_MIX")
 
 
+@pytest.mark.attack("M09")
 def test_m09_an_old_family_with_a_new_snapshot_is_refused(
     world: SignedWorld, device: Device
 ) -> None:
@@ -104,6 +108,7 @@ def test_m09_an_old_family_with_a_new_snapshot_is_refused(
     refuses(device, {**world.files, f"2.{FAMILY}.json": old}, "E_MIX")
 
 
+@pytest.mark.attack("M10", "M11")
 @pytest.mark.parametrize("wiped", [False, True])
 def test_m10_m11_an_older_state_is_refused_with_and_without_the_cache(
     world: SignedWorld, device: Device, wiped: bool
@@ -117,6 +122,7 @@ def test_m10_m11_an_older_state_is_refused_with_and_without_the_cache(
     assert "r3" in device.refresh(world.files).family.releases
 
 
+@pytest.mark.attack("M12")
 def test_m12_a_device_that_lost_everything_is_a_new_device(
     world: SignedWorld, device: Device
 ) -> None:
@@ -128,6 +134,7 @@ def test_m12_a_device_that_lost_everything_is_a_new_device(
     assert "r3" not in device.refresh(old).family.releases
 
 
+@pytest.mark.attack("M13")
 @pytest.mark.parametrize("role", [*TOP, FAMILY])
 def test_m13_an_expired_document_of_any_role_is_refused(
     world: SignedWorld, device: Device, role: str
@@ -143,6 +150,7 @@ def test_m13_an_expired_document_of_any_role_is_refused(
     refuses(device, world.files, "E_FREEZE")
 
 
+@pytest.mark.attack("M14")
 def test_m14_a_clock_set_back_does_not_revive_what_expired(
     world: SignedWorld, device: Device
 ) -> None:
@@ -156,6 +164,7 @@ def test_m14_a_clock_set_back_does_not_revive_what_expired(
     refuses(device, old, "E_FREEZE", now=NOW - 730 * DAY)
 
 
+@pytest.mark.attack("M15")
 def test_m15_a_first_boot_in_1970_judges_by_the_time_of_the_build(
     device: Device, world: SignedWorld
 ) -> None:
@@ -169,6 +178,7 @@ def test_m15_a_first_boot_in_1970_judges_by_the_time_of_the_build(
     refuses(device, world.files, "E_FREEZE", now=datetime(1970, 1, 1, tzinfo=UTC))
 
 
+@pytest.mark.attack("M16")
 def test_m16_a_clock_of_2099_is_refused_and_once_repaired_all_is_well(
     world: SignedWorld, device: Device
 ) -> None:
@@ -180,6 +190,7 @@ def test_m16_a_clock_of_2099_is_refused_and_once_repaired_all_is_well(
     assert device.floors.time == NOW
 
 
+@pytest.mark.attack("M18", "M49")
 def test_m18_m49_nothing_new_for_ever_ends_in_a_freeze(world: SignedWorld, device: Device) -> None:
     refuses(device, {}, "E_MIX")  # a new device has nothing to fall back on
     device.refresh(world.files)
@@ -187,6 +198,7 @@ def test_m18_m49_nothing_new_for_ever_ends_in_a_freeze(world: SignedWorld, devic
     refuses(device, {}, "E_FREEZE", now=NOW + 3 * DAY)
 
 
+@pytest.mark.attack("M49")
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", FAMILY])
 def test_m49_a_bundle_without_one_document_is_refused(
     world: SignedWorld, device: Device, role: str
@@ -196,6 +208,7 @@ def test_m49_a_bundle_without_one_document_is_refused(
     refuses(device, withheld, "E_MIX")
 
 
+@pytest.mark.attack("M29")
 @pytest.mark.parametrize("wiped", [False, True])
 def test_m29_stolen_online_keys_cannot_bring_an_old_family_back(
     world: SignedWorld, device: Device, wiped: bool
@@ -211,6 +224,7 @@ def test_m29_stolen_online_keys_cannot_bring_an_old_family_back(
     refuses(device, world.files, "E_ROLLBACK_META")
 
 
+@pytest.mark.attack("M30")
 def test_m30_where_the_withdrawal_was_never_seen_the_old_family_lives_until_it_expires(
     world: SignedWorld, device: Device
 ) -> None:

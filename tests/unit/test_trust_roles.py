@@ -141,6 +141,7 @@ def test_two_releases_with_one_number_or_one_content_are_refused(twin: Release) 
     refused("E_EQUIVOCATION", *(sign.release_target(MODEL, r) for r in (R1, twin)))
 
 
+@pytest.mark.attack("M52")
 def test_m52_a_family_lists_300_files_and_not_one_more() -> None:
     entries = [
         sign.release_target(MODEL, release(f"r{n}")) for n in range(1, TARGETS_PER_FAMILY_MAX + 2)

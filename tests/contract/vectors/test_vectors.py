@@ -48,6 +48,7 @@ def test_a_golden_patch_gives_what_the_page_of_the_format_says(name: str) -> Non
     assert hashlib.sha256(reference.applied(base, patch)).hexdigest() == WANTED[name]
 
 
+@pytest.mark.attack("D04")
 @pytest.mark.parametrize("name", sorted(WANTED))
 def test_d04_a_golden_patch_cut_off_or_flipped_is_refused(name: str, tmp_path: Path) -> None:
     whole = (HERE / f"{name}.patch").read_bytes()

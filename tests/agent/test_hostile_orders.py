@@ -1,0 +1,126 @@
+"""Old, foreign and hidden orders and metadata, told to a device by its own server."""
+
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.agent.conftest import Lab
+from tests.agent.hostile import HONEST, must_recover, must_refuse
+
+
+@pytest.mark.attack("M21")
+def test_an_order_for_another_device_is_refused(lab: Lab) -> None:
+    lab.server.offer("r2", device="d2")
+    must_refuse(lab, "E_AUD")
+
+
+@pytest.mark.attack("M19")
+def test_an_order_that_was_superseded_is_refused(lab: Lab) -> None:
+    lab.server.offer("r2", hold=True)
+    assert lab.once() is None
+    lab.server.seq = 0
+    lab.server.offer("r2")
+    lab.server.seq = 0
+    lab.server.offer("r2")
+    must_refuse(lab, "E_REPLAY")
+    lab.server.seq = 7
+    lab.server.offer("r2")
+    must_recover(lab)
+
+
+@pytest.mark.attack("M19")
+def test_an_older_order_is_refused_after_a_newer_one(lab: Lab) -> None:
+    lab.server.seq = 5
+    lab.server.offer("r2", hold=True)
+    assert lab.once() is None
+    lab.server.seq = 2
+    lab.server.offer("r2")
+    must_refuse(lab, "E_REPLAY")
+
+
+@pytest.mark.attack("M26")
+def test_a_way_back_that_nobody_signed_is_refused(lab: Lab) -> None:
+    lab.server.offer("r2")
+    assert lab.once().kind == "committed"
+    lab.server.offer("r1", [lab.server.undo("r1")])
+    assert lab.once().reason == "E_DOWNGRADE"
+    assert lab.release_running() == "r2"
+
+
+@pytest.mark.attack("M28")
+def test_a_withdrawn_release_is_refused(lab: Lab) -> None:
+    lab.server.publish("r2", status="withdrawn")
+    lab.server.offer("r2")
+    must_refuse(lab, "E_WITHDRAWN")
+
+
+@pytest.mark.attack("M23")
+def test_an_order_by_another_key_is_refused(lab: Lab) -> None:
+    lab.server.keys["director"], kept = lab.server.keys["timestamp"], lab.server.keys["director"]
+    lab.server.offer("r2")
+    must_refuse(lab, "E_SIG")
+    lab.server.keys["director"] = kept
+    lab.server.offer("r2")
+    must_recover(lab)
+
+
+@pytest.mark.attack("M11")
+def test_older_metadata_is_refused_even_when_the_cache_was_wiped(lab: Lab) -> None:
+    old = dict(lab.server.files)
+    lab.server.publish("r3")
+    assert lab.once() is None
+    new, lab.server.files = lab.server.files, old
+    shutil.rmtree(lab.config.state_dir / "tuf")
+    must_refuse(lab, "E_ROLLBACK_META")
+    lab.server.files = new
+    lab.server.offer("r2")
+    must_recover(lab)
+
+
+@pytest.mark.attack("M45")
+def test_a_damaged_metadata_cache_heals(lab: Lab) -> None:
+    assert lab.once() is None
+    for file in (lab.config.state_dir / "tuf").glob("*.json"):
+        file.write_text("{")
+    lab.server.offer("r2")
+    outcomes = [outcome.kind for outcome in (lab.once(), lab.once()) if outcome]
+    assert outcomes in (["committed"], ["refused", "committed"])
+    assert lab.release_running() == "r2"
+
+
+@pytest.mark.attack("M31")
+def test_a_new_root_is_followed(lab: Lab) -> None:
+    assert lab.once() is None
+    root = lab.server._documents["root"]
+    root.signed.version = 2
+    lab.server._sign("root", root)
+    lab.server.sign_all()
+    lab.server.offer("r2")
+    assert lab.once().kind == "committed"
+    lab.once()
+    assert lab.server.asked[-1].query["root"] == "2"
+
+
+@pytest.mark.attack("M18")
+def test_an_answer_that_never_changes_is_noticed_when_its_metadata_expires(lab: Lab) -> None:
+    lab.server.offer("r2", hold=True)
+    assert lab.once() is None
+    lab.server.lie = lambda asked, answer: replace(answer, status=304, body=b"")
+    assert lab.once() is None
+    assert not lab.server.events
+    lab.server.now += timedelta(days=4)
+    assert lab.once() is None
+    lab.server.lie = HONEST
+    lab.server.sign_all()
+    lab.server.now -= timedelta(days=4)
+    lab.once()
+    assert [(e["kind"], e["reason"]) for e in lab.server.events] == [("note", "E_FREEZE")]
+    assert lab.release_running() == "r1"
+
+
+def test_a_304_to_an_unconditional_question_is_no_answer(lab: Lab) -> None:
+    lab.server.lie = lambda asked, answer: replace(answer, status=304, body=b"")
+    with pytest.raises(OSError, match="without a condition"):
+        lab.once()
