@@ -37,6 +37,7 @@ class Order:
 
     Attributes:
         seq: strictly increasing per device; an older one is a replay.
+        root, timestamp: the versions it was signed beside; whoever is sent older ones is cut off.
         hold: stop here: nothing may be installed on the strength of this order.
         deployment: the server's name for this attempt, echoed in reports.
     """
@@ -48,6 +49,8 @@ class Order:
     model: str = field(metadata=signed(fields.name))
     release: str = field(metadata=signed(fields.name))
     sha256: str = field(metadata=signed(fields.digest))
+    root: int = field(metadata=signed(fields.count))
+    timestamp: int = field(metadata=signed(fields.count))
     hold: bool = field(metadata=signed(fields.switch))
     deployment: str = field(metadata=signed(fields.text))
 

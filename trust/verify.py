@@ -52,11 +52,6 @@ class Trusted:
     versions: Mapping[str, int]
     expires: datetime
 
-    @property
-    def root_version(self) -> int:
-        """The version of the root that everything was verified under."""
-        return self.versions["root"]
-
 
 def refresh(
     cache: Path, pinned_root: bytes, metadata: Files, model: str, now: datetime, floors: Floors
@@ -117,6 +112,9 @@ def check_order(
     require(mine, "E_AUD", f"an order for {order.device} and {order.model}")
     require(order.expires > now, "E_FREEZE", f"the order expired at {until}")
     require(order.expires <= now + ORDER_AHEAD_MAX, "E_CLOCK", f"an order valid until {until}")
+    # A newer root or timestamp that is withheld may be the one that revokes what was sent.
+    hidden = [r for r in ("root", "timestamp") if getattr(order, r) > trusted.versions[r]]
+    require(not hidden, "E_FREEZE", f"the order knows of a newer {' and '.join(hidden)}")
     require(seq >= seen, "E_REPLAY", f"order {seq} was superseded by {seen}")
     digest = sha256(signed.payload).hexdigest()
     same = seq != seen or digest == floors.order_sha256

@@ -81,6 +81,7 @@ def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
     families: dict[str, Family | None] = {}
     signed = 0
     aged = now + LIFETIME["order"] / 2
+    beside = queries.newest_versions(session)
     for row in queries.orders_to_sign(session, aged, ORDERS_PER_TICK_MAX):
         if row.model not in families:
             families[row.model] = published_family(session, row.model)
@@ -90,7 +91,7 @@ def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
             continue
         barred = _barred(family, row, deployment)
         if barred is None:
-            _sign_order(row, deployment, family, keys, now)
+            _sign_order(row, deployment, family, beside, keys, now)
             signed += 1
         else:  # called off, so that a wish nobody may grant is not looked at for ever
             logger.warning("order refused", extra={"deployment": deployment.id, "why": barred})
@@ -113,7 +114,12 @@ def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | N
 
 
 def _sign_order(
-    row: DeviceModel, deployment: Deployment, family: Family, keys: OnlineKeys, now: datetime
+    row: DeviceModel,
+    deployment: Deployment,
+    family: Family,
+    beside: dict[str, int],
+    keys: OnlineKeys,
+    now: datetime,
 ) -> None:
     release = family.release_of(deployment.to_sha256)
     assert release is not None
@@ -128,6 +134,8 @@ def _sign_order(
         model=row.model,
         release=release.name,
         sha256=release.sha256,
+        root=beside["root"],
+        timestamp=beside["timestamp"],
         hold=False,
         deployment=deployment.id,
     )

@@ -145,6 +145,8 @@ class ServerDouble:
             model=MODEL,
             release=release.name,
             sha256=release.sha256,
+            root=self._documents["root"].signed.version,
+            timestamp=self._documents["timestamp"].signed.version,
             hold=False,
             deployment=f"dep{self.seq}",
         )

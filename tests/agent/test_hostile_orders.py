@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from device_agent.errors import Unavailable
 from tests.agent.conftest import Lab
-from tests.agent.hostile import HONEST, must_recover, must_refuse
+from tests.agent.hostile import HONEST, change_bundle, must_recover, must_refuse
+from tests.agent.loopback import problem
 
 
 @pytest.mark.attack("M21")
@@ -124,3 +126,33 @@ def test_a_304_to_an_unconditional_question_is_no_answer(lab: Lab) -> None:
     lab.server.lie = lambda asked, answer: replace(answer, status=304, body=b"")
     with pytest.raises(OSError, match="without a condition"):
         lab.once()
+
+
+@pytest.mark.attack("M41")
+def test_m41_a_device_whose_next_root_is_withheld_goes_on_and_obeys_nothing_newer(
+    lab: Lab,
+) -> None:
+    """As TUF has it: no root N+1 means that N is in force. The order tells that it is not."""
+    server = lab.server
+    server.offer("r2", hold=True)
+    root = server._documents["root"]
+    root.signed.version = 2
+    server._sign("root", root)
+    withhold = change_bundle(lambda bundle: bundle["metadata"].pop("2.root.json"))
+    server.lie = withhold
+    assert lab.once() is None
+    server.sign_all()
+    server.offer("r2")
+    must_refuse(lab, "E_FREEZE")
+    must_recover(lab)
+
+
+@pytest.mark.attack("M41")
+@pytest.mark.parametrize("status", [403, 408, 500, 503])
+def test_m41_a_poll_that_fails_is_asked_again(lab: Lab, status: int) -> None:
+    lab.server.offer("r2")
+    lab.server.lie = lambda asked, answer: problem(status, "no", "No")
+    with pytest.raises(Unavailable):
+        lab.once()
+    assert lab.release_running() == "r1"
+    must_recover(lab)

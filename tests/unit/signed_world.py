@@ -172,6 +172,8 @@ def an_order(wanted: Release, **more: Any) -> Order:
         "model": MODEL,
         "release": wanted.name,
         "sha256": wanted.sha256,
+        "root": 1,
+        "timestamp": 1,
         "hold": False,
         "deployment": "dep-1",
     }

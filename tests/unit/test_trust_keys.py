@@ -39,7 +39,7 @@ def test_m31_roots_are_followed_over_three_versions(world: SignedWorld, device: 
         before = list(world.signers["root"])
         world.signers["root"] = [signer(f"root {number}")]
         world.sign_root([*before, *world.signers["root"]])
-    assert device.refresh(world.files).root_version == 4
+    assert device.refresh(world.files).versions["root"] == 4
 
 
 @pytest.mark.attack("M32")
@@ -62,7 +62,7 @@ def test_m32_a_root_with_one_of_two_old_signatures_is_refused(tmp_path: Path) ->
     refuses(Device(tmp_path, world.pinned), world.files, "E_SIG")
     world.documents["root"].version -= 1
     world.sign_root()
-    assert Device(tmp_path / "2", world.pinned).refresh(world.files).root_version == 2
+    assert Device(tmp_path / "2", world.pinned).refresh(world.files).versions["root"] == 2
 
 
 @pytest.mark.attack("M32")
@@ -201,7 +201,7 @@ def test_m52_a_65th_rotation_of_the_root_is_not_followed(
 ) -> None:
     for _ in range(66):
         world.sign_root()
-    assert device.refresh(world.files).root_version == 65
+    assert device.refresh(world.files).versions["root"] == 65
 
 
 @pytest.mark.attack("M52")

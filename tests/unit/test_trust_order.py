@@ -117,6 +117,15 @@ def test_an_expired_order_and_one_that_lives_too_long_are_refused(
     device.obey(trusted, order(R2, expires=NOW + 14 * DAY))
 
 
+@pytest.mark.attack("M41")
+@pytest.mark.parametrize("more", [{"root": 2}, {"timestamp": 2}, {"root": 2, "timestamp": 2}])
+def test_m41_an_order_that_knows_of_metadata_that_is_withheld_is_refused(
+    device: Device, trusted: Trusted, more: dict[str, Any]
+) -> None:
+    disobeys(device, trusted, order(R2, **more), "E_FREEZE")
+    device.obey(trusted, order(R2))
+
+
 @pytest.mark.attack("M17")
 def test_m17_an_order_dated_far_ahead_does_not_move_the_time_floor(
     device: Device, trusted: Trusted

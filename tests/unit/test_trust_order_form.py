@@ -62,6 +62,8 @@ CHANGES: dict[str, Change] = {
     "seq is negative": lambda d: d.update(seq=-1),
     "seq is beyond a double": lambda d: d.update(seq=1 << 53),
     "seq is null": lambda d: d.update(seq=None),
+    "a root of zero": lambda d: d.update(root=0),
+    "a timestamp that is true": lambda d: d.update(timestamp=True),
     "hold is a number": lambda d: d.update(hold=0),
     "hold is null": lambda d: d.update(hold=None),
     "another v": lambda d: d.update(v=2),
@@ -177,6 +179,8 @@ orders = st.builds(
     model=names,
     release=names,
     sha256=texts.map(digest),
+    root=st.integers(1, (1 << 53) - 1),
+    timestamp=st.integers(1, (1 << 53) - 1),
     hold=st.booleans(),
     deployment=texts,
 )
