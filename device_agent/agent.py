@@ -5,6 +5,7 @@ to stop, `run_once` makes one round. Trouble that may pass is waited out with fu
 a fleet that lost its server does not come back all at once.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -13,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 AGENT_VERSION = "0.1.0"
 CREDENTIAL = "credential.json"
+HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
+AFRESH = "revoke the device, remove its state folder and enroll again"
 UTC_NOW = partial(datetime.now, UTC)
 
 
@@ -62,12 +65,15 @@ def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iter
     """Yield the enrolled device of a state folder, locked for this agent.
 
     Raises:
-        Misconfigured: not enrolled, or the root or the saved state cannot be used.
+        Misconfigured: not enrolled, or the root or the saved state cannot be used or is lost.
         Busy: another agent has it.
     """
     known = read_credential(config)
     with locked(config.state_dir):
-        yield LocalDevice(config, known.device_id, known.credential, clock)
+        device = LocalDevice(config, known.device_id, known.credential, clock)
+        if device.journal.newborn:  # With its floors it lost what protects it from old metadata.
+            raise Misconfigured(f"{config.state_dir} lost its journal; {AFRESH}")
+        yield device
 
 
 def run(device: LocalDevice, stop: threading.Event) -> None:
@@ -147,7 +153,6 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
         OSError: no answer; nothing is enrolled here.
     """
     pinned_sha256 = sha256(read_root(config)[0]).hexdigest()
-    config.state_dir.mkdir(parents=True, exist_ok=True)
     path = config.state_dir / CREDENTIAL
     with locked(config.state_dir):
         if path.exists():
@@ -234,7 +239,7 @@ def read_credential(config: Config) -> Credential:
         how = "run fleetdiff-agent enroll --token TOKEN"
         raise Misconfigured(f"{config.state_dir} is not enrolled: {how}") from error
     except ValueError as error:
-        raise Misconfigured(f"{path} is damaged; revoke the device and enroll again") from error
+        raise Misconfigured(f"{path} is damaged; {AFRESH}") from error
 
 
 @contextmanager
@@ -243,18 +248,39 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: another agent holds it.
+        Misconfigured: the folder cannot hold state.
     """
-    with (folder / "lock").open("w") as file:
+    with _able(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Busy(f"another agent works in {folder}; stop it first") from error
+        with _able(folder):
+            Slots(folder).try_link()
         yield
 
 
+@contextmanager
+def _able(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in HOLDS_NO_STATE:
+            raise
+        why = f"{error.strerror}: it must be writable, and its file system know symbolic links"
+        raise Misconfigured(f"{folder} cannot hold state: {why}") from error
+
+
 def _install_factory_model(config: Config, model_file: Path | None) -> str:
-    slots = Slots(config.state_dir)
+    slots, journal = Slots(config.state_dir), Journal(config.state_dir)
     slots.activate("", "E_BASE")  # An enrollment that was cut short may have come this far.
+    # Another device's orders count from their own beginning; what metadata was seen stays seen.
+    floors = replace(journal.memory.floors, order_seq=0, order_sha256="")
+    journal.remember(floors=floors, etag="")
+    journal.save(Idle())
     if model_file is None:
         return ""
     target = slots.spare
@@ -263,7 +289,7 @@ def _install_factory_model(config: Config, model_file: Path | None) -> str:
     sync(target)
     sync(target.parent)
     digest = slots.spare_sha256()
-    Journal(config.state_dir).remember(good={digest: ""})
+    journal.remember(good={digest: ""})
     slots.activate(digest, "E_BASE")
     return digest
 

@@ -99,6 +99,13 @@ class Slots:
         """Return the digest of the spare model file, read now, or empty if there is none."""
         return hash_file(self.spare) if self.spare.is_file() else ""
 
+    def try_link(self) -> Path:
+        """Make the link to the spare slot that `activate` puts in the place of `current`."""
+        link = self._folder / "current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.spare.parent.relative_to(self._folder))
+        return link
+
     def activate(self, sha256: str, refusal: str) -> None:
         """Make the slot that holds these bytes, read now, the active one; empty means no model.
 
@@ -109,10 +116,7 @@ class Slots:
             if self.active_sha256(fresh=True) != sha256:
                 raise Rejected(refusal, f"neither slot holds {sha256[:12]}")
         elif sha256:
-            link = self._folder / "current.new"
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.spare.parent.relative_to(self._folder))
-            link.replace(self._current)
+            self.try_link().replace(self._current)
         else:
             self._current.unlink(missing_ok=True)
         sync(self._folder)

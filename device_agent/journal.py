@@ -81,6 +81,7 @@ class Journal:
     """The state and the memory of a device, whole after any power cut.
 
     Attributes:
+        newborn: nothing was saved yet.
         state: the state that was saved last.
         memory: what was remembered last.
 
@@ -96,6 +97,7 @@ class Journal:
         if len(found) == 2 and not whole:
             raise Misconfigured(f"{folder}/journal.0 and .1 are both damaged; enroll again")
         newest: dict[str, Any] = max(whole, key=itemgetter("generation"), default=NEWBORN)
+        self.newborn = not whole
         self._generation, self._saves = newest["generation"], newest["saves"]
         self.state, self.memory = decode(newest["state"]), read(Memory, newest["memory"])
 

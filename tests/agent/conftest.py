@@ -1,5 +1,6 @@
 """A server double, a device that was born with release r1, and release r2 on offer."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -109,3 +110,25 @@ def lab_at(folder: Path, server: ServerDouble, address: str, **changes: Any) -> 
 @pytest.fixture
 def lab(new_lab: Callable[..., Lab]) -> Lab:
     return new_lab()
+
+
+@pytest.fixture
+def toml(lab: Lab) -> Path:
+    """The lab's configuration, as a file."""
+    path = lab.folder / "agent.toml"
+    config = lab.config
+    path.write_text(
+        f"""
+        server = "{config.server}"
+        model = "{config.model}"
+        serial = "{config.serial}"
+        hardware = "{config.hardware}"
+        state_dir = "state"
+        root = "root.json"
+        recogniser = {json.dumps(config.recogniser)}
+        attributes = {{ region = "north" }}
+        [limits]
+        start_spread_s = 0
+        """
+    )
+    return path

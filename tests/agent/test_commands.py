@@ -21,28 +21,6 @@ from tests.agent.conftest import Lab
 COMMANDS = "enroll run once status rollback".split()
 
 
-@pytest.fixture
-def toml(lab: Lab) -> Path:
-    """The lab's configuration, as a file."""
-    path = lab.folder / "agent.toml"
-    config = lab.config
-    path.write_text(
-        f"""
-        server = "{config.server}"
-        model = "{config.model}"
-        serial = "{config.serial}"
-        hardware = "{config.hardware}"
-        state_dir = "state"
-        root = "root.json"
-        recogniser = {json.dumps(config.recogniser)}
-        attributes = {{ region = "north" }}
-        [limits]
-        start_spread_s = 0
-        """
-    )
-    return path
-
-
 def said(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
