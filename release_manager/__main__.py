@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import release_manager
 from neural_diff.errors import NeuralDiffError
-from release_manager import diffs, fleet, models, releases, rollouts, show
+from release_manager import audit, diffs, fleet, models, releases, rollouts, show
 from release_manager.arguments import ARGUMENTS, COMMON
 from release_manager.config import Settings, read_settings
 from release_manager.errors import Refused
@@ -50,6 +50,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "device token --model [--uses] [--ttl] [--cohort]": fleet.make_token,
     "device list [--model] [--cohort] [--limit]": fleet.list_devices,
     "device show ID": fleet.show_device,
+    "audit list [--limit]": audit.show_log,
+    "audit verify": audit.verify,
 }
 GROUPS = {
     "model": "lines of speech models",
@@ -59,6 +61,7 @@ GROUPS = {
     "cohort": "sets of devices",
     "rollout": "bring a release to a cohort in stages",
     "device": "let devices in, and look at them",
+    "audit": "what was done, and whether all of that is still there",
 }
 FAILED = 1
 INTERRUPTED = 130
@@ -66,6 +69,8 @@ _WHAT_TO_DO = {
     "E_FREEZE": "a signed document is too old: sign it again, or check this machine's clock",
     "E_ROLLBACK_META": "the server was set back or hides something: restore its data; if it is a "
     "new one on purpose, remove seen.json from the folder of keys",
+    "E_AUDIT": "the server's database was changed or set back: keep a copy and find out; if it is "
+    "a new one on purpose, remove audit.json beside the configuration file",
     "E_EQUIVOCATION": "two parties say different things under one name; find out who is right",
 }
 _DO_NOT_PUBLISH = "do not publish through this server until you know why; nothing was signed"

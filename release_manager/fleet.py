@@ -52,7 +52,7 @@ def list_models(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff model list
     """
-    return _list(settings, "/v1/models", "name created_at releases devices canary_set")
+    return read_list(settings, "/v1/models", "name created_at releases devices canary_set")
 
 
 def list_releases(args: Namespace, settings: Settings) -> Reply:
@@ -62,7 +62,7 @@ def list_releases(args: Namespace, settings: Settings) -> Reply:
       fleetdiff release list asr-en-edge
     """
     columns = "name seq status bytes devices published_at rollback_from sha256"
-    return _list(settings, f"/v1/models/{args.model}/releases", columns)
+    return read_list(settings, f"/v1/models/{args.model}/releases", columns)
 
 
 def list_rollouts(args: Namespace, settings: Settings) -> Reply:
@@ -72,7 +72,7 @@ def list_rollouts(args: Namespace, settings: Settings) -> Reply:
       fleetdiff rollout list --state running
     """
     columns = "id model release cohort state stage created_at halt_reason"
-    return _list(settings, "/v1/rollouts", columns, model=args.model, state=args.state)
+    return read_list(settings, "/v1/rollouts", columns, model=args.model, state=args.state)
 
 
 def list_devices(args: Namespace, settings: Settings) -> Reply:
@@ -83,7 +83,7 @@ def list_devices(args: Namespace, settings: Settings) -> Reply:
     """
     columns = "id model serial hardware status running_release last_seen_at tags"
     query = {"model": args.model, "cohort": args.cohort}
-    return _list(settings, "/v1/devices", columns, args.limit, **query)
+    return read_list(settings, "/v1/devices", columns, args.limit, **query)
 
 
 def show_device(args: Namespace, settings: Settings) -> Reply:
@@ -101,7 +101,7 @@ def list_cohorts(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff cohort list
     """
-    return _list(settings, "/v1/cohorts", "name model kind count filter")
+    return read_list(settings, "/v1/cohorts", "name model kind count filter")
 
 
 def show_cohort(args: Namespace, settings: Settings) -> Reply:
@@ -137,7 +137,7 @@ def make_token(args: Namespace, settings: Settings) -> Reply:
     return Reply(connect(settings).post("/v1/enrollment-tokens", document))
 
 
-def _list(
+def read_list(
     settings: Settings, path: str, columns: str, limit: int | None = None, **query: str | None
 ) -> Reply:
     """Read a list page by page, to its end or up to a limit."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import device, ops, problems, releases, rollouts
+from service.api import device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
 from service.core.errors import TooLarge
 from service.core.publisher import OnlineKeys
@@ -57,7 +57,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.clock = lambda: datetime.now(UTC)
     app.state.wake = threading.Event()
     problems.install(app)
-    for router in (releases.router, rollouts.router, ops.router, ops.public, device.router):
+    people = (releases.router, rollouts.router, ops.router, entry.router)
+    for router in (*people, ops.public, device.router):
         app.include_router(router)
     app.include_router(pages.router)
     app.add_middleware(body_limit, bytes_max=settings.body_bytes_max)

@@ -18,11 +18,12 @@ so that an attack has the same name on the device, in the event log and in the t
     E_DOWNGRADE      back, without a signed edge
     E_INCOMPAT       other hardware or format
     E_EQUIVOCATION   one release id, two contents
+    E_AUDIT          the audit log is not what was written
 """
 
 CODES = frozenset(
     "E_SIG E_ROLLBACK_META E_FREEZE E_MIX E_SIZE E_HASH E_CLOCK E_AUD E_REPLAY E_NOT_RELEASED "
-    "E_WITHDRAWN E_DOWNGRADE E_INCOMPAT E_EQUIVOCATION".split()
+    "E_WITHDRAWN E_DOWNGRADE E_INCOMPAT E_EQUIVOCATION E_AUDIT".split()
 )
 
 

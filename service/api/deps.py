@@ -14,6 +14,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
+from service.api.origin import origin_of
 from service.blobs import Blobs
 from service.core import access
 from service.core.errors import Unauthorized
@@ -66,6 +67,7 @@ async def transaction(request: Request) -> AsyncIterator[Session]:
     """
     state = request.app.state
     async with state.writers, contextmanager_in_threadpool(state.database.writer()) as session:
+        session.info["origin"] = origin_of(request)
         yield session
 
 
@@ -86,18 +88,22 @@ def operator(scope: str | None) -> Callable[..., ApiToken]:
     queue for the writer would leave the writer without any.
     """
 
-    def admit(database: Data, now: Now, credential: Bearer) -> ApiToken:
+    def admit(request: Request, database: Data, now: Now, credential: Bearer) -> ApiToken:
         with database.reader() as session:
-            return access.authorize(session, credential, scope, now)
+            caller = access.authorize(session, credential, now)
+        request.state.actor = f"{caller.name} (fd_{caller.id})"
+        return access.allowed(caller, scope)
 
     admit.scope = scope or "any"  # type: ignore[attr-defined]  # the test of routes reads it
     return admit
 
 
-def fetching_device(database: Data, credential: Bearer) -> Device:
+def fetching_device(request: Request, database: Data, credential: Bearer) -> Device:
     """Return the device that calls to fetch something; a download holds no connection."""
     with database.reader() as session:
-        return access.identify_device(session, credential)
+        found = access.identify_device(session, credential)
+    request.state.actor = f"device {found.id}"
+    return found
 
 
 Fetcher = Annotated[Device, Depends(fetching_device)]

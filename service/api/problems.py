@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
-from service.core.errors import LostRace, Refusal
+from service.api.origin import note_denied
+from service.core.errors import LostRace, Refusal, Unauthorized
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -73,6 +74,8 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
     """Return the problem that an error is."""
     match error:
         case Refusal():
+            if error.audited:
+                await note_denied(request, error, request.app.state.clock())
             return of_refusal(error)
         case RequestValidationError():
             return _validation(error.errors())
@@ -81,6 +84,8 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
         case HTTPException(status_code=400):  # it is not UTF-8, or too deep
             return _validation([{"loc": ("body",), "msg": error.detail}])
         case HTTPException():
+            if error.status_code == 401:  # the status page challenges in a way of its own
+                await note_denied(request, Unauthorized(""), request.app.state.clock())
             return _http(error)
         case DBAPIError() if getattr(error.orig, "sqlstate", None) in RACES:
             return _lost_race(request)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import catalog, deployments, errors
+from service.core import audit, catalog, deployments, errors
 from service.core.errors import Forbidden, InvalidRequest, SerialTaken, Unauthorized, WrongState
 from service.db import queries
 from service.db.rollout_tables import CohortMember
@@ -24,7 +24,7 @@ from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
 Holder = TypeVar("Holder", ApiToken, EnrollmentToken, Device)
 SCOPES = tuple(
     "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
-    "devices:read devices:write enroll:write telemetry:read".split()
+    "devices:read devices:write enroll:write telemetry:read audit:read".split()
 )
 TOKEN_LIFETIME_MAX = timedelta(days=365)
 _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
@@ -43,22 +43,31 @@ def create_token(
     valid = {"created_at": now, "expires_at": now + lifetime}
     row = ApiToken(name=name, scopes=sorted(set(scopes)), **valid, **key)
     session.add(row)
+    audit.record(session, "token.create", row.id, now, token=name, scopes=row.scopes)
     return row, token
 
 
-def authorize(session: Session, token: str, scope: str | None, now: datetime) -> ApiToken:
-    """Return the API token's row if it is valid and carries the scope.
+def authorize(session: Session, token: str, now: datetime) -> ApiToken:
+    """Return the API token's row if it is valid.
 
     Raises:
         Unauthorized: unknown, wrong, expired or revoked, all alike.
-        Forbidden: valid, but without the scope.
     """
     row = _holder(session, ApiToken, "fd", token)
     if row is None or row.revoked_at is not None or row.expires_at <= now:
-        raise Unauthorized("send a valid API token as `Authorization: Bearer fd_...`")
-    if scope is not None and scope not in row.scopes:
-        raise Forbidden(f"this token lacks the scope {scope}", scope=scope)
+        raise _unauthorized("send a valid API token as `Authorization: Bearer fd_...`", token)
     return row
+
+
+def allowed(caller: ApiToken, scope: str | None) -> ApiToken:
+    """Return the caller if its token carries the scope.
+
+    Raises:
+        Forbidden: it does not.
+    """
+    if scope is not None and scope not in caller.scopes:
+        raise Forbidden(f"this token lacks the scope {scope}", scope=scope)
+    return caller
 
 
 def create_enrollment_token(
@@ -74,6 +83,7 @@ def create_enrollment_token(
     cohort_id = chosen.id if chosen else None
     row = EnrollmentToken(model=model, cohort_id=cohort_id, uses_left=uses, **valid, **key)
     session.add(row)
+    audit.record(session, "invitation.create", row.id, now, model=model, uses=uses)
     return row, token
 
 
@@ -90,7 +100,8 @@ def enroll(
     """
     row = _holder(session, EnrollmentToken, "fe", token)
     if row is None or row.expires_at <= now or row.model != model:
-        raise Unauthorized("the enrollment token is not valid for this model, or expired")
+        detail = "the enrollment token is not valid for this model, or expired"
+        raise _unauthorized(detail, token)
     if queries.first(session, Device, serial=serial) is not None:
         raise SerialTaken(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
@@ -100,7 +111,7 @@ def enroll(
         EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
     )
     if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
-        raise Unauthorized("the enrollment token is used up")
+        raise _unauthorized("the enrollment token is used up", token)
     key, credential = _new_secret("fc")
     fresh = {"status": "active", "tags": {}, "enrolled_at": now}
     device = Device(serial=serial, **fresh, **described, **key)
@@ -109,6 +120,8 @@ def enroll(
     session.add(DeviceModel(device_id=device.id, model=model, running_sha256="", order_seq=0))
     if row.cohort_id is not None:
         session.add(CohortMember(cohort_id=row.cohort_id, device_id=device.id))
+    told = {"serial": serial, "model": model, "invitation": row.id}
+    audit.record(session, "device.enroll", device.id, now, **told)
     return device, credential
 
 
@@ -125,7 +138,8 @@ def identify_device(session: Session, credential: str, *, lock: bool = False) ->
     """
     device = _holder(session, Device, "fc", credential, lock=lock)
     if device is None or device.status == "revoked":
-        raise Unauthorized("send a valid device credential as `Authorization: Bearer fc_...`")
+        detail = "send a valid device credential as `Authorization: Bearer fc_...`"
+        raise _unauthorized(detail, credential)
     return device
 
 
@@ -146,7 +160,17 @@ def set_device_status(session: Session, row: DeviceModel, status: str, now: date
         for deployment in queries.open_deployments(session, device.id):
             deployments.finish(session, deployment, "canceled", status, now)
         row.deployment_id = None  # no order is renewed
+    if status != device.status:
+        audit.record(session, f"device.{status}", device.id, now, before=device.status)
     device.status = status
+
+
+def _unauthorized(detail: str, token: str) -> Unauthorized:
+    """Return a refusal that tells the audit log, and nobody else, whose secret was tried."""
+    refusal = Unauthorized(detail)
+    match = _TOKEN.match(token)
+    refusal.noted = {"tried": f"{match[1]}_{match[2]}"} if match else {}
+    return refusal
 
 
 def _new_secret(prefix: str) -> tuple[dict[str, Any], str]:

@@ -5,6 +5,7 @@ database are derived from a family document in the transaction that accepts it, 
 second place that could say something else.
 """
 
+import hashlib
 import re
 import secrets
 from datetime import datetime
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
-from service.core import errors
+from service.core import audit, errors
 from service.core.bodies import ERRORS_MAX, Name, Sha256
 from service.db import queries
 from service.db.rollout_tables import Cohort
@@ -112,6 +113,8 @@ def store_metadata(
     )
     session.add(row)
     session.flush()
+    digest = hashlib.sha256(body).hexdigest()
+    audit.record(session, "metadata.publish", f"{row.version}.{role}.json", now, sha256=digest)
     return row
 
 
@@ -158,6 +161,9 @@ def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> N
                 published_at=now,
             )
             session.add(row)
+        elif row.status != signed.status:
+            named = f"{family.model}/{row.name}"
+            audit.record(session, f"release.{signed.status}", named, now, before=row.status)
         row.status = signed.status
         row.hardware = list(signed.hardware)
         row.rollback_from = list(signed.rollback_from)

@@ -12,11 +12,13 @@ class Refusal(Exception):
     """The request was refused."""
 
     kind: ClassVar[str] = "INVALID"
+    audited: ClassVar[bool] = False  # who tries the doors is written down
 
     def __init__(self, detail: str, **members: object) -> None:
         super().__init__(detail)
         self.detail = detail
         self.members = members
+        self.noted: dict[str, str] = {}  # for the audit log, not for whom is refused
 
 
 class Conflict(Refusal):
@@ -50,6 +52,8 @@ class NotTheNextVersion(Conflict):
 class SerialTaken(Conflict):
     """A device with this serial number is already enrolled."""
 
+    audited = True
+
 
 class ReportClosed(Conflict):
     """The rollout takes no more reports."""
@@ -78,13 +82,13 @@ class DigestMismatch(Refusal):
 class Unauthorized(Refusal):
     """A valid credential is required."""
 
-    kind = "UNAUTHORIZED"
+    kind, audited = "UNAUTHORIZED", True
 
 
 class Forbidden(Refusal):
     """The credential does not allow this."""
 
-    kind = "FORBIDDEN"
+    kind, audited = "FORBIDDEN", True
 
 
 class TooLarge(Refusal):

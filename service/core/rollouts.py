@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import deployments, policy
+from service.core import audit, deployments, policy
 from service.core.bodies import NewStage
 from service.core.catalog import cohort_named, model_named
 from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState, found
@@ -100,6 +100,8 @@ def create_rollout(
     )
     session.add(rollout)
     session.flush()
+    wanted = {"model": model, "release": release, "cohort": cohort, "gate": rollout.gate_sha256}
+    audit.record(session, "rollout.create", rollout.id, now, **wanted)
     return rollout
 
 
@@ -201,6 +203,8 @@ def change(
     if not changed(session, statement.execution_options(synchronize_session=False)):
         raise WrongState(f"rollout {rollout.id} was changed at the same time; look again")
     session.refresh(rollout)
+    because: dict[str, Any] = {"reason": reason, "stage": rollout.stage, "state": rollout.state}
+    audit.record(session, f"rollout.{decision}", rollout.id, now, actor=actor, **because)
     session.add(
         Decision(
             rollout_id=rollout.id,

@@ -72,7 +72,8 @@ def visitor(
         return
     try:
         with state.database.reader() as session:
-            access.authorize(session, _password(authorization), SCOPE, state.clock())
+            caller = access.authorize(session, _password(authorization), state.clock())
+            access.allowed(caller, SCOPE)
     except (Unauthorized, Forbidden):
         raise HTTPException(401, ADVICE, CHALLENGE) from None  # not a challenge for `Bearer`
 

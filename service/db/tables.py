@@ -179,6 +179,32 @@ class Device(Table):
     __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
 
 
+class AuditEntry(Table):
+    """Something that was done, or refused; each names the digest of the one before it."""
+
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    actor: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    result: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    ip: Mapped[str]
+    request_id: Mapped[str]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]
+    __table_args__ = (one_of("result", "done", "denied"),)
+
+
+class AuditHead(Table):
+    """The last entry of the audit log, in the one row that whoever appends must lock."""
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seq: Mapped[int]
+    sha256: Mapped[str]
+    signed_at: Mapped[datetime | None]  # by the publisher, once a day
+
+
 class DeviceModel(Table):
     """What a device runs, by the digest it reported, and the order it was given."""
 

@@ -18,6 +18,7 @@ from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Roll
 from service.db.session import Database
 from service.db.tables import (
     Artifact,
+    AuditHead,
     Device,
     DeviceModel,
     MetadataFile,
@@ -25,6 +26,7 @@ from service.db.tables import (
     Release,
     Table,
 )
+from trust.audit import FIRST
 
 NOW = datetime(2026, 3, 14, 9, 26, tzinfo=UTC)
 MODEL, COHORT = "asr-en-edge", "everyone"
@@ -39,6 +41,8 @@ ROLES = ("root", "targets", "snapshot", "timestamp")
 def create_tables(database: Database) -> None:
     """Make the tables; the schema's own history is tested elsewhere."""
     Table.metadata.create_all(database.engine)
+    with database.writer() as session:
+        session.add(AuditHead(id=1, seq=0, sha256=FIRST))
 
 
 def add_metadata(session: Session, expires_at: datetime) -> None:
