@@ -9,12 +9,14 @@ import json
 import os
 from argparse import Namespace
 
+from release_manager import metadata
 from release_manager.client import connect
 from release_manager.config import Settings, config_file, replace_file
 from release_manager.errors import Refused
 from release_manager.fleet import PAGE_MAX, read_list
+from release_manager.keys import KeyFolder
 from release_manager.show import Reply
-from trust.audit import Head, follow
+from trust.audit import SIGN, Head, follow, is_vouched_for
 from trust.errors import require
 
 
@@ -31,6 +33,8 @@ def show_log(args: Namespace, settings: Settings) -> Reply:
 def verify(args: Namespace, settings: Settings) -> Reply:
     """Check that no entry of the audit log was changed, removed or cut off.
 
+    With a root in the folder of keys, it says up to which entry the publisher vouches for it.
+
     Example:
       fleetdiff audit verify
     """
@@ -42,11 +46,16 @@ def verify(args: Namespace, settings: Settings) -> Reply:
         known_seq = int(known.seq)
     except (ValueError, TypeError, AttributeError):
         raise Refused(f"{file} is damaged", "remove it, then the log is checked afresh") from None
-    end = Head(1)
+    end, signed = Head(1), Head()
+    trusted = KeyFolder(settings.keys).root_file.exists()
+    targets = metadata.fetch(metadata.desk_of(settings)).targets if trusted else None
     while head.seq < end.seq:
         page = client.get("/v1/audit", cursor=head.seq, limit=PAGE_MAX)
         end = Head(**page["head"])
         for entry in page["items"]:
+            if targets and entry["action"] == SIGN:
+                mark = entry["details"].get("envelope")
+                signed = head if is_vouched_for(head, mark, targets.signed) else signed
             head = follow(head, [entry])
             for other, who in ((known, "this machine saw before"), (end, "its end names")):
                 same = head.seq != other.seq or head == other
@@ -57,4 +66,5 @@ def verify(args: Namespace, settings: Settings) -> Reply:
     require(head.seq >= known_seq, "E_AUDIT", gone)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(file, json.dumps(remembered | {client.server: head}).encode())
-    return Reply({"entries": head.seq, "whole": True, "sha256": head.sha256})
+    found = {"entries": head.seq, "whole": True, "sha256": head.sha256}
+    return Reply(found | {"signed_to": signed.seq})

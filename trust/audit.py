@@ -7,11 +7,19 @@ link. The server makes the links with the same function that its readers check t
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from trust.errors import require
+from securesystemslib.dsse import Envelope
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Targets
 
+from trust.errors import require
+from trust.roles import DIRECTOR
+
+SIGN = "audit.sign"  # the action of an entry that holds the publisher's signature on its head
+PAYLOAD_TYPE = "application/vnd.fleetdiff.audit-head+json"
 FIRST = "0" * 64  # what the first entry names as the digest before it
 
 
@@ -43,3 +51,18 @@ def follow(head: Head, entries: Iterable[Mapping[str, Any]]) -> Head:
         require(whole, "E_AUDIT", f"entry {seq} of the audit log was changed")
         head = Head(seq, str(entry["sha256"]))
     return head
+
+
+def head_envelope(head: Head) -> Envelope:
+    """Return the DSSE envelope that says how far a log goes, for the director to sign."""
+    return Envelope(json.dumps(head._asdict(), sort_keys=True).encode(), PAYLOAD_TYPE, {})
+
+
+def is_vouched_for(head: Head, envelope: Any, targets: Targets) -> bool:
+    """Whether the director, as targets names it now, signed that the log goes as far as `head`."""
+    try:
+        signed = Envelope.from_dict(deepcopy(envelope))  # it takes its signatures apart
+        targets.verify_delegate(DIRECTOR, signed.pae(), signed.signatures)
+    except (UnsignedMetadataError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(signed.pae() == head_envelope(head).pae())

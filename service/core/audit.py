@@ -6,17 +6,21 @@ needs, and the lock of the head comes last, so the chain stays one line and nobo
 circle. No entry holds a secret.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from securesystemslib.signer import Signer
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from service.db.tables import AuditEntry, AuditHead
-from trust.audit import entry_digest
+from trust.audit import SIGN, Head, entry_digest, head_envelope
 
+logger = logging.getLogger(__name__)
+SIGNED_EVERY = timedelta(days=1)
 FIELDS = "seq actor action object result details ip request_id previous_sha256"
 
 
@@ -55,6 +59,22 @@ def record(
         at=now, action=action, object=thing, result=result, details=details, **vars(origin)
     )
     session.info.setdefault("audit", []).append(entry)
+
+
+def sign_head(session: Session, director: Signer, now: datetime) -> None:
+    """Let the publisher vouch once a day for how far the log goes; the log keeps the signature.
+
+    The API holds no key: whoever takes it over cannot write yesterday anew.
+    """
+    row = session.get_one(AuditHead, 1)
+    if row.signed_at is not None and now - row.signed_at < SIGNED_EVERY:
+        return
+    session.refresh(row, with_for_update=True)  # the signature is the very next entry
+    envelope = head_envelope(Head(row.seq, row.sha256))
+    envelope.sign(director)
+    row.signed_at = now
+    record(session, SIGN, str(row.seq), now, envelope=envelope.to_dict())
+    logger.info("audit head", extra={"seq": row.seq, "sha256": row.sha256})
 
 
 def shown(entries: Sequence[AuditEntry]) -> list[dict[str, Any]]:

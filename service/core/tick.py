@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import deployments, policy, publisher, rollouts
+from service.core import audit, deployments, policy, publisher, rollouts
 from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.core.publisher import OnlineKeys
@@ -46,6 +46,8 @@ def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
     if keys is not None:
         with database.writer() as session:
             publisher.sign_orders(session, keys, now)
+        with database.writer() as session:
+            audit.sign_head(session, keys.director, now)
 
 
 def step(session: Session, rollout: Rollout, now: datetime) -> None:

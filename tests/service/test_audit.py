@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from tuf.api.metadata import Metadata, Targets
 
 from release_manager import audit as auditing
 from release_manager.__main__ import main
@@ -19,7 +20,7 @@ from tests.service.served import served
 from tests.service.test_access import introduce, invitation
 from tests.service.world import MODEL, World, outcomes, refused
 from trust import sign
-from trust.audit import Head, entry_digest, follow
+from trust.audit import Head, entry_digest, follow, head_envelope, is_vouched_for
 from trust.roles import read_family
 
 
@@ -69,7 +70,8 @@ def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
     assert re.fullmatch(r"tester \(fd_[0-9a-f]{16}\)", halt["actor"])
     assert halt["details"]["reason"] == "to halt" and halt["result"] == "done"
     assert halt["ip"] == "testclient" and re.fullmatch("[0-9a-f]{16}", halt["request_id"])
-    assert told(world, "metadata.publish")[-1]["actor"] in (halt["actor"], "server")
+    by = {entry["object"]: entry["actor"] for entry in told(world, "metadata.publish")}
+    assert by["1.root.json"] == halt["actor"] and by["1.timestamp.json"] == "server"
 
 
 def test_what_is_refused_is_written_down_and_who_tried(world_sqlite: World) -> None:
@@ -247,3 +249,43 @@ def test_a_whole_log_of_several_pages_is_verified_and_grows(
         invitation(world_sqlite)
         code, said = verify()
         assert code == 0 and log_of(world_sqlite)[-1]["sha256"] in said
+
+
+@pytest.mark.attack("A27")
+def test_the_publisher_vouches_once_a_day_for_how_far_the_log_goes(
+    world_sqlite: World, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_sqlite
+    keys = tmp_path / "auditors-keys"
+    keys.mkdir()
+    (keys / "root.json").write_bytes(world.call("GET", "/v1/metadata/1.root.json").content)
+    monkeypatch.setenv("FLEETDIFF_KEYS", str(keys))
+    assert re.search(r"signed to +0\n", verify()[1])
+    world.tick()
+    world.tick(60)
+    first = told(world, "audit.sign")
+    assert len(first) == 1 and re.search(rf"signed to +{first[0]['object']}\n", verify()[1])
+    world.tick(86400)
+    entry = told(world, "audit.sign")[1]
+    assert int(entry["object"]) == entry["seq"] - 1
+    assert re.search(rf"signed to +{entry['object']}\n", verify()[1])
+
+    signed = (
+        Metadata[Targets]
+        .from_bytes(world.call("GET", "/v1/metadata/1.targets.json").content)
+        .signed
+    )
+    head, envelope = Head(entry["seq"] - 1, entry["previous_sha256"]), entry["details"]["envelope"]
+    assert is_vouched_for(head, envelope, signed)
+    strangers = head_envelope(head)
+    strangers.sign(world.signers["timestamp"])
+    for other, mark in (
+        (Head(head.seq, "0" * 64), envelope),
+        (Head(head.seq + 1, head.sha256), envelope),
+        (head, first[0]["details"]["envelope"]),
+        (head, strangers.to_dict()),
+        (head, envelope | {"payloadType": "application/vnd.fleetdiff.order+json"}),
+        (head, {}),
+        (head, None),
+    ):
+        assert not is_vouched_for(other, mark, signed)
