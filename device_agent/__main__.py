@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from device_agent import agent
-from device_agent.agent import NothingToDo
 from device_agent.config import Config, load_config
-from device_agent.errors import Misconfigured, Rejected
+from device_agent.errors import Misconfigured, NothingToDo, Rejected
 from device_agent.states import Reporting
 
 ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}

@@ -26,9 +26,8 @@ from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots, open_file, sync, write_durably
-from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
+from device_agent.errors import Busy, Misconfigured, Unavailable
 from device_agent.journal import Journal
-from device_agent.outbox import Event
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
 from device_agent.strict import accept, read
 
@@ -39,10 +38,6 @@ CREDENTIAL = "credential.json"
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
 UTC_NOW = partial(datetime.now, UTC)
-
-
-class NothingToDo(Exception):
-    """There is no earlier release to go back to."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,11 @@ def run_once(device: LocalDevice) -> Reporting | None:
 
 def advance(device: LocalDevice, state: State) -> State:
     """Take one step, save where it leads, and send what it had to say."""
-    following = step(state, device)
+    try:
+        following = step(state, device)
+    except Unavailable as error:
+        device.tell_trouble(error)
+        raise
     if following != state:
         following = device.journal.save(following)
     device.flush()
@@ -185,22 +184,9 @@ def roll_back(device: LocalDevice) -> dict[str, str]:
         NothingToDo: the spare slot holds no good release.
         Rejected: E_DOWNGRADE if no signed edge leads there.
     """
-    memory, spare = device.journal.memory, device.slots.spare_sha256()
-    if spare not in memory.good:
-        raise NothingToDo("the spare slot holds no good earlier release")
-    running = device.slots.active_sha256(fresh=True)
-    name = memory.good[spare] or spare[:12]
-    if (running, spare) not in memory.back_edges:
-        raise Rejected("E_DOWNGRADE", f"the family signs no way back from here to {name}")
-    left = memory.deployment
-    given_up = memory.giving_up(left) if left else memory.given_up
-    device.journal.remember(given_up=given_up, etag="")
-    device.slots.activate(spare, "E_BASE")
-    device.journal.save(Idle())
-    event = Event("rolled_back", left, "by_hand", f"a person went back to {name}")
-    device.outbox.add_event(f"{running} {memory.floors.order_seq}", event)
+    went_to = device.check_in.go_back("by_hand")
     device.flush()
-    return {"running_sha256": spare, "release": memory.good[spare]}
+    return {"running_sha256": went_to, "release": device.journal.memory.good[went_to]}
 
 
 def status(config: Config) -> dict[str, Any]:

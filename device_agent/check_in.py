@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -18,12 +19,13 @@ from typing import Any
 from device_agent.client import Client, Reply
 from device_agent.config import Config
 from device_agent.disk import Slots
-from device_agent.errors import Misconfigured, Rejected, Unavailable
+from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import LABEL, Plan, check_plan
+from device_agent.states import Idle
 from device_agent.strict import accept
-from trust.errors import Untrusted
+from trust.errors import Untrusted, require
 from trust.order import Order, read_time, write_time
 from trust.roles import Family
 from trust.verify import Trusted, check_order, check_transition, refresh
@@ -101,6 +103,31 @@ class CheckIn:
         same = (plan.order_seq, plan.deployment)
         return current is not None and (current.order_seq, current.deployment) == same
 
+    def go_back(self, reason: str) -> str:
+        """Make the good release in the spare slot the active one again, and return its digest.
+
+        Only along a way that the family signs; the deployment that is left is not tried again.
+
+        Raises:
+            NothingToDo: the spare slot holds no good release.
+            Rejected: E_DOWNGRADE if no signed edge leads there.
+        """
+        memory, spare = self.journal.memory, self.slots.spare_sha256()
+        if spare not in memory.good:
+            raise NothingToDo("the spare slot holds no good earlier release")
+        running, left = self.slots.active_sha256(fresh=True), memory.deployment
+        name = memory.good[spare] or spare[:12]
+        if (running, spare) not in memory.back_edges:
+            raise Rejected("E_DOWNGRADE", f"the family signs no way back from here to {name}")
+        given_up = memory.giving_up(left) if left else memory.given_up
+        self.journal.remember(given_up=given_up, etag="")
+        # Said before it is done: after a power cut in between it is done and not said again.
+        event = Event("rolled_back", left, reason, f"back to {name}")
+        self.outbox.add_event(f"{running} {memory.floors.order_seq}", event)
+        self.slots.activate(spare, "E_BASE")
+        self.journal.save(Idle())
+        return spare
+
     def _poll(self, active: str, etag: str) -> Reply:
         root, timestamp = self._verified("root", self._root_version), self._verified("timestamp", 0)
         reply = self.client.poll(active, root, timestamp, etag)
@@ -118,6 +145,9 @@ class CheckIn:
             self._note_freeze()
             return None
         trusted = self._refresh(bundle)
+        self._check_history(trusted.family)
+        if self._left_withdrawn(trusted.family, active):
+            return None
         if bundle.order is None:
             if bundle.plan is not None:
                 raise Rejected("E_NOT_RELEASED", "a plan came without an order")
@@ -128,7 +158,8 @@ class CheckIn:
             return None
         if self.slots.active_sha256(fresh=True) != active:
             raise Unavailable("the model file changed under its date; asking again")
-        check_transition(trusted, order, running_sha256=active, hardware=self.config.hardware)
+        hardware, formats = self.config.hardware, self.config.formats
+        check_transition(trusted, order, running_sha256=active, hardware=hardware, formats=formats)
         plan = accept(Plan, bundle.plan, "E_PLAN")
         plan = replace(plan, order_seq=order.seq, base=active)
         check_plan(plan, order, trusted.family)
@@ -162,6 +193,30 @@ class CheckIn:
         expires = write_time(min(trusted.expires, order.expires))
         self.journal.remember(floors=floors, fresh_until=expires)
         return order
+
+    def _check_history(self, family: Family) -> None:
+        """A release that ran here is what it was: a family that says otherwise is not believed."""
+        good = self.journal.memory.good
+        named = {release.sha256: release.name for release in family.releases.values()}
+        for model, name in good.items():
+            said = family.releases.get(name)
+            same = said is None or said.sha256 == model
+            require(same, "E_EQUIVOCATION", f"release {name} is {model[:12]} here and not there")
+        self.journal.remember(good={m: name or named.get(m, "") for m, name in good.items()})
+
+    def _left_withdrawn(self, family: Family, active: str) -> bool:
+        """Tell that the running release was withdrawn, and leave it if that is the policy."""
+        running = family.release_of(active)
+        if running is None or running.status != "withdrawn":
+            return False
+        note = Event("note", "", "E_WITHDRAWN", f"{running.name} runs here and was withdrawn")
+        self.outbox.add_event(active, note)
+        # The withdrawal and the way back are both signed offline: that takes no order.
+        if self.config.on_withdrawn == "previous_slot":
+            with suppress(NothingToDo, Rejected):
+                self.go_back("withdrawn")
+                return True
+        return False
 
     def _note_freeze(self) -> None:
         """A server that never has news may be hiding it: say so once what is known expires."""

@@ -126,7 +126,8 @@ class Client:
             if len(answer) > most:
                 raise Rejected("E_SIZE", f"an answer of more than {most} bytes")
             if late.passed or len(answer) < declared:
-                raise Unavailable(f"the answer was cut off after {len(answer)} bytes")
+                what = f"the answer was cut off after {len(answer)} bytes"
+                raise Unavailable(what, code=late.code)
             etag = found.getheader("ETag", "")
             etag = etag if PRINTABLE.match(etag) else ""
             return Reply(found.status, etag, poll_after_s(found), answer)
@@ -180,7 +181,8 @@ class Client:
             elapsed = clock_s() - window_start
             if elapsed >= self._limits.rate_window_s:
                 if window_bytes < self._limits.rate_bytes_s_min * elapsed:
-                    raise Unavailable(f"{window_bytes} bytes in {elapsed:.0f} s is too slow")
+                    what = f"{window_bytes} bytes in {elapsed:.0f} s is too slow"
+                    raise Unavailable(what, code="E_SLOW")
                 window_start, window_bytes = clock_s(), 0
 
     def _blob_url(self, base: str, location: str) -> str:
@@ -202,8 +204,9 @@ class Client:
         connect = secure if parts.scheme == "https" else HTTPConnection
         connection = connect(parts.netloc, timeout=self._limits.silence_s_max)
         try:
-            connection.connect()
-            with Deadline(self._limits.request_s_max, partial(_cut, connection.sock)) as late:
+            connection.connect()  # what it raises is no HTTPException
+            late = Deadline(self._limits.request_s_max, partial(_cut, connection.sock))
+            with late:
                 target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
                 connection.request(method, target, body or None, OURS | headers)
                 response = connection.getresponse()
@@ -211,7 +214,7 @@ class Client:
                     raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")
                 yield response, late
         except HTTPException as error:
-            raise Unavailable(f"{method} {parts.path}: {error!r}") from error
+            raise Unavailable(f"{method} {parts.path}: {error!r}", code=late.code) from error
         finally:
             connection.close()
 

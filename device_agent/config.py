@@ -16,6 +16,7 @@ from device_agent.strict import read
 from trust.roles import NAME
 
 SERIAL = re.compile(r"(?s).{1,128}\Z")
+ON_WITHDRAWN = re.compile(r"(report|previous_slot)\Z")  # when the running release is withdrawn
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -48,6 +49,8 @@ class Config:
     hardware: Annotated[str, NAME]
     state_dir: Path
     root: Path  # the pinned root.json
+    formats: tuple[str, ...] = ()  # of model files that its engine reads; none: any
+    on_withdrawn: Annotated[str, ON_WITHDRAWN] = "report"
     recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
     blob_hosts: tuple[str, ...] = ()  # host[:port] that artifacts may be redirected to
     ca_file: str = ""  # trust this authority instead of the system's

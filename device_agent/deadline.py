@@ -25,6 +25,11 @@ class Deadline(threading.Timer):
     def __exit__(self, *error: object) -> None:
         self.cancel()
 
+    @property
+    def code(self) -> str:
+        """What to call an answer that never came: too slow, if it did come but took too long."""
+        return "E_SLOW" if self.passed else ""
+
     def _pass(self, cut: Callable[[], None]) -> None:
         self.passed = True
         cut()

@@ -21,7 +21,7 @@ from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
 from device_agent.disk import Slots, settle
-from device_agent.errors import Rejected
+from device_agent.errors import Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import Canary, Plan, Step
@@ -46,7 +46,7 @@ class LocalDevice:
         self._downloads, self._canary = folder / "downloads", folder / "canary"
         for path in (self._downloads, self._canary):
             path.mkdir(exist_ok=True)
-        self.config, self.device_id = config, device_id
+        self.config, self.device_id, self._clock = config, device_id, clock
         self.journal, self.slots = Journal(folder), Slots(folder)
         self.outbox = Outbox(self.journal, lambda: write_time(clock()))
         self.client = Client(config, credential)
@@ -149,6 +149,12 @@ class LocalDevice:
         refusals = memory.refusals + 1 if bad else 0
         self.journal.remember(etag="", given_up=given_up, refusals=refusals)
         self._clear_downloads()
+
+    def tell_trouble(self, error: Unavailable) -> None:
+        """Queue a note of trouble that looks like an attack, once a day."""
+        if error.code:
+            today = write_time(self._clock())[:10]
+            self.outbox.add_event(today, Event("note", "", error.code, str(error)))
 
     def flush(self) -> None:
         """Send what is queued; what cannot be sent now stays for a later cycle."""

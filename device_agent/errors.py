@@ -7,7 +7,7 @@ resumes it.
 
 Codes are those of `trust.errors` and: E_PLAN (a plan that contradicts itself), E_NO_PIPELINE (every
 way was tried), E_BASE (the model file is not what was promised), E_PATCH, E_RESULT, E_SPACE,
-E_HTTP, E_REDIRECT, E_CANARY, E_ENGINE, E_SLOW, E_GATE, E_STATE_LOOP.
+E_HTTP, E_REDIRECT, E_CANARY, E_ENGINE, E_SLOW (a drip, an engine), E_GATE, E_STATE_LOOP.
 """
 
 
@@ -34,17 +34,25 @@ class Unavailable(OSError):
 
     Attributes:
         status: the HTTP status, or 0 if there was none.
+        code: what was wrong, if it looks like an attack and the server should hear of it.
         poll_after_s: when the server wants to be asked again, if it said so.
     """
 
-    def __init__(self, message: str, status: int = 0, poll_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, status: int = 0, poll_after_s: float | None = None, code: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
         self.poll_after_s = poll_after_s
 
 
 class Misconfigured(ValueError):
     """A device that a person must set up first: configuration, enrollment, damaged state."""
+
+
+class NothingToDo(Exception):
+    """There is no earlier release to go back to."""
 
 
 class Busy(OSError):

@@ -10,7 +10,7 @@ release it is told. The cache folder is disposable; `Floors` is what a device mu
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -39,6 +39,7 @@ LIMITS = UpdaterConfig(
     targets_max_length=1024 * 1024,
 )
 Files = Mapping[str, bytes]
+Names = Collection[str]
 _URL = "bundle:///"
 _REFUSALS = (tuf.RepositoryError, tuf.DownloadError, securesystemslib.Error, ValueError, TypeError)
 
@@ -125,9 +126,16 @@ def check_order(
 
 
 def check_transition(
-    trusted: Trusted, order: Order, *, running_sha256: str, hardware: str
+    trusted: Trusted, order: Order, *, running_sha256: str, hardware: str, formats: Names = ()
 ) -> Release:
     """Return the ordered release if the bytes that run may become it.
+
+    Args:
+        trusted: what was verified.
+        order: what is ordered.
+        running_sha256: the digest of the model that runs, read now.
+        hardware: what the device is.
+        formats: the formats that it can run; none means any.
 
     Raises:
         Untrusted: E_NOT_RELEASED, E_EQUIVOCATION, E_WITHDRAWN, E_INCOMPAT or E_DOWNGRADE.
@@ -141,7 +149,8 @@ def check_transition(
     )
     require(release.status == "active", "E_WITHDRAWN", f"release {name} is {release.status}")
     fits = not release.hardware or hardware in release.hardware
-    require(fits, "E_INCOMPAT", f"release {name} is not made for {hardware}")
+    fits &= not formats or release.format in formats
+    require(fits, "E_INCOMPAT", f"{release.format} release {name} is not made for {hardware}")
     running = trusted.family.release_of(running_sha256)
     # Bytes nobody released have no place in the order of releases: any release replaces them.
     if running and release.seq < running.seq and running.name not in release.rollback_from:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from device_agent.journal import Journal
 from tests.agent.conftest import Lab
 from tests.agent.loopback import Answer, Asked, Lie
 
@@ -18,12 +20,19 @@ def lies_about(path: str, change: Callable[[Answer], Answer]) -> Lie:
     return lie
 
 
+def installed(lab: Lab) -> tuple[bytes, Path, set[str]]:
+    """The bytes that run, the slot they are in, and every model that was found good."""
+    state = lab.config.state_dir
+    return lab.running(), (state / "current").readlink(), set(Journal(state).memory.good)
+
+
 def must_refuse(lab: Lab, *codes: str) -> None:
     """The lie is refused with one of these codes, reported once, and leaves nothing behind."""
+    before = installed(lab)
     outcome = lab.once()
     assert outcome.kind == "refused" and outcome.reason in codes, outcome
     lab.once()
-    assert lab.release_running() == "r1"
+    assert installed(lab) == before
     refused = [e for e in lab.server.events if e["kind"] == "refused"]
     assert [e["reason"] for e in refused] == [outcome.reason]
 

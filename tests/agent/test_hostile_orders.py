@@ -3,13 +3,14 @@
 import shutil
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from device_agent.errors import Unavailable
 from tests.agent.conftest import Lab
 from tests.agent.hostile import HONEST, change_bundle, must_recover, must_refuse
-from tests.agent.loopback import problem
+from tests.agent.loopback import Answer, problem
 
 
 @pytest.mark.attack("M21")
@@ -49,6 +50,54 @@ def test_a_way_back_that_nobody_signed_is_refused(lab: Lab) -> None:
     lab.server.offer("r1", [lab.server.undo("r1")])
     assert lab.once().reason == "E_DOWNGRADE"
     assert lab.release_running() == "r2"
+
+
+@pytest.mark.attack("M38")
+@pytest.mark.parametrize("made_for", [{"hardware": ("riscv64",)}, {"format": "onnx"}])
+def test_m38_a_release_that_is_not_made_for_the_device_is_refused(
+    lab: Lab, made_for: dict[str, Any]
+) -> None:
+    lab.config = replace(lab.config, formats=("safetensors", "gguf"))
+    fits = lab.server.releases["r2"]
+    lab.server.releases["r2"] = replace(fits, **made_for)
+    lab.server.sign_all()
+    lab.server.offer("r2")
+    must_refuse(lab, "E_INCOMPAT")
+    lab.server.releases["r2"] = fits
+    lab.server.sign_all()
+    must_recover(lab)
+
+
+@pytest.mark.attack("M50")
+def test_m50_a_release_that_ran_here_and_now_has_other_bytes_is_refused(lab: Lab) -> None:
+    """Also the one that the device was born with, once the family told its name."""
+    server = lab.server
+    assert lab.once() is None
+    honest = server.releases["r1"]
+    server.models["r1"] = server.models["r2"] + b"and more"
+    server.publish("r1")
+    server.offer("r1")
+    must_refuse(lab, "E_EQUIVOCATION")
+    server.releases["r1"] = honest
+    server.sign_all()
+    server.offer("r2")
+    must_recover(lab)
+
+
+@pytest.mark.attack("M44")
+def test_m44_a_server_that_drips_is_told_of_it_once_it_answers(lab: Lab) -> None:
+    limits = replace(lab.config.limits, request_s_max=0.2)
+    lab.config, usual = replace(lab.config, limits=limits), lab.config
+    lab.server.offer("r2")
+    drip = Answer(chunks=[b" "] * 100, declare=1000, pause_s=0.02)
+    lab.server.lie = lambda asked, answer: drip if "poll" in asked.path else answer
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cut off"):
+            lab.once()
+    lab.config = usual
+    must_recover(lab)
+    notes = [e["reason"] for e in lab.server.events if e["kind"] == "note"]
+    assert notes == ["E_SLOW"]
 
 
 @pytest.mark.attack("M28")

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class Story:
             assert not list((self.lab.config.state_dir / "downloads").iterdir())
 
 
-@pytest.fixture(params=["good", "bad", "back"])
+@pytest.fixture(params=["good", "bad", "back", "withdrawn"])
 def story(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Story:
     lab = new_lab(new_errors=BAD if request.param == "bad" else GOOD)
     server = lab.server
@@ -129,6 +130,9 @@ def story(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Story:
     if request.param == "bad":
         return Story(lab, "refused", "r1", reports=1)
     assert lab.once().kind == "committed"
+    if request.param == "withdrawn":
+        lab.config = replace(lab.config, on_withdrawn="previous_slot")
+        server.publish("r2", status="withdrawn")
     server.offer("r1", [server.undo("r1")])
     return Story(lab, "rolled_back", "r1", reports=0)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from device_agent import agent
-from device_agent.errors import Rejected
+from device_agent.errors import NothingToDo, Rejected
 from device_agent.states import Committing
 from tests.agent.conftest import Lab
 from tests.agent.server_double import digest
@@ -145,7 +145,7 @@ def test_without_a_good_earlier_release_there_is_nothing_to_go_back_to(
         lab.config = replace(lab.config, recogniser=("/bin/false",))
         lab.server.offer("r2")
         assert lab.once().kind == "refused"
-    with lab.device() as device, pytest.raises(agent.NothingToDo):
+    with lab.device() as device, pytest.raises(NothingToDo):
         agent.roll_back(device)
 
 
