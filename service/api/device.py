@@ -11,12 +11,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
 from service.api.problems import document
 from service.api.releases import ARTIFACT, send_artifact
+from service.api.strict import StrictRoute
 from service.core import access, offers, reports
 from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, Sha256
 from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.offers import Answer, Hold
 
-router = APIRouter(prefix="/device/v1", tags=["device"])
+router = APIRouter(prefix="/device/v1", route_class=StrictRoute, tags=["device"])
 JITTER = 0.2
 
 

@@ -6,11 +6,14 @@ from fastapi import APIRouter, Depends, Query
 
 from service.api.deps import Reader, operator
 from service.api.problems import document
+from service.api.strict import StrictRoute
 from service.core import audit
 from service.db import queries
 from service.db.tables import ApiToken, AuditHead
 
-router = APIRouter(prefix="/v1", tags=["access"], responses=document(401, 403, 422))
+router = APIRouter(
+    prefix="/v1", route_class=StrictRoute, tags=["access"], responses=document(401, 403, 422)
+)
 CanAudit = Annotated[ApiToken, Depends(operator("audit:read"))]
 Seq = Annotated[int, Query(ge=0, le=1 << 53)]
 

@@ -25,6 +25,7 @@ STATUS_OF = {
     "INVALID": 422,
     "NOT_FOUND": 404,
     "CONFLICT": 409,
+    "CHANGED": 412,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,

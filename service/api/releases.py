@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake, operator
 from service.api.problems import document
+from service.api.strict import StrictRoute
 from service.blobs import Blobs, WrongDigest, WrongLength
 from service.core import catalog, errors
 from service.core.bodies import Name, NewModel, Sha256
@@ -20,7 +21,9 @@ from service.db import queries
 from service.db.tables import ApiToken
 from service.settings import Settings
 
-router = APIRouter(prefix="/v1", tags=["releases"], responses=document(401, 403, 422))
+router = APIRouter(
+    prefix="/v1", route_class=StrictRoute, tags=["releases"], responses=document(401, 403, 422)
+)
 CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
 Filename = Annotated[str, Path(max_length=120)]

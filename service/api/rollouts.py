@@ -5,25 +5,35 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Data, Now, Reader, Tx, of_app, operator
 from service.api.problems import document
+from service.api.strict import StrictRoute
 from service.core import catalog, rollouts
 from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.db import queries
 from service.db.tables import ApiToken
 
-router = APIRouter(prefix="/v1", tags=["rollouts"], responses=document(401, 403, 422))
+router = APIRouter(
+    prefix="/v1", route_class=StrictRoute, tags=["rollouts"], responses=document(401, 403, 422)
+)
 CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
 CanHalt = Annotated[ApiToken, Depends(operator("rollouts:halt"))]
 
 
-def reason(body: Why | None = None) -> str:
-    """Return why the caller does this, in the caller's words."""
+def reason(
+    session: Tx,
+    rollout_id: Label,
+    if_match: Annotated[str, Header(max_length=64)] = "*",
+    body: Why | None = None,
+) -> str:
+    """Return why the caller does this, if the rollout is as the caller saw it (`If-Match`)."""
+    if if_match != "*":
+        rollouts.check_unchanged(session, rollout_id, if_match.strip('"'))
     return body.reason if body else ""
 
 
@@ -83,9 +93,16 @@ def list_rollouts(
 
 
 @router.get("/rollouts/{rollout_id}", responses=document(404, 422))
-def get_rollout(_caller: CanRead, rollout_id: Label, session: Reader, now: Now) -> dict[str, Any]:
-    """Show a rollout: its stages, its word error rates, its evidence, what it waits for."""
-    return rollout_view(session, rollouts.rollout_named(session, rollout_id), now)
+def get_rollout(
+    _caller: CanRead, rollout_id: Label, session: Reader, now: Now, response: Response
+) -> dict[str, Any]:
+    """Show a rollout: its stages, its word error rates, its evidence, what it waits for.
+
+    With its `ETag` as `If-Match`, a verb is refused if somebody changed the rollout meanwhile.
+    """
+    rollout = rollouts.rollout_named(session, rollout_id)
+    response.headers["ETag"] = f'"{rollout.generation}"'
+    return rollout_view(session, rollout, now)
 
 
 @router.get("/rollouts/{rollout_id}/decisions", responses=document(404, 422))
@@ -123,7 +140,7 @@ async def wait_for_rollout(
         await asyncio.sleep(WAIT_STEP_S)
 
 
-@router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 422))
+@router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 412, 422))
 def start_rollout(
     caller: CanWrite, rollout_id: Label, session: Tx, now: Now, _reason: Reason
 ) -> dict[str, Any]:
@@ -131,7 +148,7 @@ def start_rollout(
     return rollout_view(session, rollouts.start(session, rollout_id, caller.name, now), now)
 
 
-@router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 422))
+@router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 412, 422))
 def pause_rollout(
     caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
@@ -139,7 +156,7 @@ def pause_rollout(
     return rollout_view(session, rollouts.pause(session, rollout_id, reason, caller.name, now), now)
 
 
-@router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 422))
+@router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 412, 422))
 def resume_rollout(
     caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
@@ -149,7 +166,7 @@ def resume_rollout(
     )
 
 
-@router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 422))
+@router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 412, 422))
 def halt_rollout(
     caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:

@@ -41,6 +41,12 @@ class WrongState(Conflict):
     """This cannot be done in the present state."""
 
 
+class NotAsSeen(Refusal):
+    """It changed since the caller looked."""
+
+    kind = "CHANGED"
+
+
 class LostRace(Conflict):
     """Another request was faster."""
 

@@ -17,7 +17,14 @@ from sqlalchemy.orm import Session
 from service.core import audit, deployments, policy
 from service.core.bodies import NewStage
 from service.core.catalog import cohort_named, model_named
-from service.core.errors import AlreadyExists, InvalidRequest, NotFound, WrongState, found
+from service.core.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    NotAsSeen,
+    NotFound,
+    WrongState,
+    found,
+)
 from service.db import queries
 from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
 from service.db.session import changed
@@ -111,6 +118,17 @@ def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False)
     lock = {"key_share": True} if to_change else None
     rollout = session.get(Rollout, rollout_id, with_for_update=lock)
     return found(rollout, f"rollout {rollout_id}")
+
+
+def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
+    """Refuse if a rollout changed since the caller saw it; until the commit it cannot."""
+    rollout = rollout_named(session, rollout_id, to_change=True)
+    if str(rollout.generation) != generation:
+        raise NotAsSeen(
+            f"rollout {rollout.id} was changed {rollout.generation} times, you saw {generation}; "
+            "look again",
+            generation=rollout.generation,
+        )
 
 
 def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:

@@ -134,6 +134,7 @@ def test_a_refusal_without_a_problem_document_is_understood(desk: Desk) -> None:
     assert "the server answered 500" in desk.err
 
 
+@pytest.mark.attack("M43")
 def test_the_token_does_not_follow_a_redirect(desk: Desk) -> None:
     desk.server.fail = [(307, {"location": f"{desk.server.address}/elsewhere"})]
     assert desk.run("model", "list") == 1
@@ -146,6 +147,7 @@ def test_a_redirected_post_is_refused(desk: Desk) -> None:
     assert len(desk.server.seen) == 1
 
 
+@pytest.mark.attack("A22")
 def test_control_characters_of_a_device_do_not_reach_the_terminal(desk: Desk) -> None:
     device = {"id": "d1", "serial": "\x1b[2Jx\n", "events": [{"kind": "note", "detail": "\x1b]0;"}]}
     desk.server.answers["GET /v1/devices/d1"] = device

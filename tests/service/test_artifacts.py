@@ -10,6 +10,7 @@ from service.blobs import open_blobs
 from tests.service.world import BASE, World, digest, refused
 
 
+@pytest.mark.attack("A17")
 def test_artifacts_are_served_whole_in_parts_and_not_at_all(world_sqlite: World) -> None:
     world = world_sqlite
     world.publish("r1", BASE)

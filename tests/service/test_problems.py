@@ -1,5 +1,6 @@
 """Every error is a problem document, whatever was sent; a bug tells nobody but the log."""
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from service.logs import JsonLines
 from tests.service.world import MODEL, World, refused
 
 SERVICE = Path(__file__).parents[2] / "service"
@@ -20,6 +22,7 @@ def post(world: World, path: str, body: bytes | Iterator[bytes]) -> Any:
     return world.call("POST", path, content=body, headers=JSON)
 
 
+@pytest.mark.attack("A28")
 def test_unknown_paths_and_methods_are_problems(world_sqlite: World) -> None:
     world = world_sqlite
     for path in ("/v1/nothing", "/v1", "/v1/models/", "/docs", "/openapi.json", "/device/v1/poll/"):
@@ -32,6 +35,7 @@ def test_unknown_paths_and_methods_are_problems(world_sqlite: World) -> None:
     refused(world.call("GET", "/v1/models/nothing"), 404, "not-found")
 
 
+@pytest.mark.attack("A20")
 def test_a_body_over_the_limit_is_413_whatever_its_header_says(world_sqlite: World) -> None:
     world = world_sqlite
     limit = world.app.state.settings.body_bytes_max
@@ -47,6 +51,7 @@ def test_a_body_over_the_limit_is_413_whatever_its_header_says(world_sqlite: Wor
     assert post(world, "/v1/models", fits).status_code == 201
 
 
+@pytest.mark.attack("A20", "A21")
 def test_a_422_points_at_every_field_that_is_wrong(world_sqlite: World) -> None:
     world = world_sqlite
     body = {"model": "Not A Name", "uses": 0, "surprise": 1}
@@ -60,6 +65,7 @@ def test_a_422_points_at_every_field_that_is_wrong(world_sqlite: World) -> None:
     assert found["errors"][0]["pointer"] == "/body/filter/tags/a~1b~0c", "RFC 6901 escapes / and ~"
 
 
+@pytest.mark.attack("A21")
 def test_injections_in_queries_and_paths_find_nothing(world_sqlite: World) -> None:
     world = world_sqlite
     world.enroll("serial-1")
@@ -107,6 +113,7 @@ def bombs() -> list[bytes]:
     ]
 
 
+@pytest.mark.attack("A20", "M05", "M42")
 def test_no_json_makes_the_server_fail(world_sqlite: World, bombs: list[bytes]) -> None:
     world = world_sqlite
     phone = world.enroll("serial-1")
@@ -122,11 +129,20 @@ def test_no_json_makes_the_server_fail(world_sqlite: World, bombs: list[bytes]) 
     refused(world.call("POST", "/v1/models", content=b'{"name": "a"}'), 422, "invalid-request")
 
 
-def test_a_doubled_key_counts_once_and_is_checked_like_any_other(world_sqlite: World) -> None:
-    reply = post(world_sqlite, "/v1/models", b'{"name": "../x", "name": "last"}')
-    assert reply.status_code == 201 and reply.json()["name"] == "last"
+@pytest.mark.attack("A20")
+def test_a_doubled_key_is_refused_however_deep_it_stands(world_sqlite: World) -> None:
+    world = world_sqlite
+    phone, before = world.enroll("serial-1"), world.rows()
+    doubled = b'{"name": "c", "model": "asr", "filter": {"tags": {"a": "1", "a": "2"}}}'
+    found = refused(post(world, "/v1/cohorts", doubled), 422, "invalid-request")
+    assert "twice" in found["detail"]
+    refused(post(world, "/v1/models", b'{"name": "first", "name": "last"}'), 422)
+    body = b'{"events": [], "events": []}'
+    refused(phone.request("POST", "/events", content=body, headers=JSON), 422, "invalid-request")
+    assert world.rows() == before
 
 
+@pytest.mark.attack("A21")
 def test_strings_that_only_a_database_would_choke_on_are_422(world: World) -> None:
     odd_keys = ['a"b', "a\\b", '"', "a\x00b"]
     for key in odd_keys:
@@ -143,6 +159,7 @@ def test_strings_that_only_a_database_would_choke_on_are_422(world: World) -> No
     assert len(world.ok("GET", "/v1/cohorts")["items"]) == 3
 
 
+@pytest.mark.attack("A28")
 def test_a_bug_answers_500_without_a_trace_and_the_log_has_it(
     world_sqlite: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,6 +173,14 @@ def test_a_bug_answers_500_without_a_trace_and_the_log_has_it(
     for word in ("swordfish", "RuntimeError", "Traceback", "service/"):
         assert word not in reply.text
     assert "swordfish" in caplog.text and "/v1/models" in str(vars(caplog.records[-1]))
+
+
+@pytest.mark.attack("A22")
+@pytest.mark.parametrize("hostile", ["a\r\nb", "\x1b[2Jx", "\u2028line", "\x00", "<script>"])
+def test_hostile_text_stays_one_line_of_the_log(hostile: str) -> None:
+    record = logging.makeLogRecord({"msg": hostile, "name": hostile, "reason": hostile})
+    (line,) = JsonLines().format(record).splitlines()
+    assert line.isprintable() and json.loads(line)["reason"] == hostile
 
 
 def test_a_commit_that_fails_answers_500_and_keeps_nothing(world: World) -> None:

@@ -4,6 +4,8 @@ import hashlib
 from functools import partial
 from typing import Any
 
+import pytest
+
 from service.core import canary
 from service.core.canary import Gate
 from service.db.queries import sums_of
@@ -68,6 +70,7 @@ def report_id(phone: Phone, plan: Any, attempt: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@pytest.mark.attack("T03", "T06")
 def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite: World) -> None:
     world = world_sqlite
     rollout = world.ready()
@@ -104,6 +107,7 @@ def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite
     assert phone.pair(plan, 10, 10).json() == {"result": "counted"}
 
 
+@pytest.mark.attack("T06", "T07")
 def test_no_device_speaks_for_another(world: World) -> None:
     rollout = world.ready()
     phone, plan = offered(world, "serial-1")
@@ -115,6 +119,7 @@ def test_no_device_speaks_for_another(world: World) -> None:
     assert world.rows() == before and sums(world, rollout) == NOTHING
 
 
+@pytest.mark.attack("T04", "T05")
 def test_a_device_counts_once_however_often_it_reports(world: World) -> None:
     rollout = world.ready()
     phone, plan = offered(world, "serial-1")
@@ -135,6 +140,7 @@ def test_a_device_counts_once_however_often_it_reports(world: World) -> None:
     assert world.ok("GET", f"/v1/rollouts/{rollout}")["stages"][0]["confirmed"] == 1
 
 
+@pytest.mark.attack("T05")
 def test_a_closed_rollout_takes_no_more_reports(world_sqlite: World) -> None:
     world = world_sqlite
     rollout = world.ready()

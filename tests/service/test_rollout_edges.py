@@ -9,7 +9,7 @@ from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.tables import DeviceModel
 from tests.service.test_rollouts import SMALL_GATE
-from tests.service.world import BASE, MODEL, Phone, World, digest
+from tests.service.world import BASE, MODEL, Phone, World, digest, refused
 from trust import sign
 
 FIX = b"the fix of the better model" * 100
@@ -185,3 +185,30 @@ def test_a_newer_rollout_lets_what_is_under_way_finish(world: World) -> None:
     phones[0].etag = ""
     assert phones[0].offered()["release"] == "r2"
     assert phones[1].offered()["release"] == "r3"
+
+
+@pytest.mark.attack("T09", "A04")
+def test_a_device_cannot_talk_itself_into_a_cohort(world: World) -> None:
+    phone = world.enroll("serial-1", runs=digest(BASE), attributes={"region": "eu"})
+    body = {"name": "canaries", "model": MODEL, "filter": {"attributes": {"region": "us"}}}
+    world.ok("POST", "/v1/cohorts", json=body)
+    cohort_of(world, "listed", [])
+    world.start_rollout("r2", "canaries", stages=ALL)
+    before = world.rows()
+    as_device = {"token": phone.credential}
+    for method, path, said in [
+        ("PATCH", f"/v1/devices/{phone.id}", {"tags": {"region": "us"}}),
+        ("PUT", f"/v1/cohorts/listed/devices/{phone.id}", None),
+        ("POST", "/v1/cohorts", body | {"name": "mine", "filter": {}}),
+    ]:
+        assert world.call(method, path, json=said, **as_device).status_code == 401
+    again = {"model": MODEL, "serial": "serial-1", "hardware": "h1", "agent_version": "1"}
+    again |= {"enrollment_token": "fe_" + "0" * 16 + "_" + "A" * 43}
+    again |= {"attributes": {"region": "us"}}
+    assert world.client.post("/device/v1/enroll", json=again).status_code == 401
+    refused(phone.request("POST", "/events", json={"attributes": {"region": "us"}}), 422)
+    phone.request("GET", "/poll", params={"s": phone.runs, "region": "us", "cohort": "canaries"})
+    assert phone.offered() == "not_in_cohort"
+    assert world.rows()["cohort_member"] == before["cohort_member"]
+    seen = world.ok("GET", f"/v1/devices/{phone.id}")
+    assert (seen["attributes"], seen["tags"]) == ({"region": "eu"}, {})

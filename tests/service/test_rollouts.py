@@ -2,13 +2,14 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 
 from service.core.canary import Sums, decide, evidence
 from service.core.policy import GATE_BOUNDS, gate_of
 from tests.service.phone import Phone
-from tests.service.world import BASE, BETTER, MODEL, World, digest, refused
+from tests.service.world import BASE, BETTER, MODEL, World, digest, outcomes, refused
 
 GATE = {"clip": 0.06, "hostile_count": 0, "hostile_share": 0, "sigma": 0.05, "pairs_expected": 10}
 SMALL_GATE = GATE | {
@@ -132,6 +133,7 @@ def test_refusals_of_a_few_devices_halt_before_the_word_error_rate_can(
     assert seen["state"] == "halted" and seen["halt_reason"].startswith("failures: ")
 
 
+@pytest.mark.attack("T14")
 def test_no_data_is_never_good(world_sqlite: World, few: list[Phone]) -> None:
     world, fleet = world_sqlite, few
     gate = SMALL_GATE | {"undecided_s": 3600}
@@ -280,6 +282,27 @@ def test_verbs_in_the_wrong_state_are_conflicts(world_sqlite: World, few: list[P
     for verb in ("start", "pause", "resume", "halt"):
         assert world.call("POST", f"/v1/rollouts/{rollout}/{verb}").status_code == 409
     assert world.call("POST", "/v1/rollouts/nowhere/halt").status_code == 404
+
+
+@pytest.mark.attack("A23")
+def test_what_somebody_else_changed_meanwhile_is_looked_at_again_first(world: World) -> None:
+    prepare(world, 3)
+    rollout = world.start_rollout("r2", "all")
+    path = f"/v1/rollouts/{rollout}"
+    seen = world.call("GET", path).headers["etag"]
+    assert seen == f'"{world.ok("GET", path)["generation"]}"'
+    mine = {"headers": {"If-Match": seen}}
+    world.ok("POST", f"{path}/pause")
+    before = world.rows()
+    for verb in ("halt", "resume", "pause", "start"):
+        found = refused(world.call("POST", f"{path}/{verb}", **mine), 412, "not-as-seen")
+        assert "look again" in found["detail"]
+    for strange in ("", '"x"', 'W/"1"', '"1", "2"', "9" * 60):
+        refused(world.call("POST", f"{path}/halt", headers={"If-Match": strange}), 412)
+    assert world.rows()["rollout"] == before["rollout"]
+    again = {"headers": {"If-Match": world.call("GET", path).headers["etag"]}}
+    assert outcomes([partial(world.call, "POST", f"{path}/resume", **again)] * 2) == [200, 412]
+    assert world.ok("GET", path)["state"] == "running"
 
 
 def test_one_cohort_has_one_live_rollout(world_sqlite: World, few: list[Phone]) -> None:

@@ -154,6 +154,7 @@ def one_rollout(session: Session, name: str = "n") -> Rollout:
     )
 
 
+@pytest.mark.attack("A22")
 def test_names_cannot_become_markup_or_headers(client: TestClient) -> None:
     with database(client).writer() as session:
         made = one_rollout(session, EVIL)
