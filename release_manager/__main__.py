@@ -50,6 +50,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "device token --model [--uses] [--ttl] [--cohort]": fleet.make_token,
     "device list [--model] [--cohort] [--limit]": fleet.list_devices,
     "device show ID": fleet.show_device,
+    "device quarantine ID": fleet.quarantine_device,
+    "device readmit ID": fleet.readmit_device,
+    "device revoke ID": fleet.revoke_device,
+    "token create NAME --scope [--lifetime] [--network]": fleet.create_token,
+    "token list": fleet.list_tokens,
+    "token revoke ID": fleet.revoke_token,
     "audit list [--limit]": audit.show_log,
     "audit verify": audit.verify,
 }
@@ -61,6 +67,7 @@ GROUPS = {
     "cohort": "sets of devices",
     "rollout": "bring a release to a cohort in stages",
     "device": "let devices in, and look at them",
+    "token": "who may use the admin API, and for what",
     "audit": "what was done, and whether all of that is still there",
 }
 FAILED = 1

@@ -103,7 +103,7 @@ def _many(text: str, read: Callable[[str], Any], metavar: str) -> dict[str, Any]
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "MODEL": _arg("name of the model", name),
     "RELEASE": _arg("name of the release, for example r2", name),
-    "NAME": _arg("name of the cohort", name),
+    "NAME": _arg("what it is called", name),
     "ID": _arg("as the list command shows it", identity),
     "FILE": _arg("the full model file", Path),
     "FOLDER": _arg("holds canary.json and its shards", Path),
@@ -131,6 +131,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--gate": _many("a field of the gate", gate_entry, "KEY=VALUE"),
     "--on-halt": _arg("what devices do then", str, choices=("revert", "keep"), default="revert"),
     "--reason": _arg("why; kept with the rollout", str, default=""),
+    "--scope": _many("what it opens, as releases:read", str, "SCOPE"),
+    "--lifetime": _arg("how long it is good", duration_s, default="90d"),
+    "--network": _many("the only network it may come from, as 10.0.0.0/8", str, "CIDR"),
     "--state": _arg("only in this state", str, choices=STATES),
     "--until": _arg("the state to wait for", str, choices=WAITABLE, default="completed"),
     "--timeout": _arg("as 90s or 2h (default: wait for ever)", duration_s),

@@ -92,6 +92,10 @@ class Client:
         """Return the JSON answer to a POST, which is never repeated."""
         return self._call("POST", path, _read_json, json.dumps(document).encode(), none_for)
 
+    def patch(self, path: str, document: Mapping[str, Any]) -> Any:
+        """Return the JSON answer to a change that may be made twice."""
+        return self._call("PATCH", path, _read_json, json.dumps(document).encode())
+
     def put(self, path: str, body: bytes | Path) -> Any:
         """Send exact bytes of JSON, or stream a file, and return the JSON answer."""
         return self._call("PUT", path, _read_json, body)

@@ -137,6 +137,67 @@ def make_token(args: Namespace, settings: Settings) -> Reply:
     return Reply(connect(settings).post("/v1/enrollment-tokens", document))
 
 
+def revoke_device(args: Namespace, settings: Settings) -> Reply:
+    """Shut a device out for good: its credential is void, and its serial may enroll again.
+
+    Example:
+      fleetdiff device revoke dev_1
+    """
+    return _set_status(args, settings, "revoked")
+
+
+def quarantine_device(args: Namespace, settings: Settings) -> Reply:
+    """Let a device get nothing new, and do not believe what it reports.
+
+    Example:
+      fleetdiff device quarantine dev_1
+    """
+    return _set_status(args, settings, "quarantined")
+
+
+def readmit_device(args: Namespace, settings: Settings) -> Reply:
+    """End the quarantine of a device.
+
+    Example:
+      fleetdiff device readmit dev_1
+    """
+    return _set_status(args, settings, "active")
+
+
+def create_token(args: Namespace, settings: Settings) -> Reply:
+    """Make an API token with scopes that you have, too; it is shown once.
+
+    Example:
+      fleetdiff token create on-call --scope rollouts:halt --scope rollouts:read --lifetime 30d
+      fleetdiff token create ci --scope releases:write --network 10.1.0.0/16
+    """
+    document = {"name": args.name, "scopes": args.scope, "ttl_s": args.lifetime}
+    networks = {"networks": args.network} if args.network else {}
+    return Reply(connect(settings).post("/v1/tokens", document | networks))
+
+
+def list_tokens(args: Namespace, settings: Settings) -> Reply:
+    """List the API tokens, and when each was used.
+
+    Example:
+      fleetdiff token list
+    """
+    return read_list(settings, "/v1/tokens", "id name scopes last_used_at expires_at revoked_at")
+
+
+def revoke_token(args: Namespace, settings: Settings) -> Reply:
+    """End an API token now.
+
+    Example:
+      fleetdiff token revoke 0123456789abcdef
+    """
+    return Reply(connect(settings).post(f"/v1/tokens/{args.id}/revoke", {}))
+
+
+def _set_status(args: Namespace, settings: Settings, status: str) -> Reply:
+    return Reply(connect(settings).patch(f"/v1/devices/{args.id}", {"status": status}))
+
+
 def read_list(
     settings: Settings, path: str, columns: str, limit: int | None = None, **query: str | None
 ) -> Reply:

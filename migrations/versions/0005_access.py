@@ -1,4 +1,4 @@
-"""The audit log and its head."""
+"""The audit log and its head; where a token may come from and when it last did."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,9 +36,13 @@ def upgrade() -> None:
         sa.Column("signed_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
     )
+    op.add_column("api_token", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("api_token", sa.Column("networks", sa.JSON(none_as_null=True), nullable=True))
     op.bulk_insert(head, [{"id": 1, "seq": 0, "sha256": "0" * 64}])
 
 
 def downgrade() -> None:
+    op.drop_column("api_token", "networks")
+    op.drop_column("api_token", "last_used_at")
     op.drop_table("audit_head")
     op.drop_table("audit_entry")

@@ -5,16 +5,16 @@ with FastAPI's default scope a failing commit has already answered 200), rolled 
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
-from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from service.api.origin import origin_of
+from service.api.origin import origin_of, writing
 from service.blobs import Blobs
 from service.core import access
 from service.core.errors import Unauthorized
@@ -40,6 +40,7 @@ async def clock(request: Request) -> datetime:
     return cast(datetime, request.app.state.clock())
 
 
+USE_NOTED_EVERY = timedelta(minutes=1)  # for people, and a minute is enough
 Now = Annotated[datetime, Depends(clock)]
 Store = Annotated[Blobs, Depends(of_app("blobs"))]
 Config = Annotated[Settings, Depends(of_app("settings"))]
@@ -60,14 +61,8 @@ Bearer = Annotated[str, Depends(bearer)]
 
 
 async def transaction(request: Request) -> AsyncIterator[Session]:
-    """Yield the one transaction of a request.
-
-    Writers queue here, in the event loop, before they have a thread: those that waited for
-    SQLite's lock in a thread would keep the one that holds it from getting a thread to finish.
-    """
-    state = request.app.state
-    async with state.writers, contextmanager_in_threadpool(state.database.writer()) as session:
-        session.info["origin"] = origin_of(request)
+    """Yield the one transaction of a request."""
+    async with writing(request) as session:
         yield session
 
 
@@ -81,17 +76,23 @@ Tx = Annotated[Session, Depends(transaction, scope="function")]
 Reader = Annotated[Session, Depends(reading, scope="function")]
 
 
-def operator(scope: str | None) -> Callable[..., ApiToken]:
+def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
     """Return the dependency that admits callers whose token carries a scope.
 
     It lets go of its connection before the route asks for `Tx`: callers that hold one while they
     queue for the writer would leave the writer without any.
     """
 
-    def admit(request: Request, database: Data, now: Now, credential: Bearer) -> ApiToken:
-        with database.reader() as session:
-            caller = access.authorize(session, credential, now)
+    async def admit(request: Request, database: Data, now: Now, credential: Bearer) -> ApiToken:
+        def recognise() -> ApiToken:
+            with database.reader() as session:
+                return access.authorize(session, credential, now, origin_of(request).ip)
+
+        caller = await run_in_threadpool(recognise)
         request.state.actor = f"{caller.name} (fd_{caller.id})"
+        if caller.last_used_at is None or now - caller.last_used_at >= USE_NOTED_EVERY:
+            async with writing(request) as session:
+                await run_in_threadpool(access.note_use, session, caller, now)
         return access.allowed(caller, scope)
 
     admit.scope = scope or "any"  # type: ignore[attr-defined]  # the test of routes reads it

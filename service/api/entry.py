@@ -1,21 +1,53 @@
-"""Auditors: what was done, and by whom."""
+"""Whoever lets people in, and auditors: API tokens, and what was done by whom."""
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from service.api.deps import Reader, operator
+from service.api.deps import Now, Reader, Tx, operator
 from service.api.problems import document
 from service.api.strict import StrictRoute
-from service.core import audit
-from service.db import queries
+from service.core import access, audit
+from service.core.bodies import Label, NewToken
+from service.db import access_queries
 from service.db.tables import ApiToken, AuditHead
 
 router = APIRouter(
     prefix="/v1", route_class=StrictRoute, tags=["access"], responses=document(401, 403, 422)
 )
+CanAdmit = Annotated[ApiToken, Depends(operator("tokens:admin"))]
 CanAudit = Annotated[ApiToken, Depends(operator("audit:read"))]
 Seq = Annotated[int, Query(ge=0, le=1 << 53)]
+SHOWN = "id name scopes networks created_at expires_at revoked_at last_used_at"
+
+
+@router.post("/tokens", status_code=201)
+def create_token(caller: CanAdmit, body: NewToken, session: Tx, now: Now) -> dict[str, Any]:
+    """Make an API token with scopes that the caller has, too; it is shown once."""
+    lifetime, where = timedelta(seconds=body.ttl_s), body.networks
+    row, token = access.create_token(
+        session, body.name, body.scopes, lifetime, now, networks=where, maker=caller
+    )
+    return {"token": token} | row.shown(SHOWN)
+
+
+@router.get("/tokens")
+def list_tokens(
+    _caller: CanAdmit,
+    session: Reader,
+    cursor: Label | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> dict[str, Any]:
+    """List the API tokens by id, and when each was used; pass `next` as `cursor`."""
+    items = [row.shown(SHOWN) for row in access_queries.tokens_page(session, cursor or "", limit)]
+    return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
+
+
+@router.post("/tokens/{token_id}/revoke", responses=document(404))
+def revoke_token(_caller: CanAdmit, token_id: Label, session: Tx, now: Now) -> dict[str, Any]:
+    """End a token now."""
+    return access.revoke_token(session, token_id, now).shown(SHOWN)
 
 
 @router.get("/audit")
@@ -31,5 +63,5 @@ def list_audit(
     `head` is the last entry at the moment of asking: a chain that ends before it was cut off.
     """
     head = session.get_one(AuditHead, 1).shown("seq sha256")  # first: what follows is not older
-    items = audit.shown(queries.audit_page(session, cursor, limit, newest_first))
+    items = audit.shown(access_queries.audit_page(session, cursor, limit, newest_first))
     return {"items": items, "head": head, "next": items[-1]["seq"] if len(items) == limit else None}

@@ -8,7 +8,9 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from sqlalchemy import update
@@ -24,16 +26,30 @@ from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
 Holder = TypeVar("Holder", ApiToken, EnrollmentToken, Device)
 SCOPES = tuple(
     "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
-    "devices:read devices:write enroll:write telemetry:read audit:read".split()
+    "devices:read devices:write enroll:write telemetry:read audit:read "
+    "tokens:admin".split()
 )
 TOKEN_LIFETIME_MAX = timedelta(days=365)
 _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
 
 
 def create_token(
-    session: Session, name: str, scopes: list[str], lifetime: timedelta, now: datetime
+    session: Session,
+    name: str,
+    scopes: list[str],
+    lifetime: timedelta,
+    now: datetime,
+    *,
+    networks: list[str] | None = None,
+    maker: ApiToken | None = None,
 ) -> tuple[ApiToken, str]:
-    """Make an API token; the secret is returned once and stored as a digest only."""
+    """Make an API token; the secret is returned once and stored as a digest only.
+
+    Nobody gives away what they do not have: with a maker, its scopes are the most there can be.
+    """
+    if maker is not None:
+        for scope in scopes:
+            allowed(maker, scope)
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise InvalidRequest(f"unknown scopes {unknown}; known are {', '.join(SCOPES)}")
@@ -41,22 +57,50 @@ def create_token(
         raise InvalidRequest("a token lives between a moment and 365 days")
     key, token = _new_secret("fd")
     valid = {"created_at": now, "expires_at": now + lifetime}
-    row = ApiToken(name=name, scopes=sorted(set(scopes)), **valid, **key)
+    row = ApiToken(name=name, scopes=sorted(set(scopes)), networks=networks, **valid, **key)
     session.add(row)
     audit.record(session, "token.create", row.id, now, token=name, scopes=row.scopes)
     return row, token
 
 
-def authorize(session: Session, token: str, now: datetime) -> ApiToken:
+def authorize(session: Session, token: str, now: datetime, ip: str = "") -> ApiToken:
     """Return the API token's row if it is valid.
 
     Raises:
-        Unauthorized: unknown, wrong, expired or revoked, all alike.
+        Unauthorized: unknown, wrong, expired, revoked or from elsewhere, all alike.
     """
     row = _holder(session, ApiToken, "fd", token)
-    if row is None or row.revoked_at is not None or row.expires_at <= now:
+    if (
+        row is None
+        or row.revoked_at is not None
+        or row.expires_at <= now
+        or not (row.networks is None or is_within(ip, row.networks))
+    ):
         raise _unauthorized("send a valid API token as `Authorization: Bearer fd_...`", token)
     return row
+
+
+def revoke_token(session: Session, token_id: str, now: datetime) -> ApiToken:
+    """End a token now; ending it again changes nothing."""
+    row = errors.found(session.get(ApiToken, token_id), f"token {token_id}")
+    if row.revoked_at is None:
+        row.revoked_at = now
+        audit.record(session, "token.revoke", row.id, now, token=row.name)
+    return row
+
+
+def note_use(session: Session, caller: ApiToken, now: datetime) -> None:
+    """Note that a token was used just now."""
+    session.execute(update(ApiToken).filter_by(id=caller.id).values(last_used_at=now))
+
+
+def is_within(ip: str, networks: Iterable[str]) -> bool:
+    """Whether an address lies in one of these networks; what is no address lies in none."""
+    try:
+        address = ip_address(ip)
+    except ValueError:
+        return False
+    return any(address in ip_network(network) for network in networks)
 
 
 def allowed(caller: ApiToken, scope: str | None) -> ApiToken:

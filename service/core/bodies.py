@@ -1,6 +1,7 @@
 """What people and devices may hand in: strict, bounded, nothing extra."""
 
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -36,6 +37,7 @@ Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1
 # No quotes and no backslashes: a key becomes part of a JSON path in a query.
 Key = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f\"\\]+$")]
 Value = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+Network = Annotated[Label, AfterValidator(lambda text: str(ip_network(text)))]  # 10.0.0.0/8
 Labels = Annotated[dict[Key, Value], Field(max_length=32)]
 Moment = Annotated[datetime, AfterValidator(_moment), BeforeValidator(_text_only)]
 Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
@@ -56,6 +58,15 @@ class NewModel(Body):
     """A line of speech models."""
 
     name: Name
+
+
+class NewToken(Body):
+    """A token of the admin API."""
+
+    name: Label
+    scopes: Annotated[list[Label], Field(min_length=1, max_length=32)]
+    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(_no_guessing)] = 90 * 86400
+    networks: Annotated[list[Network], Field(min_length=1, max_length=32)] | None = None
 
 
 class NewEnrollmentToken(Body):

@@ -72,7 +72,8 @@ def visitor(
         return
     try:
         with state.database.reader() as session:
-            caller = access.authorize(session, _password(authorization), state.clock())
+            ip = request.client.host if request.client else ""
+            caller = access.authorize(session, _password(authorization), state.clock(), ip)
             access.allowed(caller, SCOPE)
     except (Unauthorized, Forbidden):
         raise HTTPException(401, ADVICE, CHALLENGE) from None  # not a challenge for `Bearer`

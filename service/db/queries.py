@@ -22,16 +22,7 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import (
-    AuditEntry,
-    Device,
-    DeviceModel,
-    MetadataFile,
-    Model,
-    Patch,
-    Release,
-    Table,
-)
+from service.db.tables import Device, DeviceModel, MetadataFile, Model, Patch, Release, Table
 
 Row = TypeVar("Row", bound=Table)
 
@@ -73,17 +64,6 @@ def patches_of(session: Session, model: str) -> Sequence[Patch]:
     """Return a model's patches with the releases at both ends."""
     rows = select(Patch).options(joinedload(Patch.source), joinedload(Patch.target))
     return session.scalars(rows.filter_by(model=model).order_by(Patch.sha256)).all()
-
-
-def audit_page(
-    session: Session, cursor: int | None, limit: int, back: bool
-) -> Sequence[AuditEntry]:
-    """Return a page of the audit log after a number or, going back from the end, before it."""
-    seq = AuditEntry.seq
-    rows = select(AuditEntry).order_by(seq.desc() if back else seq)
-    if cursor is not None:
-        rows = rows.where(seq < cursor if back else seq > cursor)
-    return session.scalars(rows.limit(limit)).all()
 
 
 def devices_by_release(session: Session, *which: Any) -> dict[int | None, int]:

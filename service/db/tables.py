@@ -147,6 +147,8 @@ class ApiToken(Table):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
+    networks: Mapped[list[Any] | None]  # that it may come from; None: any
 
 
 class EnrollmentToken(Table):

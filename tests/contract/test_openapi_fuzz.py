@@ -94,6 +94,7 @@ def test_no_made_up_request_gets_an_answer_that_is_not_documented(world: World, 
         "sha256": digest(BASE),
         "role": f"family-{MODEL}",
         "filename": "timestamp.json",
+        "token_id": world.token_with("devices:read")[3:19],
     }
     schema = schemathesis.openapi.from_dict(documents()[name])
     sent: dict[str, int] = {}

@@ -1,4 +1,5 @@
 import inspect
+import json
 import shlex
 import socket
 from pathlib import Path
@@ -114,6 +115,33 @@ def test_trouble_is_tried_again_where_that_is_safe(desk: Desk) -> None:
     desk.server.fail = [(503, {})] * 9
     assert desk.run("model", "list") == 75
     assert len(desk.server.seen) == 10
+
+
+def test_devices_are_quarantined_readmitted_and_revoked(desk: Desk) -> None:
+    desk.server.answers["PATCH /v1/devices/dev_1"] = lambda _query, body: json.loads(body)
+    for verb, status in (
+        ("quarantine", "quarantined"),
+        ("readmit", "active"),
+        ("revoke", "revoked"),
+    ):
+        desk.server.fail = [(503, {})]  # the same change may be asked for again
+        assert desk.json("device", verb, "dev_1") == {"status": status}
+
+
+def test_a_token_is_asked_for_with_its_scopes_and_its_end(desk: Desk) -> None:
+    desk.server.answers["POST /v1/tokens"] = lambda _query, body: json.loads(body)
+    words = "token create ci --scope releases:write --scope releases:read --lifetime 30d"
+    scopes = ["releases:write", "releases:read"]
+    asked = {"name": "ci", "scopes": scopes, "ttl_s": 30 * 86400}
+    assert desk.json(*words.split()) == asked
+    networks = {"networks": ["10.0.0.0/8"], "ttl_s": 90 * 86400}
+    words = words.replace("--lifetime 30d", "--network 10.0.0.0/8")
+    assert desk.json(*words.split()) == asked | networks
+    assert desk.run("token", "create", "ci") == 2
+    desk.server.answers["POST /v1/tokens/0a/revoke"] = {"id": "0a", "revoked_at": "now"}
+    assert desk.json("token", "revoke", "0a")["revoked_at"] == "now"
+    desk.server.answers["GET /v1/tokens"] = {"items": [{"id": "0a", "scopes": scopes}]}
+    assert desk.run("token", "list") == 0 and "releases:write, releases:read" in desk.out
 
 
 def test_a_post_is_never_repeated(desk: Desk) -> None:

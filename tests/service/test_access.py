@@ -45,6 +45,7 @@ def invitation(world: World, **more: Any) -> str:
     return str(world.ok("POST", "/v1/enrollment-tokens", json={"model": MODEL} | more)["token"])
 
 
+@pytest.mark.attack("A01")
 def test_no_admin_route_answers_without_a_token_that_is_valid_now(world_sqlite: World) -> None:
     world = world_sqlite
     expired = stored_token(world, lifetime=timedelta(seconds=60))
@@ -63,6 +64,7 @@ def test_no_admin_route_answers_without_a_token_that_is_valid_now(world_sqlite: 
     assert world.rows() == before
 
 
+@pytest.mark.attack("A01", "A02")
 def test_a_refusal_never_tells_why_a_token_is_not_valid(world_sqlite: World) -> None:
     world = world_sqlite
     expired = stored_token(world, lifetime=timedelta(seconds=60))
@@ -72,6 +74,7 @@ def test_a_refusal_never_tells_why_a_token_is_not_valid(world_sqlite: World) -> 
     assert len({world.call("GET", "/v1/whoami", token=token).text for token in tokens}) == 1
 
 
+@pytest.mark.attack("A01")
 def test_every_scope_opens_its_own_routes_only(world_sqlite: World) -> None:
     world = world_sqlite
     lacking = {s: world.token_with(*(o for o in access.SCOPES if o != s)) for s in access.SCOPES}
@@ -112,6 +115,7 @@ def test_strange_authorization_headers_are_401(world_sqlite: World) -> None:
     assert mine.status_code == 200 and set(mine.json()["scopes"]) == set(access.SCOPES)
 
 
+@pytest.mark.attack("A04")
 def test_an_operators_token_is_no_device(world_sqlite: World) -> None:
     world = world_sqlite
     token = invitation(world)
@@ -137,6 +141,7 @@ def test_secrets_are_stored_as_digests_only_and_scopes_are_a_closed_list(
         assert session.query(ApiToken).count() == 1
 
 
+@pytest.mark.attack("A05", "A06")
 def test_enrollment_is_refused_and_changes_nothing(world_sqlite: World) -> None:
     world = world_sqlite
     world.ok("POST", "/v1/models", json={"name": "other"})
@@ -169,10 +174,11 @@ def test_enrollment_is_refused_and_changes_nothing(world_sqlite: World) -> None:
     assert introduce(world, good).status_code == 201
 
 
+@pytest.mark.attack("A05")
 def test_one_use_admits_one_device_however_many_ask_at_once(world: World) -> None:
     token = invitation(world)
-    asked = [partial(introduce, world, token, serial=f"serial-{n}") for n in range(20)]
-    assert outcomes(asked) == [201] + [401] * 19
+    asked = [partial(introduce, world, token, serial=f"serial-{n}") for n in range(50)]
+    assert outcomes(asked) == [201] + [401] * 49
     assert len(world.rows()["device"]) == len(world.rows()["device_model"]) == 1
 
 
@@ -186,6 +192,7 @@ def test_one_serial_is_enrolled_once_however_many_ask_at_once(world: World) -> N
     assert outcomes(names) == [201] + [409] * 7
 
 
+@pytest.mark.attack("A06")
 def test_a_taken_serial_leaves_the_old_credential_valid_and_a_revoked_one_is_free_again(
     world: World,
 ) -> None:
