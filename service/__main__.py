@@ -1,4 +1,4 @@
-"""`fleetdiff-server`: serve, migrate, token, openapi.
+"""`fleetdiff-server`: serve, publish, migrate, token, openapi.
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings.
 """
@@ -7,13 +7,16 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import uvicorn
 from alembic.util import CommandError
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import logs
@@ -21,12 +24,16 @@ from service.api.contract import documents
 from service.app import create_app
 from service.core import access
 from service.core.errors import Refusal
+from service.core.keys import Publisher
+from service.core.publisher import work
 from service.db.migrate import migrate
 from service.db.session import Database
-from service.settings import Settings
+from service.settings import FromEnviron, PublisherSettings, Settings
 
 logger = logging.getLogger(__name__)
-FLAGS = ("host", "port", "online_keys", "status_page", "tick_s", "poll_after_s")  # of settings
+FLAGS = ("host", "port", "publisher", "online_keys", "status_page", "tick_s", "poll_after_s")
+PUBLISHER_FLAGS = ("online_keys", "root", "record", "round_s")
+ENDING = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """\
 Settings come from FLEETDIFF_* variables; flags win. Two of them choose where things lie:
   FLEETDIFF_DATABASE   sqlite:///file or postgresql://user:password@host/name
@@ -35,6 +42,11 @@ Settings come from FLEETDIFF_* variables; flags win. Two of them choose where th
 example: a server of your own on port 8080, with everything in one folder
   fleetdiff-server token --data ./data --name me
   fleetdiff-server serve --data ./data --online-keys fleetdiff-keys/online
+
+example: keys in a process of their own, which the server cannot reach
+  fleetdiff-server serve --data ./data --publisher external
+  fleetdiff-server publish --data ./data --online-keys fleetdiff-keys/online \
+      --root fleetdiff-keys/root.json --record ./publisher.db
 
 exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings
 """
@@ -72,9 +84,31 @@ def _serve(options: argparse.Namespace) -> None:
         timeout_graceful_shutdown=5,
     )
     logger.info("serve", extra={"host": settings.host, "port": settings.port})
-    if settings.online_keys is None:
+    if settings.online_keys is not None:
+        logger.warning("embedded publisher: this process serves the network and holds keys")
+    elif settings.publisher == "embedded":
         logger.warning("no online keys: nothing is published or ordered by this process")
     uvicorn.Server(config).run()
+
+
+def _publish(options: argparse.Namespace) -> None:
+    """Make rounds until told to end, which is heard between two of them."""
+    logs.configure(options.log_level)
+    chosen = {name: getattr(options, name) for name in PUBLISHER_FLAGS}
+    if options.data is not None:
+        chosen["database"] = _sqlite_in(options.data)
+    settings = PublisherSettings.from_environ(os.environ, **chosen)
+    publisher, database = Publisher.open(settings), Database(settings.database)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    logger.info("publish")
+    while True:
+        try:
+            work(database, publisher, datetime.now(UTC))
+        except Exception:  # the database is away, or not migrated yet: the next round tries again
+            logger.exception("round failed")
+        if signal.sigtimedwait(ENDING, settings.round_s):
+            break
+    logger.info("ended")
 
 
 def _migrate(options: argparse.Namespace) -> None:
@@ -105,9 +139,13 @@ def _settings(options: argparse.Namespace) -> Settings:
     chosen: dict[str, object] = {name: getattr(options, name, None) for name in FLAGS}
     if options.data is not None:
         options.data.mkdir(parents=True, exist_ok=True)
-        chosen["database"] = f"sqlite:///{(options.data / 'fleetdiff.db').resolve()}"
+        chosen["database"] = _sqlite_in(options.data)
         chosen["artifacts"] = str((options.data / "artifacts").resolve())
     return Settings.from_environ(os.environ, **chosen)
+
+
+def _sqlite_in(folder: Path) -> str:
+    return f"sqlite:///{(folder / 'fleetdiff.db').resolve()}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,12 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     serve = commands.add_parser("serve", parents=[data], help="run the server")
-    for name in FLAGS:
-        setting = Settings.model_fields[name]
-        default = f" (default {setting.default})" if setting.default is not None else ""
-        serve.add_argument(f"--{name.replace('_', '-')}", help=f"{setting.description}{default}")
-    serve.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
+    _add_flags(serve, Settings, FLAGS)
     serve.set_defaults(run=_serve)
+
+    publish = commands.add_parser(
+        "publish", parents=[data], help="sign what is due, with the online keys, until stopped"
+    )
+    _add_flags(publish, PublisherSettings, PUBLISHER_FLAGS)
+    publish.set_defaults(run=_publish)
 
     upgrade = commands.add_parser("migrate", parents=[data], help="bring the database up to date")
     upgrade.set_defaults(run=_migrate)
@@ -146,6 +186,17 @@ def _parser() -> argparse.ArgumentParser:
     openapi.add_argument("folder", type=Path, help="where admin.json and device.json go")
     openapi.set_defaults(run=_openapi, data=None)
     return parser
+
+
+def _add_flags(
+    parser: argparse.ArgumentParser, settings: type[FromEnviron], names: Sequence[str]
+) -> None:
+    for name in names:
+        setting = settings.model_fields[name]
+        default = "" if setting.default in (None, PydanticUndefined) else f"{setting.default}"
+        told = f"{setting.description} (default {default})" if default else setting.description
+        parser.add_argument(f"--{name.replace('_', '-')}", help=told)
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
 from service.core.errors import TooLarge
-from service.core.publisher import OnlineKeys
+from service.core.keys import OnlineKeys, Publisher
+from service.core.publisher import work
 from service.core.tick import tick
 from service.dashboard import pages
 from service.db.session import Database
@@ -37,7 +38,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        beat = threading.Thread(target=_beat, args=(app, keys, stop), name="tick")
+        beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
         if ticking:
             beat.start()
         yield
@@ -47,7 +48,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
             beat.join()
         app.state.database.close()
 
-    keys = OnlineKeys.load(settings.online_keys) if settings.online_keys else None
+    online = settings.online_keys
+    publisher = Publisher(OnlineKeys.load(online)) if online else None
     # Its documents are files of this repository, see `api.contract`; nothing is served.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
@@ -87,12 +89,14 @@ def body_limit(app: ASGIApp, bytes_max: int) -> ASGIApp:
     return limited
 
 
-def _beat(app: FastAPI, keys: OnlineKeys | None, stop: threading.Event) -> None:
+def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> None:
     """Tick until told to stop; a failing tick is logged and tried again, nothing is lost."""
     while not stop.is_set():
         app.state.wake.clear()
         try:
-            tick(app.state.database, keys, app.state.clock())
+            tick(app.state.database, app.state.clock())
+            if publisher is not None:
+                work(app.state.database, publisher, app.state.clock())
         except Exception:
             logger.exception("tick failed")
         app.state.wake.wait(app.state.settings.tick_s)

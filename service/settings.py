@@ -2,20 +2,53 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
-class Settings(BaseModel):
-    """What an operator may choose; every limit carries its unit in its name."""
+class FromEnviron(BaseModel):
+    """Settings that are read from variables; every limit carries its unit in its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database: str = Field(description="SQLAlchemy URL: sqlite:///file or postgresql://...")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], **chosen: object) -> Self:
+        """Return the settings of an environment; keyword arguments win over variables.
+
+        Raises:
+            pydantic.ValidationError: naming every setting that is missing or out of bounds.
+        """
+        from_variables = {
+            name: environ[variable]
+            for name in cls.model_fields
+            if (variable := f"FLEETDIFF_{name.upper()}") in environ
+        }
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return cls.model_validate(from_variables | given)
+
+
+class PublisherSettings(FromEnviron):
+    """What the publisher needs when it is a process of its own."""
+
+    online_keys: Path = Field(description="folder of snapshot.pem, timestamp.pem, director.pem")
+    root: Path = Field(description="the root that everything is verified from, as devices pin it")
+    record: Path = Field(description="file for the numbers it gave away; only it may write there")
+    round_s: float = Field(default=1, gt=0, le=60, description="seconds between two rounds")
+
+
+class Settings(FromEnviron):
+    """What an operator may choose for the server."""
+
     artifacts: str = Field(description="A folder, or s3://bucket/prefix?endpoint=...&region=...")
+    publisher: Literal["embedded", "external"] = Field(
+        default="embedded",
+        description="who signs: embedded, this process, or external, `fleetdiff-server publish`",
+    )
     online_keys: Path | None = Field(
-        default=None, description="the publisher's keys; this process then signs orders"
+        default=None, description="the keys of the embedded publisher; external: never here"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
@@ -33,17 +66,9 @@ class Settings(BaseModel):
     body_bytes_max: int = Field(default=1 << 20, ge=1024)
     url_lifetime_s: int = Field(default=900, ge=60, le=86400)
 
-    @staticmethod
-    def from_environ(environ: Mapping[str, str], **chosen: object) -> "Settings":
-        """Return the settings of an environment; keyword arguments win over variables.
-
-        Raises:
-            pydantic.ValidationError: naming every setting that is missing or out of bounds.
-        """
-        from_variables = {
-            name: environ[variable]
-            for name in Settings.model_fields
-            if (variable := f"FLEETDIFF_{name.upper()}") in environ
-        }
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return Settings.model_validate(from_variables | given)
+    @field_validator("online_keys")
+    @classmethod
+    def _only_if_embedded(cls, given: Path | None, info: ValidationInfo) -> Path | None:
+        if given is not None and info.data.get("publisher") == "external":
+            raise ValueError("an external publisher holds the keys; unset it for this process")
+        return given

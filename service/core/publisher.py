@@ -1,153 +1,146 @@
-"""The publisher: the only code that holds online keys.
+"""The publisher: the only code that signs with online keys.
 
 It signs three things: a snapshot and a timestamp over what release managers signed offline, and
-one small order for each device that is to move. It reads the wish from the database and checks
-it again against the signed family, so a forged row cannot make it say more than the offline
-signatures allow. It runs as a task of the server (embedded) and needs no request to run; the
-handlers of requests never see a key.
+one small order for each device that is to move. It reads the wish from the database and believes
+none of it: every document is verified again from the pinned root (`verified`), and numbers come
+from a record of its own (`record`), so a forged row cannot make it say more than the offline
+signatures allow.
+
+It is a process of its own (`fleetdiff-server publish`), or a task of the server (embedded). Two at
+once do no harm: a version of a document is written once, and an order replaces only the one that
+was looked at. Signing holds no transaction open, for a key may be far away. A round that is cut
+off anywhere is done by the next one.
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import Signer
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Metadata, Snapshot, Timestamp
+from tuf.api.metadata import Metadata
 
-from service.core import deployments
-from service.core.catalog import listed, published_family, store_metadata
-from service.db import queries
-from service.db.rollout_tables import Deployment
-from service.db.tables import DeviceModel, MetadataFile
-from trust.order import Order
-from trust.roles import Family
-from trust.sign import LIFETIME, load_signer, next_snapshot, next_timestamp, sign, sign_order
+from service.core import audit
+from service.core.catalog import listed, store_metadata
+from service.core.keys import Blocked, Publisher, Trouble, check_key
+from service.core.orders import sign_orders
+from service.core.record import Record
+from service.core.verified import Verified, signed_by, verify_all
+from service.db.session import Database, insert_into
+from service.db.tables import MetadataFile, PublisherState
+from trust.roles import ONLINE_ROLES
+from trust.sign import LIFETIME, next_snapshot, next_timestamp, sign
 
 logger = logging.getLogger(__name__)
-ORDERS_PER_TICK_MAX = 1000
+NOTED_S = 10  # seconds after which a round that found nothing new is noted again
 
 
-@dataclass(frozen=True)
-class OnlineKeys:
-    """The publisher's three keys; their `repr` shows none of them."""
+def work(database: Database, publisher: Publisher, now: datetime) -> list[dict[str, str]]:
+    """Sign everything that is due, and return what could not be signed.
 
-    snapshot: Signer
-    timestamp: Signer
-    director: Signer
-
-    def __repr__(self) -> str:
-        return "OnlineKeys(***)"
-
-    @staticmethod
-    def load(folder: Path) -> "OnlineKeys":
-        """Return the keys of a folder: snapshot.pem, timestamp.pem, director.pem.
-
-        Raises:
-            OSError, ValueError: naming the file that is missing or not a key.
-        """
-        return OnlineKeys(
-            *(load_signer(folder / f"{role}.pem") for role in ("snapshot", "timestamp", "director"))
-        )
-
-
-def publish(session: Session, keys: OnlineKeys, now: datetime) -> None:
-    """Sign a new snapshot and timestamp if something was accepted, or the old ones grow old."""
-    versions = queries.newest_versions(session)
-    offline = {r: n for r, n in versions.items() if r == "targets" or r.startswith("family-")}
-    if not {"root", "targets"} <= versions.keys():
-        return
-    row = queries.newest_metadata(session, "snapshot")
-    previous = Metadata[Snapshot].from_bytes(row.body).signed if row else None
-    body = row.body if row else b""
-    changed = listed(previous) != offline or _ageing(row, now)
-    if changed:
-        files = {f"{role}.json": _body(session, role) for role in offline}
-        document = next_snapshot(previous, files, now)
-        body = sign(document, [keys.snapshot])
-        store_metadata(session, "snapshot", document, body, now)
-    row = queries.newest_metadata(session, "timestamp")
-    if not changed and not _ageing(row, now):
-        return
-    before = Metadata[Timestamp].from_bytes(row.body).signed if row else None
-    stamp = next_timestamp(before, body, now)
-    store_metadata(session, "timestamp", stamp, sign(stamp, [keys.timestamp]), now)
-    logger.info("published", extra={"timestamp": stamp.signed.version, "roles": len(offline)})
+    Raises:
+        Untrusted: the pinned root is none.
+    """
+    with database.reader() as session:
+        first = session.get(MetadataFile, ("root", 1))
+        pinned = publisher.root or (first.body if first else None)
+        found = verify_all(session, pinned, publisher.record) if pinned else None
+    problems = []
+    if found is not None:
+        problems += [Blocked(Trouble.REFUSED, *why).problem for why in found.refused.items()]
+        for part in (publish, sign_orders, sign_log) if found.targets else ():
+            try:
+                part(database, publisher, found, now)
+            except Blocked as error:
+                problems.append(error.problem)
+    _note(database, problems, now)
+    return problems
 
 
-def sign_orders(session: Session, keys: OnlineKeys, now: datetime) -> int:
-    """Sign the orders that devices wait for, and renew those that grow old; returns how many."""
-    families: dict[str, Family | None] = {}
-    signed = 0
-    aged = now + LIFETIME["order"] / 2
-    beside = queries.newest_versions(session)
-    for row in queries.orders_to_sign(session, aged, ORDERS_PER_TICK_MAX):
-        if row.model not in families:
-            families[row.model] = published_family(session, row.model)
-        family = families[row.model]
-        deployment = session.get(Deployment, row.deployment_id)
-        if family is None or deployment is None:
-            continue
-        barred = _barred(family, row, deployment)
-        if barred is None:
-            _sign_order(row, deployment, family, beside, keys, now)
-            signed += 1
-        else:  # called off, so that a wish nobody may grant is not looked at for ever
-            logger.warning("order refused", extra={"deployment": deployment.id, "why": barred})
-            deployments.finish(session, deployment, "canceled", "not allowed", now)
-            row.deployment_id = None
-    return signed
+def publish(database: Database, publisher: Publisher, found: Verified, now: datetime) -> None:
+    """Sign a snapshot and a timestamp if something was accepted, a key replaced, or they grow old.
+
+    Raises:
+        Blocked: WRONG_KEY or VERSION_TAKEN; nothing was written.
+    """
+    root, keys, record = found.roots[-1], publisher.keys, publisher.record
+    check_key("snapshot", keys.snapshot, root.roles["snapshot"].keyids)
+    check_key("timestamp", keys.timestamp, root.roles["timestamp"].keyids)
+    with database.reader() as session:
+        body = _still_good(session, found, "snapshot", record, now)
+        stamped = _still_good(session, found, "timestamp", record, now)
+    snapshot = next_snapshot(found.snapshot, found.bodies, now)
+    # What one snapshot lists, the next one must: devices take a role that vanishes for an attack.
+    snapshot.signed.meta = {**found.listed, **snapshot.signed.meta}
+    vouched = {n.removesuffix(".json"): f.version for n, f in snapshot.signed.meta.items()}
+    for role in found.refused:
+        if role not in ("root", *ONLINE_ROLES) and vouched.get(role, 0) < record.highest(role):
+            raise Blocked(Trouble.REFUSED, role, "what was published of it must come back first")
+    documents: list[tuple[str, Metadata[Any], bytes]] = []
+    if body is None or vouched != listed(found.snapshot):
+        body = _numbered(snapshot, record.highest("snapshot"), keys.snapshot)
+        documents.append(("snapshot", snapshot, body))
+    if documents or stamped is None:
+        stamp = next_timestamp(found.timestamp, body, now)
+        signed = _numbered(stamp, record.highest("timestamp"), keys.timestamp)
+        documents.append(("timestamp", stamp, signed))
+    if documents:
+        given = {role: document.signed.version for role, document, _ in documents}
+        record.take({"root": root.version, **vouched, **given})
+        _store(database, documents, now)
+        found.timestamp = stamp.signed
+        logger.info("published", extra={"roles": len(vouched)} | given)
 
 
-def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | None:
-    """Why the signed family does not allow this device to go where the deployment says."""
-    release = family.release_of(deployment.to_sha256)
-    running = family.release_of(row.running_sha256)
-    if release is None or release.status != "active" or deployment.device_id != row.device_id:
-        return "not active"
-    if release.hardware and row.device.hardware not in release.hardware:
-        return "hardware"
-    if running and release.seq < running.seq and running.name not in release.rollback_from:
-        return "no edge back"
-    return None
+def sign_log(database: Database, publisher: Publisher, found: Verified, now: datetime) -> None:
+    """Vouch once a day for how far the audit log goes."""
+    with database.writer() as session:
+        audit.sign_head(session, publisher.keys.director, now)
 
 
-def _sign_order(
-    row: DeviceModel,
-    deployment: Deployment,
-    family: Family,
-    beside: dict[str, int],
-    keys: OnlineKeys,
-    now: datetime,
+def _still_good(
+    session: Session, found: Verified, role: str, record: Record, now: datetime
+) -> bytes | None:
+    """Return our newest snapshot or timestamp if it need not be signed again."""
+    document = found.snapshot if role == "snapshot" else found.timestamp
+    if document is None or document.version < record.highest(role):
+        return None
+    row = session.get_one(MetadataFile, (role, document.version))
+    by_named_key = signed_by(found.roots[-1:], row) is not None
+    return row.body if by_named_key and document.expires - now >= LIFETIME[role] / 2 else None
+
+
+def _numbered(document: Metadata[Any], highest: int, signer: Signer) -> bytes:
+    """Sign a document under a number that was never used."""
+    document.signed.version = max(document.signed.version, highest + 1)
+    return sign(document, [signer])
+
+
+def _store(
+    database: Database, documents: Sequence[tuple[str, Metadata[Any], bytes]], now: datetime
 ) -> None:
-    release = family.release_of(deployment.to_sha256)
-    assert release is not None
-    row.order_seq += 1
-    row.order_deployment = deployment.id
-    row.order_expires_at = (now + LIFETIME["order"]).replace(microsecond=0)
-    order = Order(
-        device=row.device_id,
-        seq=row.order_seq,
-        issued=now.replace(microsecond=0),
-        expires=row.order_expires_at,
-        model=row.model,
-        release=release.name,
-        sha256=release.sha256,
-        root=beside["root"],
-        timestamp=beside["timestamp"],
-        hold=False,
-        deployment=deployment.id,
-    )
-    row.order_body = sign_order(order, keys.director)
+    """Write what belongs together at once; the files that it names are there already."""
+    try:
+        with database.writer() as session:
+            for role, document, body in documents:
+                store_metadata(session, role, document, body, now)
+    except IntegrityError as error:
+        taken = f"version {documents[0][1].signed.version} is taken; the next round goes higher"
+        raise Blocked(Trouble.VERSION_TAKEN, documents[0][0], taken) from error
 
 
-def _ageing(row: MetadataFile | None, now: datetime) -> bool:
-    """Whether a document is past half of its life."""
-    return row is None or row.expires_at - now < LIFETIME[row.role] / 2
-
-
-def _body(session: Session, role: str) -> bytes:
-    row = queries.newest_metadata(session, role)
-    assert row is not None
-    return row.body
+def _note(database: Database, problems: list[dict[str, str]], now: datetime) -> None:
+    """Say that a round was made, for those who look at the health of the service."""
+    with database.reader() as session:
+        last = session.get(PublisherState, 1)
+    news = last is None or last.problems != problems
+    if last is not None and not news and abs((now - last.round_at).total_seconds()) < NOTED_S:
+        return
+    for problem in problems if news else ():
+        logger.error("blocked", extra=problem)
+    with database.writer() as session:
+        said = {"round_at": now, "problems": problems}
+        row = insert_into(session, PublisherState).values(id=1, **said)
+        session.execute(row.on_conflict_do_update(index_elements=["id"], set_=said))

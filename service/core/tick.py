@@ -1,7 +1,8 @@
-"""The heartbeat: observe, decide, apply, for every running rollout; then the publisher's work.
+"""The heartbeat: observe, decide, apply, for every running rollout; it needs no key.
 
 A tick may run anywhere, at any time, twice at once: what it applies is conditional on what it
-saw. Handlers of requests record what devices and people say; only this moves a rollout.
+saw. Handlers of requests record what devices and people say; only this moves a rollout. What it
+wants is a wish in the database, which the publisher grants or not.
 """
 
 import logging
@@ -13,10 +14,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import audit, deployments, policy, publisher, rollouts
+from service.core import deployments, policy, rollouts
 from service.core.canary import Sums
 from service.core.errors import WrongState
-from service.core.publisher import OnlineKeys
 from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
@@ -27,11 +27,8 @@ OVERDUE_PER_TICK_MAX = 1000
 SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
 
 
-def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
+def tick(database: Database, now: datetime) -> None:
     """Do everything that is due; each part in a transaction of its own."""
-    if keys is not None:
-        with database.writer() as session:
-            publisher.publish(session, keys, now)
     with database.writer() as session:
         _reap(session, now)
     with database.reader() as session:
@@ -43,11 +40,6 @@ def tick(database: Database, keys: OnlineKeys | None, now: datetime) -> None:
                 step(session, rollout, now)
         except WrongState as error:  # somebody was faster: the next tick looks afresh
             logger.info("tick lost a race", extra={"rollout": rollout_id, "why": error.detail})
-    if keys is not None:
-        with database.writer() as session:
-            publisher.sign_orders(session, keys, now)
-        with database.writer() as session:
-            audit.sign_head(session, keys.director, now)
 
 
 def step(session: Session, rollout: Rollout, now: datetime) -> None:

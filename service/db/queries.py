@@ -34,8 +34,13 @@ def first(session: Session, table: type[Row], **equal: object) -> Row | None:
 
 def newest_metadata(session: Session, role: str) -> MetadataFile | None:
     """Return the newest accepted version of a signed document."""
+    return next(iter(newest_first(session, role, 1)), None)
+
+
+def newest_first(session: Session, role: str, limit: int) -> Sequence[MetadataFile]:
+    """Return the newest versions of a signed document."""
     rows = select(MetadataFile).filter_by(role=role).order_by(MetadataFile.version.desc())
-    return session.scalars(rows.limit(1)).first()
+    return session.scalars(rows.limit(limit)).all()
 
 
 def newest_versions(session: Session) -> dict[str, int]:
@@ -216,13 +221,18 @@ def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
     return session.scalars(rows).all()
 
 
-def orders_to_sign(session: Session, aged: datetime, limit: int) -> Sequence[DeviceModel]:
-    """Return the devices that wait for an order, or whose order expires before `aged`."""
+def orders_to_sign(
+    session: Session, aged: datetime, keyid: str, limit: int
+) -> Sequence[DeviceModel]:
+    """Return who waits for an order, or has one that ends before `aged` or is by another key."""
     unsigned = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
+    foreign = DeviceModel.order_keyid.is_distinct_from(keyid)
     rows = (
         select(DeviceModel)
         .join(Deployment, Deployment.id == DeviceModel.deployment_id)
-        .where(Deployment.state.in_(OPEN), or_(unsigned, DeviceModel.order_expires_at < aged))
+        .where(
+            Deployment.state.in_(OPEN), or_(unsigned, foreign, DeviceModel.order_expires_at < aged)
+        )
         .order_by(DeviceModel.device_id)
         .limit(limit)
     )

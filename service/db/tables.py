@@ -91,6 +91,14 @@ class MetadataFile(Table):
     accepted_at: Mapped[datetime]
 
 
+class PublisherState(Table):
+    """What the publisher says of its last round; one row, which nobody signs and nobody trusts."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round_at: Mapped[datetime]
+    problems: Mapped[list[Any]]
+
+
 class Release(Table):
     """One version of a model, as its family signed it."""
 
@@ -217,6 +225,7 @@ class DeviceModel(Table):
     deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployment.id"))  # wanted
     order_seq: Mapped[int]
     order_deployment: Mapped[str | None]  # what the signed order is for
+    order_keyid: Mapped[str | None]  # whose signature it carries
     order_body: Mapped[bytes | None]
     order_expires_at: Mapped[datetime | None]
     device: Mapped[Device] = relationship()

@@ -12,6 +12,7 @@ from service.db.migrate import migrate
 from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
+from tests.service.publishing import pin
 from tests.service.world import World, opened
 
 
@@ -57,6 +58,17 @@ def world_sqlite(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
     settings = Settings(database=sqlite_url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
     with opened(settings, tmp_path) as world:
         yield world.found()
+
+
+@pytest.fixture
+def pinned(world: World, tmp_path: Path) -> World:
+    """A world whose publisher knows the root and keeps a record, as the process does."""
+    return pin(world, tmp_path)
+
+
+@pytest.fixture
+def pinned_sqlite(world_sqlite: World, tmp_path: Path) -> World:
+    return pin(world_sqlite, tmp_path)
 
 
 @pytest.fixture

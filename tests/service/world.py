@@ -22,8 +22,8 @@ from starlette.testclient import TestClient
 from tuf.api.metadata import Metadata, Targets
 
 from service.app import create_app
-from service.core import access, offers
-from service.core.publisher import OnlineKeys
+from service.core import access, offers, publisher
+from service.core.keys import OnlineKeys, Publisher
 from service.core.tick import tick
 from service.db.tables import Table
 from service.settings import Settings
@@ -78,7 +78,7 @@ class World:
         names = ("root", "targets", "snapshot", "timestamp", "director", "family")
         self.public = {name: sign.generate_key(folder / f"{name}.pem") for name in names}
         self.signers = {name: sign.load_signer(folder / f"{name}.pem") for name in names}
-        self.online = OnlineKeys.load(folder)
+        self.publisher = Publisher(OnlineKeys.load(folder))
         self.family: Targets | None = None
         self.seq = 0
         self.token = self.token_with(*access.SCOPES)
@@ -111,7 +111,12 @@ class World:
 
     def tick(self, seconds: float = 1) -> None:
         self.now += timedelta(seconds=seconds)
-        tick(self.app.state.database, self.online, self.now)
+        tick(self.app.state.database, self.now)
+        self.work()
+
+    def work(self) -> list[dict[str, str]]:
+        """Let the publisher make a round; returns its problems."""
+        return publisher.work(self.app.state.database, self.publisher, self.now)
 
     def found(self) -> "World":
         """Publish root and targets, and add the one model."""

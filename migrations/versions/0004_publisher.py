@@ -1,0 +1,27 @@
+"""The publisher's state, and the key of each order."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "publisher_state",
+        sa.Column("id", INTEGER, nullable=False),
+        sa.Column("round_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("problems", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_publisher_state")),
+    )
+    op.add_column("device_model", sa.Column("order_keyid", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("device_model", "order_keyid")
+    op.drop_table("publisher_state")

@@ -1,0 +1,129 @@
+"""Orders: the wish of the database, granted by the signed family or not at all."""
+
+import logging
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from service.core import deployments
+from service.core.keys import Publisher, check_key
+from service.core.record import Record
+from service.core.verified import Verified
+from service.db import queries
+from service.db.rollout_tables import Deployment
+from service.db.session import Database, changed
+from service.db.tables import DeviceModel
+from trust.order import Order
+from trust.roles import DIRECTOR, Family
+from trust.sign import LIFETIME, sign_order
+
+logger = logging.getLogger(__name__)
+ORDERS_PER_ROUND_MAX = 1000
+SEQ_BELIEVED_MAX = 1 << 40  # a forged number above it would use up the numbers of a device
+
+
+def sign_orders(database: Database, publisher: Publisher, found: Verified, now: datetime) -> None:
+    """Sign the orders that devices wait for, and again those that grow old or lost their key.
+
+    Raises:
+        Blocked: WRONG_KEY; nothing was written.
+    """
+    assert found.targets is not None
+    if found.timestamp is None:  # nothing is published yet that an order could stand beside
+        return
+    beside = {"root": found.roots[-1].version, "timestamp": found.timestamp.version}
+    director = publisher.keys.director
+    keyid = director.public_key.keyid
+    check_key(DIRECTOR, director, found.targets.get_delegated_role(DIRECTOR).keyids)
+    with database.reader() as session:
+        aged = now + LIFETIME["order"] / 2
+        due = queries.orders_to_sign(session, aged, keyid, ORDERS_PER_ROUND_MAX)
+        granted, refused = [], []
+        for row in due:
+            family = found.families.get(row.model)
+            if family is None:  # it is not published; once it is, the wish is looked at
+                continue
+            deployment = session.get_one(Deployment, row.deployment_id)
+            barred = _barred(family, row, deployment)
+            if barred is None:
+                granted.append(
+                    (row, _order(publisher.record, beside, family, row, deployment, now))
+                )
+            else:
+                refused.append((row, barred))
+    publisher.record.take({f"order {order.device}": order.seq for _, order in granted})
+    bodies = [(row, order, sign_order(order, director)) for row, order in granted]
+    if bodies:
+        with database.writer() as session:
+            for row, order, body in bodies:
+                _give(session, row, order, body, keyid)
+    if refused:
+        with database.writer() as session:
+            for row, barred in refused:
+                _call_off(session, row, barred, now)
+
+
+def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | None:
+    """Why the signed family does not allow this device to go where the deployment says."""
+    release = family.release_of(deployment.to_sha256)
+    running = family.release_of(row.running_sha256)
+    if release is None or release.status != "active" or deployment.device_id != row.device_id:
+        return "not active"
+    if release.hardware and row.device.hardware not in release.hardware:
+        return "hardware"
+    if running and release.seq < running.seq and running.name not in release.rollback_from:
+        return "no edge back"
+    return None
+
+
+def _order(
+    record: Record,
+    beside: dict[str, int],
+    family: Family,
+    row: DeviceModel,
+    deployment: Deployment,
+    now: datetime,
+) -> Order:
+    release = family.release_of(deployment.to_sha256)
+    assert release is not None
+    stored = row.order_seq if row.order_seq <= SEQ_BELIEVED_MAX else 0
+    moment = now.replace(microsecond=0)
+    return Order(
+        device=row.device_id,
+        seq=max(record.highest(f"order {row.device_id}"), stored) + 1,
+        issued=moment,
+        expires=moment + LIFETIME["order"],
+        model=row.model,
+        release=release.name,
+        sha256=release.sha256,
+        hold=False,
+        **beside,
+        deployment=deployment.id,
+    )
+
+
+def _give(session: Session, row: DeviceModel, order: Order, body: bytes, keyid: str) -> None:
+    """Write an order unless the device wants something else by now, or got another one."""
+    same = (
+        DeviceModel.device_id == row.device_id,
+        DeviceModel.deployment_id == order.deployment,
+        DeviceModel.order_body.is_not_distinct_from(row.order_body),
+    )
+    given = {
+        "order_seq": order.seq,
+        "order_deployment": order.deployment,
+        "order_expires_at": order.expires,
+        "order_keyid": keyid,
+        "order_body": body,
+    }
+    changed(session, update(DeviceModel).where(*same).values(given))
+
+
+def _call_off(session: Session, row: DeviceModel, barred: str, now: datetime) -> None:
+    """End a wish that nobody may grant, so that it is not looked at for ever."""
+    logger.warning("order refused", extra={"deployment": row.deployment_id, "why": barred})
+    deployment = session.get_one(Deployment, row.deployment_id)
+    deployments.finish(session, deployment, "canceled", "not allowed", now)
+    wish = (DeviceModel.device_id == row.device_id, DeviceModel.deployment_id == deployment.id)
+    changed(session, update(DeviceModel).where(*wish).values(deployment_id=None))

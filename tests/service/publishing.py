@@ -1,0 +1,70 @@
+"""A publisher as in its own process, what an attacker can write, and what a device makes of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from service.core.keys import Publisher
+from service.core.record import Record
+from service.db.tables import DeviceModel
+from tests.service.phone import Phone
+from tests.service.world import BASE, MODEL, World, digest
+from tests.unit.signed_world import tuf_clock
+from trust.floors import Floors
+from trust.order import Order, read_envelope, read_order
+from trust.roles import family_role
+from trust.verify import Trusted, refresh
+
+FAMILY = family_role(MODEL)
+ALL = [{"share_bp": 10_000}]
+
+
+def pin(world: World, folder: Path) -> World:
+    root = world.call("GET", "/v1/metadata/1.root.json").content
+    world.publisher = Publisher(world.publisher.keys, root, Record(folder / "record.db"))
+    world.publish_all()
+    return world
+
+
+def write(world: World, *statements: Any) -> None:
+    """What whoever took the API and its database can do."""
+    with world.app.state.database.writer() as session:
+        for statement in statements:
+            session.execute(statement)
+
+
+def newest(world: World, role: str) -> int:
+    return int(world.ok("GET", "/v1/metadata")[role])
+
+
+def published(world: World, role: str) -> int:
+    """The version of a role that the newest snapshot vouches for."""
+    body = world.call("GET", f"/v1/metadata/{newest(world, 'snapshot')}.snapshot.json").content
+    return int(json.loads(body)["signed"]["meta"][f"{role}.json"]["version"])
+
+
+def troubles(problems: list[dict[str, str]]) -> set[tuple[str, str]]:
+    return {(problem["trouble"], problem["role"]) for problem in problems}
+
+
+def trusted_by(world: World, phone: Phone, cache: Path, floors: Floors) -> tuple[Trusted, Floors]:
+    """What a device with these floors takes from a fresh poll."""
+    phone.etag = ""
+    files = {name: body.encode() for name, body in phone.poll()["metadata"].items()}
+    root = files["1.root.json"]
+    with tuf_clock(world.now):
+        return refresh(cache, root, files, MODEL, world.now, floors)
+
+
+def order_of(world: World, phone: Phone) -> Order | None:
+    with world.app.state.database.reader() as session:
+        body = session.get_one(DeviceModel, phone.id).order_body
+    return read_order(read_envelope(body).payload) if body else None
+
+
+def offered(world: World) -> Phone:
+    """A device that was just offered r2, whose order is not signed yet."""
+    phone = world.enroll("s1", runs=digest(BASE))
+    world.start_rollout("r2", "all", stages=ALL)
+    assert phone.poll()["hold"] == "order_pending"
+    return phone

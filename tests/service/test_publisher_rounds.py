@@ -1,0 +1,155 @@
+"""Rounds of publishers: keys that are replaced, two at once, power cuts."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, update
+from tuf.api.metadata import Metadata
+
+from service.core import publisher
+from service.core.keys import OnlineKeys, Publisher
+from service.core.record import Record
+from service.db.tables import DeviceModel, MetadataFile
+from tests.service.publishing import ALL, FAMILY, newest, offered, troubles, trusted_by, write
+from tests.service.world import BASE, MODEL, World, digest
+from trust import sign
+from trust.errors import Untrusted
+from trust.floors import Floors
+from trust.order import read_envelope, read_order
+from trust.verify import check_order
+
+
+def rotate_online(world: World, folder: Path) -> OnlineKeys:
+    """Have root and targets name new online keys; returns them."""
+    new = {n: sign.generate_key(folder / f"{n}.pem") for n in ("snapshot", "timestamp", "director")}
+    with world.app.state.database.reader() as session:
+        root = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("root", 1)).body)
+        targets = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("targets", 1)).body)
+    for role in ("snapshot", "timestamp"):
+        root.signed.revoke_key(root.signed.roles[role].keyids[0], role)
+        root.signed.add_key(new[role], role)
+    root.signed.version += 1
+    world.put_metadata("root", sign.sign(root, [world.signers["root"]]))
+    document = sign.next_targets(targets.signed, {}, new["director"], world.now)
+    world.put_metadata("targets", sign.sign(document, [world.signers["targets"]]))
+    return OnlineKeys.load(folder)
+
+
+@pytest.mark.attack("M25")
+def test_a_publisher_whose_keys_were_replaced_says_so_and_with_the_new_ones_signs_at_once(
+    pinned: World, tmp_path: Path
+) -> None:
+    phone = offered(pinned)
+    pinned.tick()
+    _, floors = trusted_by(pinned, phone, tmp_path / "tuf", Floors())
+    with pinned.app.state.database.reader() as session:
+        old = session.get_one(DeviceModel, phone.id).order_body
+    keys = rotate_online(pinned, tmp_path / "new")
+    assert troubles(pinned.work()) == {("wrong_key", "snapshot"), ("wrong_key", "director")}
+    with pytest.raises(Untrusted, match="E_SIG"):
+        trusted_by(pinned, phone, tmp_path / "tuf", floors)
+
+    pinned.publisher = Publisher(keys, pinned.publisher.root, pinned.publisher.record)
+    assert pinned.work() == []
+    trusted, floors = trusted_by(pinned, phone, tmp_path / "tuf", floors)
+    assert trusted.versions["root"] == 2
+    with pinned.app.state.database.reader() as session:
+        new = session.get_one(DeviceModel, phone.id).order_body
+    assert old is not None and new is not None
+    told = {"device_id": phone.id, "model": MODEL, "now": pinned.now, "floors": floors}
+    with pytest.raises(Untrusted, match="E_SIG"):
+        check_order(trusted, old, **told)
+    assert check_order(trusted, new, **told)[0].seq == 2
+
+
+def test_two_publishers_at_once_do_no_harm(pinned: World, tmp_path: Path) -> None:
+    phones = pinned.fleet(20, digest(BASE))
+    pinned.start_rollout("r2", "all", stages=ALL)
+    for phone in phones:
+        phone.poll()
+    pinned.now += timedelta(days=2)
+    before = newest(pinned, "timestamp")
+    own = pinned.publisher
+    other = Publisher(own.keys, own.root, Record(tmp_path / "other.db"))
+    start, failures = threading.Barrier(2), []
+
+    def run(which: Publisher) -> None:
+        start.wait()
+        try:
+            for _ in range(3):
+                publisher.work(pinned.app.state.database, which, pinned.now)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(which,)) for which in (own, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert newest(pinned, "timestamp") == before + 1
+    with pinned.app.state.database.reader() as session:
+        rows = session.scalars(select(DeviceModel)).all()
+        assert {row.order_seq for row in rows} == {1}
+        for row in rows:
+            assert row.order_body is not None
+            assert read_order(read_envelope(row.order_body).payload).seq == 1
+
+
+class Cut(BaseException):
+    """The power goes."""
+
+
+def test_a_power_cut_before_any_write_leaves_what_devices_trust_and_the_next_round_ends_it(
+    pinned_sqlite: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, cuts = pinned_sqlite, 0
+    phone = offered(world)
+    _, floors = trusted_by(world, phone, tmp_path / "tuf", Floors())
+    left = [0]
+    engine, took = world.app.state.database.engine, Record.take
+
+    def spend(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cut
+
+    def before_statement(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("INSERT", "UPDATE", "COMMIT")):
+            spend()
+
+    def take(self: Record, numbers: Any) -> None:
+        spend()
+        took(self, numbers)
+
+    monkeypatch.setattr(Record, "take", take)
+    event.listen(engine, "before_cursor_execute", before_statement)
+    event.listen(engine, "commit", spend)
+    while True:
+        left[0] = 1 << 30
+        world.now += timedelta(hours=25)
+        world.sign_family()
+        write(world, update(DeviceModel).values(order_keyid=None))
+        given, left[0] = newest_order(world), cuts
+        try:
+            world.work()
+            break
+        except Cut:
+            cuts, left[0] = cuts + 1, 1 << 30
+        _, floors = trusted_by(world, phone, tmp_path / f"{cuts}", floors)
+        root, keys = world.publisher.root, world.publisher.keys
+        world.publisher = Publisher(keys, root, Record(tmp_path / "record.db"))
+        assert world.work() == []
+        trusted, floors = trusted_by(world, phone, tmp_path / "tuf", floors)
+        assert trusted.versions["timestamp"] == newest(world, "timestamp")
+        assert trusted.versions[FAMILY] == newest(world, FAMILY)
+        assert newest_order(world) > given
+    assert cuts >= 7
+
+
+def newest_order(world: World) -> int:
+    with world.app.state.database.reader() as session:
+        return max(session.scalars(select(DeviceModel.order_seq)))
