@@ -3,8 +3,12 @@
 The server holds no offline key, so all it can do is refuse: bytes that are not canonical, a
 version that is not the next one, a signature that its delegator did not ask for, a release that
 changes what was said before. Devices check again; this keeps the fleet from ever seeing it.
+
+A document is reviewed before the first person signs it, and again when enough have.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,27 +17,50 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
 from trust.errors import Untrusted, require
+from trust.keys import check_key
 from trust.order import write_time
-from trust.roles import DIRECTOR, NAME, Family, family_role, key_material, read_family
+from trust.roles import (
+    DEV_PROFILE,
+    DIRECTOR,
+    NAME,
+    ONLINE_ROLES,
+    Family,
+    family_role,
+    key_material,
+    read_family,
+)
 
 METADATA_BYTES_MAX = 1024 * 1024
-LIFETIME_LEAST = timedelta(hours=1)
+ROOT_BYTES_MAX = 64 * 1024
+ROOT_ROTATIONS_MAX = 64  # so many a device follows from the root it was born with
+FAMILIES_MAX = 50
+LIFETIME_LEAST = timedelta(days=3)
 LIFETIME_MOST = {"root": timedelta(days=400), "targets": timedelta(days=400)}
 FAMILY_LIFETIME_MOST = timedelta(days=90)
+THRESHOLD_LEAST = 2  # where people sign, except under a development root
+Delegator = Root | Targets
 
 
-def accept_root(body: bytes, current: bytes | None, now: datetime) -> Metadata[Root]:
+@dataclass(frozen=True)
+class Signatures:
+    """Who signed a document, by key id; who may still; and how many people must at least."""
+
+    given: tuple[str, ...]
+    open: tuple[str, ...]
+    missing: int
+
+
+def accept_root(
+    body: bytes, current: bytes | None, now: datetime, targets: Targets | None = None
+) -> Metadata[Root]:
     """Return the uploaded root if it may follow the current one (none: version 1).
 
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = read_metadata("root", body)
-    _check_follows("root", uploaded.signed, current, now)
-    before = Metadata[Root].from_bytes(current) if current else uploaded
-    check_signed("root", before.signed, uploaded)
-    check_signed("root", uploaded.signed, uploaded)
-    _check_roles(uploaded.signed, list(uploaded.signed.roles), set())
+    uploaded = review("root", body, targets, current, now)
+    for delegator in delegators(uploaded, current, targets):
+        check_signed("root", delegator, uploaded)
     return uploaded
 
 
@@ -45,14 +72,95 @@ def accept_targets(
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = read_metadata(role, body)
-    _check_follows(role, uploaded.signed, current, now)
+    uploaded = review(role, body, delegator.signed, current, now)
     check_signed(role, delegator.signed, uploaded)
+    return uploaded
+
+
+def review(
+    role: str, body: bytes, beside: Delegator | None, current: bytes | None, now: datetime
+) -> Metadata[Any]:
+    """Return a document that may follow the current one as soon as enough people signed it.
+
+    Args:
+        role: whose document.
+        body: the document; its signatures are not looked at.
+        beside: what its keys are judged by: root for targets, targets for a family, and targets,
+            if there are any yet, for root.
+        current: the newest version; none: it is the first.
+        now: the time.
+
+    Raises:
+        Untrusted: with the rule it breaks.
+    """
+    uploaded = read_metadata(role, body)
+    before = Metadata[Any].from_bytes(current).signed if current else None
+    _check_follows(role, uploaded.signed, before, now)
+    if role == "root":
+        assert not isinstance(beside, Root)
+        _check_root(uploaded.signed, before, beside)
+        return uploaded
+    if beside is None:
+        raise Untrusted("E_SIG", f"nobody may sign {role}: the document above it is missing")
     if role == "targets":
-        _check_delegations(uploaded.signed, delegator.signed)
+        assert isinstance(beside, Root)
+        _check_delegations(uploaded.signed, beside)
     elif uploaded.signed.delegations is not None:
         raise Untrusted("E_NOT_RELEASED", f"{role} may not delegate further")
+    signatures_of(role, uploaded, [beside])
     return uploaded
+
+
+def delegators(
+    document: Metadata[Any], current: bytes | None, beside: Delegator | None
+) -> list[Delegator]:
+    """Return whose thresholds a reviewed document must meet: for a root, the old one's and its own.
+
+    The arguments are those of `review`.
+    """
+    if not isinstance(document.signed, Root):
+        return [beside] if beside else []
+    before = [Metadata[Root].from_bytes(current).signed] if current else []
+    return [*before, document.signed]
+
+
+def signatures_of(
+    role: str, document: Metadata[Any], delegators: Sequence[Delegator]
+) -> Signatures:
+    """Return how far the signing of a document is; a key counts once, however it is spelled.
+
+    Raises:
+        Untrusted: E_SIG if a delegator does not know the role or names a key twice.
+    """
+    try:
+        found = [
+            delegator.get_verification_result(role, document.signed_bytes, document.signatures)
+            for delegator in delegators
+        ]
+        for delegator in delegators:
+            key_material(delegator, role)
+    except (RepositoryError, ValueError, TypeError) as error:
+        raise Untrusted("E_SIG", f"{role} is not delegated or not signed: {error}") from error
+    may = [set(result.unsigned) if result.missing else set() for result in found]
+    missing = [result.missing for result in found]
+    # Somebody who is named by the old root and by the new one signs for both at once.
+    both = min(*missing, len(set.intersection(*may))) if len(found) == 2 else 0
+    given = {keyid for result in found for keyid in result.signed}
+    return Signatures(
+        tuple(sorted(given)), tuple(sorted(set().union(*may) - given)), sum(missing) - both
+    )
+
+
+def check_signed(role: str, delegator: Delegator, uploaded: Metadata[Any]) -> None:
+    """Check that as many of the role's keys signed a document as its delegator asks for.
+
+    Raises:
+        Untrusted: E_SIG.
+    """
+    signed = signatures_of(role, uploaded, [delegator])
+    threshold = delegator.get_delegated_role(role).threshold
+    found = f"{len(signed.given)} of {threshold}"
+    require(not signed.missing, "E_SIG", f"{role} has {found} signatures")
 
 
 def accept_family(model: str, uploaded: Targets, before: Family | None) -> Family:
@@ -86,53 +194,54 @@ def read_metadata(role: str, body: bytes) -> Metadata[Any]:
     Raises:
         Untrusted: E_SIZE or E_SIG.
     """
-    if len(body) > METADATA_BYTES_MAX:
-        raise Untrusted("E_SIZE", f"{len(body)} bytes; the limit is {METADATA_BYTES_MAX}")
+    limit = ROOT_BYTES_MAX if role == "root" else METADATA_BYTES_MAX
+    if len(body) > limit:
+        raise Untrusted("E_SIZE", f"{role} has {len(body)} bytes; the limit is {limit}")
     try:
         document: Metadata[Any] = Metadata.from_bytes(body)
-        canonical = document.to_bytes(JSONSerializer(compact=True))
+        found = canonical(document)
     except (RepositoryError, ValueError, RecursionError) as error:
         raise Untrusted("E_SIG", f"{role} is not a metadata document: {error}") from error
-    kind = "root" if role == "root" else "targets"
-    found = document.signed.type
-    require(found == kind, "E_SIG", f"{role} is a {found} document, not {kind}")
+    kind, named = "root" if role == "root" else "targets", document.signed.type
+    require(named == kind, "E_SIG", f"{role} is a {named} document, not {kind}")
     whole = not document.unrecognized_fields and type(document.signed.version) is int
     require(whole, "E_SIG", "members outside the signature, or a version that is no number")
-    require(canonical == body, "E_SIG", "the bytes are not the canonical form of what they say")
+    require(found == body, "E_SIG", "the bytes are not the canonical form of what they say")
     return document
 
 
-def _check_follows(
-    role: str, uploaded: Root | Targets, current: bytes | None, now: datetime
-) -> None:
-    before = Metadata[Any].from_bytes(current).signed.version if current else 0
+def canonical(document: Metadata[Any]) -> bytes:
+    """Return the one form of a document with the signatures that it has."""
+    return document.to_bytes(JSONSerializer(compact=True))
+
+
+def _check_follows(role: str, uploaded: Delegator, before: Delegator | None, now: datetime) -> None:
+    known = before.version if before else 0
     version, expires = uploaded.version, uploaded.expires
-    follows = version == before + 1
-    require(follows, "E_ROLLBACK_META", f"{role} version {version} does not follow {before}")
+    follows = version == known + 1
+    require(follows, "E_ROLLBACK_META", f"{role} version {version} does not follow {known}")
     most = LIFETIME_MOST.get(role, FAMILY_LIFETIME_MOST)
     lives = now + LIFETIME_LEAST < expires <= now + most
     require(lives, "E_CLOCK", f"{role} may not expire at {write_time(expires)} (at most {most})")
 
 
-def check_signed(role: str, delegator: Root | Targets, uploaded: Metadata[Any]) -> None:
-    """Check that as many of the role's keys signed a document as its delegator asks for.
-
-    Raises:
-        Untrusted: E_SIG.
-    """
-    try:
-        result = delegator.get_verification_result(role, uploaded.signed_bytes, uploaded.signatures)
-        key_material(delegator, role)
-    except (RepositoryError, ValueError, TypeError) as error:
-        raise Untrusted("E_SIG", f"{role} is not delegated or not signed: {error}") from error
-    found = f"{len(result.signed)} of {result.threshold}"
-    require(result.verified, "E_SIG", f"{role} has {found} signatures")
+def _check_root(root: Root, before: Root | None, targets: Targets | None) -> None:
+    reached = root.version <= ROOT_ROTATIONS_MAX + 1
+    require(reached, "E_SIZE", f"no device follows {root.version - 1} roots from its first one")
+    profiles = [r.unrecognized_fields.get(DEV_PROFILE) for r in (root, before or root)]
+    same = profiles[0] == profiles[1] and profiles[0] in (None, "dev")
+    require(same, "E_SIG", "a root for development stays one, and no other becomes one")
+    require(root.consistent_snapshot is True, "E_SIG", "files are named by their versions")
+    delegated = (targets.delegations.roles if targets and targets.delegations else None) or {}
+    taken = {key for name in delegated for key in key_material(targets, name)} if targets else set()
+    _check_roles(root, list(root.roles), taken, root)
 
 
 def _check_delegations(targets: Targets, root: Root) -> None:
     """Each family signs its own folder and nothing else; the director signs no file at all."""
     require(not targets.targets, "E_NOT_RELEASED", "top-level targets signs no files itself")
     roles = (targets.delegations.roles if targets.delegations else None) or {}
+    require(len(roles) <= FAMILIES_MAX + 1, "E_SIZE", f"more than {FAMILIES_MAX} families")
     for name, role in roles.items():
         folder = DIRECTOR if name == DIRECTOR else name.removeprefix("family-")
         known = name == DIRECTOR or (name == family_role(folder) and NAME.match(folder))
@@ -141,15 +250,20 @@ def _check_delegations(targets: Targets, root: Root) -> None:
     complete = DIRECTOR in roles and family_role(DIRECTOR) not in roles
     require(complete, "E_NOT_RELEASED", f"{DIRECTOR} must be a role, and no model's name")
     taken = {key for name in root.roles for key in key_material(root, name)}
-    _check_roles(targets, list(roles), taken)
+    _check_roles(targets, list(roles), taken, root)
 
 
-def _check_roles(delegator: Root | Targets, names: list[str], taken: set[str]) -> None:
-    """Refuse a threshold that cannot be met and a key that serves in two roles."""
+def _check_roles(delegator: Delegator, names: list[str], taken: set[str], root: Root) -> None:
+    """Refuse a threshold too low or never met, a weak key, and a key that serves in two roles."""
+    people = 1 if root.unrecognized_fields.get(DEV_PROFILE) == "dev" else THRESHOLD_LEAST
     for name in names:
-        threshold = delegator.get_delegated_role(name).threshold
+        role = delegator.get_delegated_role(name)
         material = key_material(delegator, name)
-        fits = type(threshold) is int and 1 <= threshold <= len(material)
-        require(fits, "E_SIG", f"{name} asks for {threshold!r} of {len(material)} keys")
+        threshold, least = role.threshold, 1 if name in ONLINE_ROLES else people
+        fits = type(threshold) is int and least <= threshold <= len(material)
+        asked = f"{name} asks for {threshold!r} of {len(material)} keys"
+        require(fits, "E_SIG", f"{asked}; at least {least}")
         require(not taken & material, "E_SIG", f"a key of {name} serves in another role too")
         taken |= material
+        for keyid in role.keyids:
+            check_key(delegator.get_key(keyid))

@@ -25,6 +25,7 @@ DIRECTOR = "director"
 TOP_LEVEL_ROLES = ("root", "timestamp", "snapshot", "targets")
 OFFLINE_ROLES = ("root", "targets")
 ONLINE_ROLES = ("snapshot", "timestamp", DIRECTOR)
+DEV_PROFILE = "x-fleetdiff-profile"  # a member of root: "dev" if one person holds all keys
 
 
 @dataclass(frozen=True)

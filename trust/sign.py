@@ -7,6 +7,7 @@ so a version is never chosen by hand.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from tuf.api.serialization.json import JSONSerializer
 from trust import roles
 from trust.fields import signed_names
 from trust.order import PAYLOAD_TYPE, Order, order_payload
-from trust.roles import CanaryTarget, Entry, PatchTarget, Release
+from trust.roles import DEV_PROFILE, CanaryTarget, Entry, PatchTarget, Release
 
 # Lifetimes of trust.md 3.2: long where people sign, short where a process does.
 LIFETIME = {
@@ -31,7 +32,6 @@ LIFETIME = {
     "timestamp": timedelta(days=3),
     "order": timedelta(days=7),
 }
-DEV_PROFILE = "x-fleetdiff-profile"
 Document = TypeVar("Document", tuf.Root, tuf.Targets, tuf.Snapshot, tuf.Timestamp)
 
 
@@ -61,43 +61,77 @@ def load_signer(path: Path) -> CryptoSigner:
         raise ValueError(f"{path} is not an unencrypted private key: {error}") from error
 
 
-def new_root(keys: Mapping[str, Key], now: datetime, *, dev: bool) -> tuf.Metadata[tuf.Root]:
-    """Return version 1 of a root with one key per top-level role, unsigned.
+@dataclass(frozen=True)
+class Holders:
+    """Who signs for a role: their public keys, and how many of them must."""
+
+    keys: tuple[Key, ...]
+    threshold: int = 1
+
+
+def holders_of(delegator: tuf.Root | tuf.Targets, role: str) -> Holders:
+    """Return who signs for a role; ValueError if the delegator does not know it."""
+    named = delegator.get_delegated_role(role)
+    return Holders(tuple(delegator.get_key(keyid) for keyid in named.keyids), named.threshold)
+
+
+def new_root(
+    holders: Mapping[str, Key | Holders], now: datetime, *, dev: bool
+) -> tuf.Metadata[tuf.Root]:
+    """Return version 1 of a root, unsigned.
 
     Args:
-        keys: the public keys of root, targets, snapshot and timestamp.
+        holders: of root, targets, snapshot and timestamp; a key alone is 1 of 1.
         now: the moment it is made.
         dev: mark it as a development root, which a production device refuses.
     """
-    by_id = {key.keyid: key for key in keys.values()}
-    named = {name: tuf.Role([key.keyid], 1) for name, key in keys.items()}
+    nobody = {name: tuf.Role([], 1) for name in roles.TOP_LEVEL_ROLES}
     profile = {DEV_PROFILE: "dev"} if dev else {}
+    root = next_root(tuf.Root(roles=nobody, unrecognized_fields=profile), holders, now)
+    root.signed.version = 1
+    return root
+
+
+def next_root(
+    previous: tuf.Root, changes: Mapping[str, Key | Holders], now: datetime
+) -> tuf.Metadata[tuf.Root]:
+    """Return the next root, in which these roles have new holders, unsigned.
+
+    It takes the signatures of the old root's holders and, if they change, of the new ones.
+    """
+    keys, named = dict(previous.keys), dict(previous.roles)
+    for name, given in changes.items():
+        keyids, threshold = _hold(given, keys)
+        named[name] = tuf.Role(keyids, threshold)
+    content = {"roles": named, "unrecognized_fields": previous.unrecognized_fields}
     expires = now + LIFETIME["root"]
-    return _next(tuf.Root, None, expires, keys=by_id, roles=named, unrecognized_fields=profile)
+    return _next(tuf.Root, previous, expires, keys=_used(keys, named), **content)
 
 
 def next_targets(
-    previous: tuf.Targets | None, families: Mapping[str, Key], director: Key, now: datetime
+    previous: tuf.Targets | None,
+    families: Mapping[str, Key | Holders],
+    director: Key | Holders,
+    now: datetime,
 ) -> tuf.Metadata[tuf.Targets]:
     """Return the next top-level targets, which delegate to every family and the director.
 
     Args:
         previous: the last version, whose families are kept.
-        families: model -> key, added or replaced.
+        families: model -> who signs it, added or replaced; a key alone is 1 of 1.
         director: the key that signs orders.
         now: the moment it is made.
     """
     before = (previous.delegations if previous else None) or tuf.Delegations({}, {})
     keys, named = dict(before.keys), dict(before.roles or {})
     added = [(roles.DIRECTOR, roles.DIRECTOR, director)]
-    added += [(roles.family_role(model), model, key) for model, key in families.items()]
-    for name, folder, key in added:
-        named[name] = tuf.DelegatedRole(name, [key.keyid], 1, True, paths=[f"{folder}/*"])
-        keys[key.keyid] = key
-    used = {keyid for role in named.values() for keyid in role.keyids}
-    kept = {keyid: key for keyid, key in keys.items() if keyid in used}
+    added += [(roles.family_role(model), model, given) for model, given in families.items()]
+    for name, folder, given in added:
+        keyids, threshold = _hold(given, keys)
+        named[name] = tuf.DelegatedRole(name, keyids, threshold, True, paths=[f"{folder}/*"])
     expires = now + LIFETIME["targets"]
-    return _next(tuf.Targets, previous, expires, delegations=tuf.Delegations(kept, named))
+    delegations = tuf.Delegations(_used(keys, named), named)
+    return _next(tuf.Targets, previous, expires, delegations=delegations)
 
 
 def next_family(
@@ -159,6 +193,18 @@ def _next(
 ) -> tuf.Metadata[Document]:
     version = previous.version + 1 if previous else 1
     return tuf.Metadata(kind(version=version, expires=expires.replace(microsecond=0), **content))
+
+
+def _hold(given: Key | Holders, keys: dict[str, Key]) -> tuple[list[str], int]:
+    """Add a role's keys to all keys, and return what the role says of them."""
+    holders = given if isinstance(given, Holders) else Holders((given,))
+    keys.update({key.keyid: key for key in holders.keys})
+    return [key.keyid for key in holders.keys], holders.threshold
+
+
+def _used(keys: Mapping[str, Key], named: Mapping[str, tuf.Role]) -> dict[str, Key]:
+    used = {keyid for role in named.values() for keyid in role.keyids}
+    return {keyid: key for keyid, key in keys.items() if keyid in used}
 
 
 def _target(model: str, kind: str, entry: Entry) -> tuple[str, tuf.TargetFile]:

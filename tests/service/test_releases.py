@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from tests.service.artifact import everything_in
@@ -139,6 +140,7 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
     return table
 
 
+@pytest.mark.attack("A15", "M50")
 def test_a_family_that_breaks_a_rule_changes_nothing(world: World) -> None:
     world.publish("r1", BASE)
     world.publish("r2", BETTER, after="r1", patch=PATCH)
@@ -182,6 +184,7 @@ def documents(world: World) -> dict[str, tuple[bytes, int]]:
     }
 
 
+@pytest.mark.attack("A15")
 def test_metadata_is_the_next_version_and_signed_by_whom_it_should(world_sqlite: World) -> None:
     world = world_sqlite
     world.publish("r1", BASE)
@@ -202,6 +205,7 @@ def test_metadata_is_the_next_version_and_signed_by_whom_it_should(world_sqlite:
     world.put_metadata(f"family-{MODEL}", world.next_family())
 
 
+@pytest.mark.attack("A15")
 def test_a_release_once_withdrawn_never_returns_and_none_ever_vanishes(
     world_sqlite: World,
 ) -> None:

@@ -25,7 +25,7 @@ from trust import sign
 from trust.errors import Untrusted
 from trust.floors import Floors
 from trust.order import PAYLOAD_TYPE, Order
-from trust.roles import PatchTarget, Release, family_role, patch_path
+from trust.roles import DEV_PROFILE, PatchTarget, Release, family_role, patch_path
 from trust.verify import Trusted, check_order, refresh
 
 MODEL = "asr"
@@ -114,7 +114,9 @@ class SignedWorld:
             for name in TOP
         }
         keys = keys_of([s for name in TOP for s in self.signers[name]])
-        return Root(self.next_version("root"), None, self.now + 365 * DAY, keys, roles)
+        expires, dev = self.now + 365 * DAY, {DEV_PROFILE: "dev"}  # thresholds of 1
+        version = self.next_version("root")
+        return Root(version, None, expires, keys, roles, unrecognized_fields=dev)
 
     def sign_root(self, by: list[CryptoSigner] | None = None) -> bytes:
         return self.put("root", self.root(), by)

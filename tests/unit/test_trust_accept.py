@@ -9,7 +9,7 @@ import pytest
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
-from tests.unit.signed_world import DAY, FAMILY, MODEL, NOW, SignedWorld, signer, twin
+from tests.unit.signed_world import DAY, FAMILY, MODEL, NOW, TOP, SignedWorld, signer, twin
 from trust import sign
 from trust.accept import METADATA_BYTES_MAX, accept_root, accept_targets
 from trust.errors import Untrusted
@@ -61,6 +61,7 @@ def test_the_first_of_each_is_accepted(world: SignedWorld) -> None:
         world.bodies[role] = bodies[role]
 
 
+@pytest.mark.attack("A15")
 @each_role
 @pytest.mark.parametrize("version", [1, 3])
 def test_a_version_that_skips_or_repeats_is_refused(
@@ -72,8 +73,9 @@ def test_a_version_that_skips_or_repeats_is_refused(
     refused(world, role, world.bodies[role], "E_ROLLBACK_META")
 
 
+@pytest.mark.attack("A15")
 @each_role
-@pytest.mark.parametrize("ahead", [3650 * DAY, -DAY, timedelta(0), timedelta(hours=1), 401 * DAY])
+@pytest.mark.parametrize("ahead", [3650 * DAY, -DAY, timedelta(0), 3 * DAY, 401 * DAY])
 def test_an_expiry_too_far_or_past_is_refused(
     world: SignedWorld, role: str, ahead: timedelta
 ) -> None:
@@ -103,6 +105,7 @@ def test_an_expiry_too_far_or_past_is_refused(
         lambda b: b"null",
     ],
 )
+@pytest.mark.attack("M42")
 def test_m42_any_other_form_of_the_bytes_is_refused(
     world: SignedWorld, role: str, spoil: Callable[[bytes], bytes]
 ) -> None:
@@ -175,11 +178,8 @@ def test_m32_a_root_needs_the_old_keys_and_the_new(world: SignedWorld) -> None:
     accept(world, "root", signed(world, "root", world.root(), "root", "root anew"))
 
 
-TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
-
-
 @pytest.mark.attack("M34")
-@pytest.mark.parametrize("role", TOP_ROLES)
+@pytest.mark.parametrize("role", TOP)
 def test_m34_a_root_that_gives_one_key_two_ids_is_refused(world: SignedWorld, role: str) -> None:
     world.signers[role] = [signer(role), twin(role)]
     refused(world, "root", signed(world, "root", world.root(), "root"), "E_SIG")
@@ -289,5 +289,5 @@ def test_targets_without_a_director_are_refused(world: SignedWorld) -> None:
     assert document.delegations is not None and document.delegations.roles is not None
     del document.delegations.roles["director"]
     refused(world, "targets", signed(world, "targets", document), "E_NOT_RELEASED")
-    bare = Targets(2, None, NOW + DAY)
+    bare = Targets(2, None, NOW + 30 * DAY)
     refused(world, "targets", signed(world, "targets", bare), "E_NOT_RELEASED")
