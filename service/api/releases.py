@@ -14,8 +14,8 @@ from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake, operato
 from service.api.problems import document
 from service.api.strict import StrictRoute
 from service.blobs import Blobs, WrongDigest, WrongLength
-from service.core import catalog, errors
-from service.core.bodies import Name, NewModel, Sha256
+from service.core import catalog, drafts, errors
+from service.core.bodies import Name, NewModel, NewSignature, Sha256
 from service.core.health import model_view, release_views
 from service.db import queries
 from service.db.tables import ApiToken
@@ -26,8 +26,10 @@ router = APIRouter(
 )
 CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
+OfflineRole = Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")]
 Filename = Annotated[str, Path(max_length=120)]
 ONE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z", re.ASCII)
+RAW_JSON = {"requestBody": {"required": True, "content": {"application/json": {}}}}
 BLOB = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 ARTIFACT: dict[int | str, dict[str, Any]] = {
     **document(404, 416, 422),
@@ -95,16 +97,16 @@ async def raw_body(request: Request) -> bytes:
     return await request.body()
 
 
+RawBody = Annotated[bytes, Depends(raw_body)]
+
+
 @router.put(
-    "/metadata/{role}",
-    status_code=201,
-    responses=document(409, 413, 422),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {}}}},
+    "/metadata/{role}", status_code=201, responses=document(409, 413, 422), openapi_extra=RAW_JSON
 )
 def put_metadata(
     _caller: CanWrite,
-    role: Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")],
-    body: Annotated[bytes, Depends(raw_body)],
+    role: OfflineRole,
+    body: RawBody,
     session: Tx,
     store: Store,
     now: Now,
@@ -114,6 +116,51 @@ def put_metadata(
     row = catalog.accept_metadata(session, store, role, body, now)
     wake.set()
     return {"role": row.role, "version": row.version}
+
+
+@router.get("/drafts")
+def list_drafts(_caller: CanRead, session: Reader, store: Store, now: Now) -> dict[str, Any]:
+    """List the documents that wait for signatures: who signed each, how many are missing."""
+    return {"items": drafts.views(session, store, now)}
+
+
+@router.get("/drafts/{role}", responses=document(404, 422))
+def get_draft(_caller: CanRead, role: OfflineRole, session: Reader) -> Response:
+    """Return a draft with its signatures so far, byte for byte."""
+    return Response(drafts.draft_of(session, role).body, media_type="application/json")
+
+
+@router.put(
+    "/drafts/{role}", status_code=201, responses=document(409, 413, 422), openapi_extra=RAW_JSON
+)
+def put_draft(
+    caller: CanWrite, role: OfflineRole, body: RawBody, session: Tx, store: Store, now: Now
+) -> dict[str, Any]:
+    """Stage the unsigned next version of a document, for several people to sign."""
+    return drafts.stage(session, store, role, body, caller.name, now)
+
+
+@router.delete("/drafts/{role}", status_code=204, responses=document(404, 422))
+def delete_draft(_caller: CanWrite, role: OfflineRole, session: Tx) -> None:
+    """Drop a draft; its signatures are gone with it."""
+    drafts.drop(session, role)
+
+
+@router.put("/drafts/{role}/signatures/{keyid}", responses=document(404, 409, 422))
+def put_signature(
+    _caller: CanWrite,
+    role: OfflineRole,
+    keyid: Sha256,
+    body: NewSignature,
+    session: Tx,
+    store: Store,
+    now: Now,
+    wake: Wake,
+) -> dict[str, Any]:
+    """Sign a draft; with the last signature that it needs it is published."""
+    shown = drafts.add_signature(session, store, role, keyid, body, now)
+    wake.set()
+    return shown
 
 
 @router.put(

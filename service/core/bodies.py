@@ -69,6 +69,13 @@ class NewToken(Body):
     networks: Annotated[list[Network], Field(min_length=1, max_length=32)] | None = None
 
 
+class NewSignature(Body):
+    """A signature on a draft, and the digest of what was signed."""
+
+    sha256: Sha256
+    sig: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,1024}$")]
+
+
 class NewEnrollmentToken(Body):
     """A token that admits `uses` devices."""
 

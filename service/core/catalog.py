@@ -8,11 +8,15 @@ second place that could say something else.
 import hashlib
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Targets
 
@@ -22,8 +26,8 @@ from service.core.bodies import ERRORS_MAX, Name, Sha256
 from service.db import queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
-from service.db.tables import Artifact, CanarySet, MetadataFile, Model, Patch, Release
-from trust.accept import accept_family, accept_root, accept_targets
+from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
+from trust.accept import Delegator, accept_family, check_signed, delegators, review
 from trust.errors import Untrusted
 from trust.roles import CanaryTarget, Family, family_role, read_family
 
@@ -74,6 +78,38 @@ def metadata_file(session: Session, filename: str) -> bytes:
     return row.body
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """A document that may follow the current one as soon as its `delegators` say so."""
+
+    document: Metadata[Any]
+    delegators: list[Delegator]
+    family: Family | None
+    manifest: dict[str, Any] | None
+
+
+def review_metadata(
+    session: Session, blobs: Blobs, role: str, body: bytes, now: datetime
+) -> Reviewed:
+    """Return a document that may be the next version of an offline role, whoever signed it.
+
+    Raises:
+        NotTheNextVersion: another version came first.
+        NotAcceptable: a rule is broken.
+        MissingArtifact: it names a file that was not uploaded.
+    """
+    current = newest_body(session, role)
+    beside = _beside(session, role)
+    with refusals(role):
+        document = review(role, body, beside, current, now)
+        family = None
+        if role.startswith("family-"):
+            model = model_named(session, role.removeprefix("family-")).name
+            family = accept_family(model, document.signed, published_family(session, model))
+    manifest = _check_files(session, blobs, family) if family else None
+    return Reviewed(document, delegators(document, current, beside), family, manifest)
+
+
 def accept_metadata(
     session: Session, blobs: Blobs, role: str, body: bytes, now: datetime
 ) -> MetadataFile:
@@ -84,20 +120,26 @@ def accept_metadata(
         NotAcceptable: a signature or a rule is broken.
         MissingArtifact: it signs a file that was not uploaded.
     """
+    reviewed = review_metadata(session, blobs, role, body, now)
+    with refusals(role):
+        for delegator in reviewed.delegators:
+            check_signed(role, delegator, reviewed.document)
+    row = store_metadata(session, role, reviewed.document, body, now)
+    session.execute(delete(Draft).filter_by(role=role))  # it would not be the next version now
+    if reviewed.family is not None:
+        _publish(session, reviewed.family, reviewed.manifest, now)
+    return row
+
+
+@contextmanager
+def refusals(role: str) -> Iterator[None]:
+    """Turn what the trust layer refuses about a role into a refusal of the service."""
     try:
-        uploaded = _verified(session, role, body, now)
-        family = None
-        if role.startswith("family-"):
-            model = model_named(session, role.removeprefix("family-")).name
-            family = accept_family(model, uploaded.signed, published_family(session, model))
+        yield
     except Untrusted as error:
         late = error.code == "E_ROLLBACK_META"
         refusal = errors.NotTheNextVersion if late else errors.NotAcceptable
         raise refusal(error.message, code=error.code, role=role) from error
-    row = store_metadata(session, role, uploaded, body, now)
-    if family is not None:
-        _publish(session, blobs, family, now)
-    return row
 
 
 def store_metadata(
@@ -132,22 +174,35 @@ def published_family(session: Session, model: str) -> Family | None:
     return read_family(model, Metadata[Targets].from_bytes(row.body).signed)
 
 
-def _verified(session: Session, role: str, body: bytes, now: datetime) -> Metadata[Any]:
-    current = queries.newest_metadata(session, role)
-    before = current.body if current else None
-    if role == "root":
-        return accept_root(body, before, now)
-    delegator = queries.newest_metadata(session, "root" if role == "targets" else "targets")
-    if delegator is None:
-        raise errors.NotAcceptable(f"publish the documents above {role} first", role=role)
-    return accept_targets(role, body, Metadata.from_bytes(delegator.body), before, now)
+def newest_body(session: Session, role: str) -> bytes | None:
+    """Return the newest accepted document of a role, as it was signed."""
+    row = queries.newest_metadata(session, role)
+    return row.body if row else None
 
 
-def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> None:
+def _beside(session: Session, role: str) -> Delegator | None:
+    """Return the document that a role's keys are judged by, if it is there."""
+    body = newest_body(session, "root" if role == "targets" else "targets")
+    return Metadata[Any].from_bytes(body).signed if body else None
+
+
+def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:
+    """Check that what a family names is here; return the manifest of its canary set, if any."""
     signed_files = (*family.releases.values(), *family.patches, family.canary)
     for file in signed_files:
         if file is not None:
             _require_artifact(session, file.sha256, file.sha256, file.bytes)
+    if family.canary is None:
+        return None
+    manifest = _read_manifest(blobs, family.canary)
+    for shard in manifest["shards"]:
+        _require_artifact(session, f"canary shard {shard['id']}", shard["sha256"], shard["bytes"])
+    return manifest
+
+
+def _publish(
+    session: Session, family: Family, manifest: dict[str, Any] | None, now: datetime
+) -> None:
     known = {release.name: release for release in queries.releases_of(session, family.model)}
     for signed in family.releases.values():
         row = known.get(signed.name)
@@ -170,10 +225,6 @@ def _publish(session: Session, blobs: Blobs, family: Family, now: datetime) -> N
     session.flush()
     _publish_patches(session, family)
     if family.canary is not None:
-        manifest = _read_manifest(blobs, family.canary)
-        for shard in manifest["shards"]:
-            name = f"canary shard {shard['id']}"
-            _require_artifact(session, name, shard["sha256"], shard["bytes"])
         sha256 = family.canary.sha256
         session.merge(CanarySet(model=family.model, sha256=sha256, manifest=manifest))
 

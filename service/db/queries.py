@@ -22,7 +22,7 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import Device, DeviceModel, MetadataFile, Model, Patch, Release, Table
+from service.db.tables import Device, DeviceModel, Draft, MetadataFile, Model, Patch, Release, Table
 
 Row = TypeVar("Row", bound=Table)
 
@@ -53,6 +53,11 @@ def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
     """Return every root newer than a version, oldest first."""
     newer = select(MetadataFile).where(MetadataFile.role == "root", MetadataFile.version > version)
     return session.scalars(newer.order_by(MetadataFile.version)).all()
+
+
+def all_drafts(session: Session) -> Sequence[Draft]:
+    """Return the documents that wait for signatures, by role."""
+    return session.scalars(select(Draft).order_by(Draft.role)).all()
 
 
 def model_names(session: Session) -> Sequence[str]:

@@ -99,6 +99,15 @@ class PublisherState(Table):
     problems: Mapped[list[Any]]
 
 
+class Draft(Table):
+    """The next version of an offline document, with the signatures it has so far."""
+
+    role: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[bytes]
+    staged_by: Mapped[str]
+    staged_at: Mapped[datetime]
+
+
 class Release(Table):
     """One version of a model, as its family signed it."""
 

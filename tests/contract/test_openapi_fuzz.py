@@ -93,6 +93,7 @@ def test_no_made_up_request_gets_an_answer_that_is_not_documented(world: World, 
         "name": "all",
         "sha256": digest(BASE),
         "role": f"family-{MODEL}",
+        "keyid": digest(BASE),
         "filename": "timestamp.json",
         "token_id": world.token_with("devices:read")[3:19],
     }

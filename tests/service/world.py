@@ -137,6 +137,13 @@ class World:
     def put_metadata(self, role: str, body: bytes) -> Any:
         return self.ok("PUT", f"/v1/metadata/{role}", content=body)
 
+    def newest_metadata(self, role: str) -> bytes:
+        """Return the newest signed document of a role."""
+        version = self.ok("GET", "/v1/metadata").get(role)
+        reply = self.call("GET", f"/v1/metadata/{version}.{role}.json")
+        assert reply.status_code == 200, reply.text
+        return bytes(reply.content)
+
     def upload(self, body: bytes) -> str:
         name = digest(body)
         self.ok("PUT", f"/v1/artifacts/{name}", content=body)
