@@ -12,27 +12,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field
-from pydantic_core import from_json
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
 from service.core import audit, errors
-from service.core.bodies import ERRORS_MAX, Name, Sha256
+from service.core.manifest import read_manifest
 from service.db import queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
-from trust.accept import Delegator, accept_family, check_signed, delegators, review
-from trust.errors import Untrusted
-from trust.roles import CanaryTarget, Family, family_role, read_family
+from trust.accept import (
+    Delegator,
+    accept_family,
+    check_signed,
+    delegators,
+    review,
+    signatures_of,
+)
+from trust.errors import Untrusted, require
+from trust.roles import Family, family_role, read_family
 
-CANARY_MANIFEST_BYTES_MAX = 1 << 20
-Words = Annotated[int, Field(strict=True, ge=1, le=ERRORS_MAX)]  # what a report may count
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 
 
@@ -106,6 +109,7 @@ def review_metadata(
         if role.startswith("family-"):
             model = model_named(session, role.removeprefix("family-")).name
             family = accept_family(model, document.signed, published_family(session, model))
+        _check_below(session, role, document.signed)
     manifest = _check_files(session, blobs, family) if family else None
     return Reviewed(document, delegators(document, current, beside), family, manifest)
 
@@ -186,6 +190,18 @@ def _beside(session: Session, role: str) -> Delegator | None:
     return Metadata[Any].from_bytes(body).signed if body else None
 
 
+def _check_below(session: Session, role: str, signed: Delegator) -> None:
+    """Check that what is published below still has enough signatures: devices would refuse it."""
+    found = queries.newest_versions(session)
+    families = [name for name in found if name.startswith("family-")]
+    below = {"root": ["targets"], "targets": families}.get(role, [])
+    for name in below:
+        if body := newest_body(session, name):
+            missing = signatures_of(name, Metadata[Any].from_bytes(body), [signed]).missing
+            first = f"first let those sign {name} again who stay, or whom the one before adds"
+            require(not missing, "E_SIG", f"{missing} signatures would be missing; {first}")
+
+
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:
     """Check that what a family names is here; return the manifest of its canary set, if any."""
     signed_files = (*family.releases.values(), *family.patches, family.canary)
@@ -194,7 +210,7 @@ def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, An
             _require_artifact(session, file.sha256, file.sha256, file.bytes)
     if family.canary is None:
         return None
-    manifest = _read_manifest(blobs, family.canary)
+    manifest = read_manifest(blobs, family.canary)
     for shard in manifest["shards"]:
         _require_artifact(session, f"canary shard {shard['id']}", shard["sha256"], shard["bytes"])
     return manifest
@@ -254,35 +270,3 @@ def _publish_patches(session: Session, family: Family) -> None:
                 bytes=patch.bytes,
             )
         )
-
-
-class Shard(BaseModel):
-    """One shard of a canary set, as far as the server needs to know it."""
-
-    id: Name
-    sha256: Sha256
-    bytes: Annotated[int, Field(strict=True)]
-    utterances: Words
-    ref_words: Words
-
-
-class Manifest(BaseModel):
-    """A canary set: every poll and every report relies on its shards."""
-
-    shards: Annotated[list[Shard], Field(min_length=1)]
-
-
-def _read_manifest(blobs: Blobs, target: CanaryTarget) -> dict[str, Any]:
-    """Return the manifest of a canary set as it was published."""
-    if target.bytes > CANARY_MANIFEST_BYTES_MAX:
-        raise errors.NotAcceptable("the canary manifest is larger than 1 MiB")
-    with blobs.open(target.sha256) as file:
-        raw = file.read(CANARY_MANIFEST_BYTES_MAX + 1)
-    try:
-        document: dict[str, Any] = from_json(raw, allow_inf_nan=False)
-        shards = Manifest.model_validate(document).shards
-        if len({shard.id for shard in shards}) != len(shards):
-            raise ValueError("each shard has an id of its own")
-    except ValueError as error:
-        raise errors.NotAcceptable(f"the canary manifest is not understood: {error}") from error
-    return document

@@ -254,3 +254,32 @@ def test_reading_and_writing_drafts_take_their_scopes(team: World) -> None:
     reply = team.call("GET", DRAFT, token=reader)
     assert reply.content == body
     refused(team.call("GET", "/v1/drafts/timestamp"), 422)
+
+
+def test_targets_that_would_leave_a_published_family_unsigned_are_refused(team: World) -> None:
+    """Every device would refuse the family from then on: first it is signed by those who stay."""
+    document = release(team)
+    team.put_metadata(FAMILY, sign.sign(document, [ANNE, BEN]))
+    current = Metadata[Targets].from_bytes(team.newest_metadata("targets")).signed
+    for family in (
+        Holders((CARL.public_key, DORA.public_key), 2),
+        Holders((ANNE.public_key, CARL.public_key, DORA.public_key), 2),
+        Holders((ANNE.public_key, BEN.public_key, CARL.public_key), 3),
+    ):
+        following = sign.next_targets(current, {MODEL: family}, team.public["director"], team.now)
+        for path, by in (("drafts", []), ("metadata", [team.signers["targets"]])):
+            body = sign.sign(following, by)
+            found = refused(team.call("PUT", f"/v1/{path}/targets", content=body), 422)
+            assert found["code"] == "E_SIG" and "first let those sign" in found["detail"]
+    team.family = document.signed
+    again = sign.next_family(team.family, [], team.now)
+    team.put_metadata(FAMILY, sign.sign(again, [ANNE, CARL]))
+    delegate(team, Holders((ANNE.public_key, CARL.public_key, DORA.public_key), 2))
+
+
+def test_a_root_that_would_leave_targets_unsigned_is_refused(team: World) -> None:
+    old = Metadata[Root].from_bytes(team.newest_metadata("root")).signed
+    document = sign.next_root(old, {"targets": DORA.public_key}, team.now)
+    body = sign.sign(document, [team.signers["root"]])
+    found = refused(team.call("PUT", "/v1/metadata/root", content=body), 422)
+    assert "first let those sign targets again" in found["detail"]

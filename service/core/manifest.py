@@ -1,0 +1,46 @@
+"""The manifest of a canary set, as far as the server needs to know it."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+from pydantic_core import from_json
+
+from service.blobs import Blobs
+from service.core import errors
+from service.core.bodies import ERRORS_MAX, Name, Sha256
+from trust.roles import CanaryTarget
+
+CANARY_MANIFEST_BYTES_MAX = 1 << 20
+Words = Annotated[int, Field(strict=True, ge=1, le=ERRORS_MAX)]  # what a report may count
+
+
+class Shard(BaseModel):
+    """One shard of a canary set, as far as the server needs to know it."""
+
+    id: Name
+    sha256: Sha256
+    bytes: Annotated[int, Field(strict=True)]
+    utterances: Words
+    ref_words: Words
+
+
+class Manifest(BaseModel):
+    """A canary set: every poll and every report relies on its shards."""
+
+    shards: Annotated[list[Shard], Field(min_length=1)]
+
+
+def read_manifest(blobs: Blobs, target: CanaryTarget) -> dict[str, Any]:
+    """Return the manifest of a canary set as it was published."""
+    if target.bytes > CANARY_MANIFEST_BYTES_MAX:
+        raise errors.NotAcceptable("the canary manifest is larger than 1 MiB")
+    with blobs.open(target.sha256) as file:
+        raw = file.read(CANARY_MANIFEST_BYTES_MAX + 1)
+    try:
+        document: dict[str, Any] = from_json(raw, allow_inf_nan=False)
+        shards = Manifest.model_validate(document).shards
+        if len({shard.id for shard in shards}) != len(shards):
+            raise ValueError("each shard has an id of its own")
+    except ValueError as error:
+        raise errors.NotAcceptable(f"the canary manifest is not understood: {error}") from error
+    return document
