@@ -15,7 +15,17 @@ from typing import NoReturn
 
 import release_manager
 from neural_diff.errors import NeuralDiffError
-from release_manager import audit, diffs, fleet, models, releases, rollouts, show
+from release_manager import (
+    audit,
+    ceremony,
+    diffs,
+    fleet,
+    models,
+    releases,
+    rollouts,
+    show,
+    signing,
+)
 from release_manager.arguments import ARGUMENTS, COMMON
 from release_manager.config import Settings, read_settings
 from release_manager.errors import Refused
@@ -23,10 +33,16 @@ from release_manager.show import Reply
 from trust.errors import Untrusted
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
-    "init [--dev] [--publish]": models.init,
+    "init [--ceremony] [--dev] [--publish]": ceremony.init,
     "login": fleet.login,
     "status": fleet.status,
-    "model create MODEL": models.create,
+    "key make URI [--passphrase]": ceremony.make,
+    "key show URI": ceremony.show_key,
+    "key rotate ROLE [--add] [--remove] [--threshold]": ceremony.rotate,
+    "sign ROLE [--key] [--yes]": signing.sign,
+    "draft list": signing.list_drafts,
+    "draft drop ROLE": signing.drop,
+    "model create MODEL [--add] [--threshold]": models.create,
     "model list": fleet.list_models,
     "canary publish MODEL FOLDER": models.publish_canary,
     "diff make BASE [TARGET] --out [--buckets] [--result]": diffs.make,
@@ -37,6 +53,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "release publish MODEL RELEASE FILE [--patch] [--hardware] [--format] [--rollback-from-here] "
     "[--no-rollback]": releases.publish,
     "release list MODEL": fleet.list_releases,
+    "release withdraw MODEL RELEASE [--fallback]": releases.withdraw,
+    "release retire MODEL RELEASE": releases.retire,
+    "release refresh MODEL": releases.refresh,
     "cohort create NAME --model [--device] [--filter]": fleet.create_cohort,
     "cohort list": fleet.list_cohorts,
     "cohort show NAME": fleet.show_cohort,
@@ -60,10 +79,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "audit verify": audit.verify,
 }
 GROUPS = {
+    "key": "who signs, and with what",
+    "draft": "documents that wait for signatures",
     "model": "lines of speech models",
     "canary": "the recordings that a release is judged by",
     "diff": "make, apply, join, undo and look at diffs on this machine",
-    "release": "publish versions of a model",
+    "release": "publish versions of a model, and take them back",
     "cohort": "sets of devices",
     "rollout": "bring a release to a cohort in stages",
     "device": "let devices in, and look at them",

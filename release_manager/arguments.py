@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from release_manager.rollouts import STATES, WAITABLE
-from trust.roles import NAME
+from trust.fields import NAME, NAME_FORM
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _Match = re.Match[str]
@@ -39,9 +39,11 @@ def _number(text: str) -> float:
 
 
 NAMES = "a name: small letters, digits, dot, dash, underscore, at most 64"
+ROLES = "a role: root, targets, snapshot, timestamp, director or family-MODEL"
 FILTERS = "a filter: hardware=NAME, running=RELEASE, attributes.KEY=VALUE or tags.KEY=VALUE"
 name = _reader(NAME.pattern, NAMES)
 identity = _reader(r"(?!\.+$)[A-Za-z0-9._-]{1,64}", "an id: copy it from a list command")
+role = _reader(rf"root|targets|snapshot|timestamp|director|family-{NAME_FORM}|.+\.json", ROLES)
 count = _reader(r"[0-9]{1,9}", "a number from 1", lambda match: int(match[0]))
 share_bp = _reader(
     r"(100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)%",
@@ -103,6 +105,8 @@ def _many(text: str, read: Callable[[str], Any], metavar: str) -> dict[str, Any]
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "MODEL": _arg("name of the model", name),
     "RELEASE": _arg("name of the release, for example r2", name),
+    "ROLE": _arg("root, targets, family-MODEL; or as the help says", role),
+    "URI": _arg("where the key is: a file, or SCHEME:NAME", str),
     "NAME": _arg("what it is called", name),
     "ID": _arg("as the list command shows it", identity),
     "FILE": _arg("the full model file", Path),
@@ -110,6 +114,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "BASE": _arg("the file that devices have", Path),
     "TARGET": _arg("the new file", Path),
     "PATCH": _arg("the patch file; several in order", Path),
+    "--key": _arg("where the key is (default: in the folder of keys)", str, metavar="URI"),
+    "--yes": _arg("sign without asking"),
+    "--passphrase": _arg("protect the file with a passphrase, which is asked for"),
+    "--add": _many("a public key of somebody who may sign", Path, "FILE"),
+    "--remove": _many("a key that signs no more, by its id", identity, "KEYID"),
+    "--threshold": _arg("how many must sign", count),
+    "--fallback": _arg("the release that devices may go back to", name, metavar="RELEASE"),
+    "--ceremony": _arg("who holds the keys", Path, metavar="FILE"),
     "--dev": _arg("all keys in one folder, held by one person"),
     "--publish": _arg("only give a folder's root to the server"),
     "--out": _arg("the file to write", Path),

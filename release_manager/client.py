@@ -100,6 +100,10 @@ class Client:
         """Send exact bytes of JSON, or stream a file, and return the JSON answer."""
         return self._call("PUT", path, _read_json, body)
 
+    def delete(self, path: str) -> None:
+        """Delete something."""
+        self._call("DELETE", path, _read_json)
+
     def find(self, path: str, bytes_max: int) -> bytes | None:
         """Return the body of a GET, or None if there is none."""
         found: bytes | None

@@ -10,22 +10,23 @@ made; until then running `init` again makes what is missing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner, Key
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets
 
 from release_manager.config import replace_file
 from release_manager.errors import Refused
+from release_manager.signers import load_file
 from trust.accept import check_signed, read_metadata
 from trust.errors import Untrusted
-from trust.roles import OFFLINE_ROLES, ONLINE_ROLES, TOP_LEVEL_ROLES, family_role
-from trust.sign import generate_key, load_signer, new_root, sign
+from trust.roles import OFFLINE_ROLES, ONLINE_ROLES, TOP_LEVEL_ROLES
+from trust.sign import Holders, generate_key, new_root, sign
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class KeyFolder:
         """The private key of a role."""
         return self.path / ("online" if role in ONLINE_ROLES else "offline") / f"{role}.pem"
 
-    def signer(self, role: str, keyids: Sequence[str] = ()) -> CryptoSigner:
+    def signer(self, role: str, keyids: Collection[str] = ()) -> Signer:
         """Return the signer of a role.
 
         Raises:
@@ -52,11 +53,9 @@ class KeyFolder:
         file = self.key_file(role)
         advice = f"restore the key of {role} from its backup, or give the right folder with --keys"
         try:
-            signer = load_signer(file)
+            signer = load_file(file)
         except FileNotFoundError:
             raise Refused(f"{file} is missing: the key of {role}", advice) from None
-        except ValueError as error:
-            raise Refused(str(error), advice) from None
         if keyids and signer.public_key.keyid not in keyids:
             raise Refused(f"{file} is not the key that was signed for {role}", advice)
         return signer
@@ -73,10 +72,10 @@ class KeyFolder:
         except FileNotFoundError:
             raise Refused(
                 f"{self.path} holds no root.json",
-                "give the right folder with --keys, or make one: fleetdiff init --dev --keys DIR",
+                "give the right folder with --keys, or make one: fleetdiff init --keys DIR",
             ) from None
         except Untrusted as error:
-            advice = "restore the file from a device or a backup, or use another folder"
+            advice = "let others sign it, or restore it from a device or a backup"
             raise Refused(f"{error} ({self.root_file})", advice) from None
         return body
 
@@ -133,21 +132,23 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
     return [*made, folder.root_file.name]
 
 
-def family_signer(folder: KeyFolder, model: str, named: list[Key]) -> CryptoSigner:
-    """Return the signer of a model's family; its key is made if nobody holds one yet.
+def family_key(folder: KeyFolder, role: str, known: Holders | None) -> Holders:
+    """Return who signs a family; a key of its own is made if nobody does yet.
 
     Args:
         folder: where the key lies.
-        model: whose family.
-        named: the keys that targets names for it; none if it does not know the family.
+        role: of the family.
+        known: who signs by the targets in force.
 
     Raises:
-        Refused: the family belongs to a key that is not in this folder.
+        Refused: the key in the folder is none of theirs.
     """
-    role = family_role(model)
-    if not named and not folder.key_file(role).exists():
+    here = folder.key_file(role).exists()
+    if known is None and not here:
         generate_key(folder.key_file(role))
-    return folder.signer(role, [key.keyid for key in named])
+    if known is None or here:
+        public = folder.signer(role, [key.keyid for key in known.keys] if known else ()).public_key
+    return known or Holders((public,))
 
 
 def read_signed(role: str, body: bytes, delegator: Root | Targets | None = None) -> Metadata[Any]:

@@ -1,69 +1,52 @@
-"""What comes before the first release: keys, a root on the server, a model and its canary set."""
+"""What comes before the first release: a model, who signs it, and its canary set."""
 
 import json
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from release_manager import metadata, show
-from release_manager.client import connect, hash_file
+from release_manager import show
+from release_manager.client import hash_file
 from release_manager.config import Settings
-from release_manager.errors import Refused, Usage
-from release_manager.keys import KeyFolder, make_keys
-from release_manager.metadata import Desk, Entries, desk_of
+from release_manager.documents import Entries, update_family, update_targets
+from release_manager.errors import Refused
+from release_manager.keys import family_key
+from release_manager.metadata import Repository, desk_of, fetch
 from release_manager.show import Reply
+from release_manager.signers import holders
 from trust.roles import NAME, CanaryTarget, Family, family_role
-from trust.sign import canary_target
+from trust.sign import Holders, canary_target
 
 MANIFEST = "canary.json"
 MANIFEST_BYTES_MAX = 1 << 20
 
 
-def init(args: Namespace, settings: Settings) -> Reply:
-    """Make the keys, and give their root to the server if one is configured.
-
-    Example:
-      fleetdiff init --dev --keys keys
-    """
-    if not (args.dev or args.publish):
-        raise Usage(
-            "the key ceremony with several people is not there yet",
-            "use fleetdiff init --dev for development; do not trust production devices to it",
-        )
-    folder = KeyFolder(settings.keys)
-    done: dict[str, Any] = {"keys": str(folder.path), "published": False, "on_server": False}
-    done["made"] = make_keys(folder, metadata.utc_now()) if args.dev else []
-    if done["made"]:
-        done["give"] = f"{folder.path / 'online'} to the server, root.json to every device"
-    later = f"fleetdiff init --publish --keys {folder.path}"
-    if args.publish or (settings.server and settings.token):
-        desk = Desk(connect(settings), folder, metadata.utc_now())
-        try:
-            root = metadata.publish_root(desk)
-            done |= {"published": metadata.update_targets(desk) or root, "on_server": True}
-        except Refused as error:
-            if done["made"]:
-                error.advice = f"the keys are made; later run {later}"
-            raise
-    else:
-        done["later"] = later
-    return Reply(done)
-
-
 def create(args: Namespace, settings: Settings) -> Reply:
-    """Make a model, and the key that signs its releases.
+    """Make a model, and say who signs its releases: one key of this folder, or several people's.
 
     Example:
       fleetdiff model create asr-en-edge
+      fleetdiff model create asr-en-edge --add anne.pub --add ben.pub --add carl.pub --threshold 2
     """
     desk, model = desk_of(settings), args.model
-    metadata.fetch(desk).targets_in_force(desk.now)
+    role = family_role(model)
+    fetch(desk).targets_in_force(desk.now)
+    given = holders(role, (), args.add, args.threshold or 1) if args.add else None
     made = desk.client.post("/v1/models", {"name": model}, none_for=409) is not None
-    delegated = metadata.update_targets(desk, model)
-    key = str(desk.folder.key_file(family_role(model)))
-    done = {"model": model, "made": made, "delegated": delegated, "key": key}
-    return Reply(done)
+
+    def changes(repository: Repository) -> dict[str, Holders]:
+        known = repository.holders(role)
+        if given and known and given != known:
+            raise Refused(f"others sign {model} already", f"see fleetdiff key rotate {role} --help")
+        signs = given or family_key(desk.folder, role, known)
+        return {} if known else {role: signs}
+
+    update = update_targets(desk, changes)
+    done = {"model": model, "made": made, "delegated": update.changed and not update.draft}
+    if not given:
+        done["key"] = str(desk.folder.key_file(role))
+    told = update.told()
+    return Reply(done | ({"staged": told["staged"]} if update.draft else {}))
 
 
 def publish_canary(args: Namespace, settings: Settings) -> Reply:
@@ -90,9 +73,9 @@ def publish_canary(args: Namespace, settings: Settings) -> Reply:
         desk.client.upload(manifest, canary.sha256)
         return [canary_target(args.model, canary)]
 
-    family, published = metadata.update_family(desk, args.model, change)
+    _, update = update_family(desk, args.model, change)
     done = {"model": args.model, "canary": canary.id, "sha256": canary.sha256}
-    done |= {"shards": len(shards), "published": published, "version": family.version}
+    done |= {"shards": len(shards), **update.told()}
     return Reply(done, show.outcome(done))
 
 

@@ -8,6 +8,7 @@ there is nothing left to do.
 
 import tempfile
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from release_manager import show
 from release_manager.client import Client, hash_file
 from release_manager.config import Settings
 from release_manager.diffs import described
+from release_manager.documents import Entries, update_family
 from release_manager.errors import Refused
-from release_manager.metadata import Entries, desk_of, update_family
+from release_manager.metadata import desk_of
 from release_manager.show import Reply
 from trust.roles import Family, PatchTarget, Release, patch_path
 from trust.sign import patch_target, release_target
@@ -54,7 +56,7 @@ def publish(args: Namespace, settings: Settings) -> Reply:
             *(patch_target(edge) for edge in patches.values()),
         ]
 
-    family, published = update_family(desk, args.model, change)
+    family, update = update_family(desk, args.model, change)
     release = family.releases[args.release]
     patches = [patch for patch in family.patches if patch.to_sha256 == digest]
     done = {
@@ -65,14 +67,96 @@ def publish(args: Namespace, settings: Settings) -> Reply:
         "bytes": size,
         "patches": [patch.path for patch in patches],
         "back_to": [r.name for r in family.releases.values() if release.name in r.rollback_from],
-        "published": published,
-        "version": family.version,
+        **update.told(),
         "downloads": [
             *(_download(family.release_of(p.from_sha256), p.kind, p.bytes, size) for p in patches),
             _download(None, "full", size, size),
         ],
     }
     return Reply(done, show.outcome(done))
+
+
+def withdraw(args: Namespace, settings: Settings) -> Reply:
+    """Take a release back for good: no device installs it, and none needs to stay on it.
+
+    With --fallback, devices may go back from it to that release; a rollout or a halt sends them.
+
+    Example:
+      fleetdiff release withdraw asr-en-edge r7 --fallback r6
+    """
+
+    def change(family: Family | None) -> list[Release]:
+        release = _named(args, args.release, family)
+        changed = [replace(release, status="withdrawn")]
+        if args.fallback:
+            back = _named(args, args.fallback, family)
+            if back.status != "active" or back.seq >= release.seq:
+                raise Refused(
+                    f"{back.name} is {back.status}, or not older than {release.name}",
+                    "give an older release that is active",
+                )
+            edges = dict.fromkeys((*back.rollback_from, release.name))
+            changed.append(replace(back, rollback_from=tuple(edges)))
+        return changed
+
+    return _change(args, settings, change)
+
+
+def retire(args: Namespace, settings: Settings) -> Reply:
+    """Let no further device install a release; those that run it may stay on it.
+
+    Example:
+      fleetdiff release retire asr-en-edge r5
+    """
+
+    def change(family: Family | None) -> list[Release]:
+        release = _named(args, args.release, family)
+        if release.status == "withdrawn":
+            raise Refused(f"{release.name} is withdrawn", "a withdrawn release stays withdrawn")
+        return [replace(release, status="retired")]
+
+    return _change(args, settings, change)
+
+
+def refresh(args: Namespace, settings: Settings) -> Reply:
+    """Sign a model's family again as it is, before it expires: devices install nothing then.
+
+    Example:
+      fleetdiff release refresh asr-en-edge
+    """
+    return _change(args, settings, lambda family: [], renew=True)
+
+
+def _change(
+    args: Namespace,
+    settings: Settings,
+    change: Callable[[Family | None], list[Release]],
+    *,
+    renew: bool = False,
+) -> Reply:
+    """Sign releases with another status or other ways back."""
+
+    def entries(family: Family | None) -> Entries:
+        known = family.releases.values() if family else ()
+        new = [release for release in change(family) if release not in known]
+        return [release_target(args.model, release) for release in new]
+
+    family, update = update_family(desk_of(settings), args.model, entries, renew=renew)
+    releases = [
+        {"name": r.name, "status": r.status, "back_from": list(r.rollback_from)}
+        for r in family.releases.values()
+    ]
+    done = {"model": args.model, **update.told(), "releases": releases}
+    return Reply(done, show.outcome(done))
+
+
+def _named(args: Namespace, name: str, family: Family | None) -> Release:
+    release = family.releases.get(name) if family else None
+    if release is None:
+        raise Refused(
+            f"{args.model} has no release {name}", f"see fleetdiff release list {args.model}"
+        )
+    return release
 
 
 def _release(args: Namespace, digest: str, size: int, known: Releases) -> Release:

@@ -24,8 +24,10 @@ SECTIONS = {
     "whoami": "",
     "health": "",
     "models": "name releases",
+    "releases": "name status back_from",
     "rollouts": "id model release cohort state",
     "publisher": "",
+    "staged": "",
     "downloads": "from kind bytes share",
     "regions": "name kind width elements how changed density bits_per_change bytes",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
@@ -53,13 +55,24 @@ class Reply:
 
 def reply(answer: Reply, as_json: bool) -> None:
     """Print a reply on stdout."""
-    text = json.dumps(answer.document, indent=1) if as_json else answer.text
+    text = json_text(answer.document) if as_json else answer.text
     print(text or as_text(answer.document))
 
 
 def note(text: str) -> None:
     """Print a remark on stderr."""
     print(_clean(text), file=sys.stderr)
+
+
+def note_lines(text: str) -> None:
+    """Print lines on stderr."""
+    for line in text.splitlines():
+        note(line)
+
+
+def json_text(document: Any) -> str:
+    """Return a document as `--json` prints it."""
+    return json.dumps(document, indent=1)
 
 
 def failure(message: str, advice: str) -> None:
@@ -84,6 +97,9 @@ def as_text(document: Mapping[str, Any]) -> str:
 def outcome(done: Mapping[str, Any]) -> str:
     """Return the text of what was published, or found to be published before."""
     headline = "published" if done["published"] else "already published; nothing changed"
+    if staged := done.get("staged"):
+        more = f"{staged['missing']} more of its holders sign it: fleetdiff sign {staged['role']}"
+        headline = f"staged; it is published when {more}"
     return f"{headline}\n{as_text(done)}"
 
 

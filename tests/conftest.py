@@ -14,6 +14,7 @@ from tests.attacks.table import names_of_rows
 from tests.real.postgres import PostgresServer, run_postgres
 from tests.real.process import Missing
 from tests.real.s3 import S3Server, run_s3
+from tests.real.softhsm import Token, run_softhsm
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,6 +44,12 @@ def postgres_server() -> Iterator[PostgresServer]:
 def s3_server() -> Iterator[S3Server]:
     with ExitStack() as running:
         yield _start(run_s3(), running)
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
+    with ExitStack() as running:
+        yield _start(run_softhsm(tmp_path_factory.mktemp("softhsm")), running)
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.real)])

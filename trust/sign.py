@@ -6,13 +6,22 @@ so a version is never chosen by hand.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, Key, Signer
 from tuf.api import metadata as tuf
@@ -32,41 +41,72 @@ LIFETIME = {
     "timestamp": timedelta(days=3),
     "order": timedelta(days=7),
 }
+BCRYPT_ROUNDS = 128
 Document = TypeVar("Document", tuf.Root, tuf.Targets, tuf.Snapshot, tuf.Timestamp)
 
 
-def generate_key(path: Path) -> Key:
-    """Write a new Ed25519 key to a PEM file (mode 0600) and return its public part.
+def generate_key(path: Path, passphrase: str = "") -> Key:
+    """Write a new Ed25519 key to a file (mode 0600) and return its public part.
+
+    With a passphrase it is an OpenSSH key whose bcrypt takes about a second a try: PEM's own
+    encryption falls to 2,500 tries a second.
 
     Raises:
         FileExistsError: a key is never overwritten.
     """
-    signer = CryptoSigner.generate_ed25519()
+    private = Ed25519PrivateKey.generate()
+    form: PrivateFormat = PrivateFormat.PKCS8
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase:
+        form = PrivateFormat.OpenSSH
+        encryption = form.encryption_builder().kdf_rounds(BCRYPT_ROUNDS).build(passphrase.encode())
+    body = private.private_bytes(Encoding.PEM, form, encryption)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(signer.private_bytes)
-    return signer.public_key
+    path.write_bytes(body)
+    return CryptoSigner(private).public_key
 
 
-def load_signer(path: Path) -> CryptoSigner:
-    """Return the signer of a PEM key file.
+def load_signer(path: Path, passphrase: Callable[[], str] | None = None) -> CryptoSigner:
+    """Return the signer of a private key file, PEM or OpenSSH.
+
+    Args:
+        path: of the file.
+        passphrase: is asked if the file is encrypted; without it such a file is refused.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not an unencrypted private key; names the file.
+        ValueError: it is no private key, or not opened by this passphrase; names the file.
     """
+    body = path.read_bytes()
+    load = load_ssh_private_key if b"BEGIN OPENSSH" in body[:40] else load_pem_private_key
     try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), None))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not an unencrypted private key: {error}") from error
+        try:
+            return CryptoSigner(load(body, None))
+        except TypeError as encrypted:
+            if passphrase is None:
+                raise ValueError("it is encrypted") from encrypted
+            return CryptoSigner(load(body, passphrase().encode()))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path} is no private key that can be used: {error}") from error
 
 
 @dataclass(frozen=True)
 class Holders:
-    """Who signs for a role: their public keys, and how many of them must."""
+    """Who signs for a role: their public keys, and how many of them must.
+
+    Raises:
+        ValueError: nobody ever could, or a key is there twice.
+    """
 
     keys: tuple[Key, ...]
     threshold: int = 1
+
+    def __post_init__(self) -> None:
+        differ = len({key.keyid for key in self.keys})
+        whole = type(self.threshold) is int and differ == len(self.keys)
+        if not whole or not 1 <= self.threshold <= differ:
+            raise ValueError(f"it asks for {self.threshold!r} of {differ} different keys")
 
 
 def holders_of(delegator: tuf.Root | tuf.Targets, role: str) -> Holders:

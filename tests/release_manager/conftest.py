@@ -1,13 +1,18 @@
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from release_manager import client, rollouts
+from service.db.migrate import migrate
+from service.settings import Settings
 from tests.release_manager.desk import Desk
 from tests.release_manager.fake_server import TOKEN, FakeServer
+from tests.release_manager.town import Town, town
 
 
 @pytest.fixture
@@ -43,6 +48,48 @@ def ready(desk: Desk) -> Desk:
     assert desk.run("init", "--dev") == 0, desk.err
     assert desk.run("model", "create", "asr") == 0, desk.err
     return desk
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "fleetdiff.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def the_town(
+    migrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> Iterator[Town]:
+    """A server without a root, and three people who have nothing yet."""
+    for name in ("SERVER", "TOKEN", "KEYS", "PASSPHRASE"):
+        monkeypatch.delenv(f"FLEETDIFF_{name}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
+    shutil.copy(migrated, tmp_path / "fleetdiff.db")
+    database = f"sqlite:///{tmp_path / 'fleetdiff.db'}"
+    settings = Settings(database=database, artifacts=str(tmp_path / "artifacts"))
+    with town(settings, tmp_path, capsys) as made:
+        yield made
+
+
+@pytest.fixture
+def team(the_town: Town, files: list[Path]) -> Town:
+    """A town with a root, the model `asr`, and r1 = files[0] staged by Anne."""
+    the_town.found()
+    the_town.add_model()
+    staged = the_town.anne.json("release", "publish", "asr", "r1", files[0])
+    assert (staged["published"], staged["staged"]["missing"]) == (False, 2)
+    return the_town
+
+
+@pytest.fixture
+def both(team: Town, files: list[Path]) -> Town:
+    """A town with the releases r1 and r2, published."""
+    team.ben.sign("family-asr")
+    team.carl.sign("family-asr")
+    team.publish("release", "publish", "asr", "r2", files[1])
+    return team
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""Signing what waits: fetched, verified, shown as a difference, and only then signed.
+
+What is signed is exactly the version before, which this machine verified from its pinned root,
+and the difference that is shown. Nothing but the signature is uploaded, together with the digest
+of what it is on, so whatever else the server keeps in its place stays unsigned. The first root
+and targets are signed in files, which people carry from one to the next: there is no server yet.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata
+
+from release_manager import show
+from release_manager.client import connect
+from release_manager.config import Settings, replace_file
+from release_manager.difference import as_lines, difference
+from release_manager.documents import find_draft
+from release_manager.errors import Refused, Usage
+from release_manager.keys import KeyFolder, read_signed
+from release_manager.metadata import Desk, desk_of, fetch, newest, utc_now
+from release_manager.show import Reply
+from release_manager.signers import open_signer
+from trust.accept import (
+    Delegator,
+    accept_family,
+    canonical,
+    delegators,
+    review,
+    signatures_of,
+)
+from trust.roles import ONLINE_ROLES, read_family
+from trust.sign import holders_of
+
+
+def sign(args: Namespace, settings: Settings) -> Reply:
+    """Sign a document that waits, after showing what it changes.
+
+    ROLE is root, targets or family-MODEL, for a draft on the server; or the root.json or
+    targets.json of a ceremony, which is signed in its place. Asks before it signs.
+
+    Example:
+      fleetdiff sign family-asr-en-edge --key file:anne.pem
+      fleetdiff sign root.json --key "hsm:2?label=anne"
+    """
+    if args.role.endswith(".json"):
+        return _sign_file(args, Path(args.role))
+    desk, role = desk_of(settings), args.role
+    if role in ONLINE_ROLES:
+        raise Usage(f"{role} is not signed by people", "its key is the publisher's")
+    repository = fetch(desk)
+    held, beside = newest(desk, repository, role), repository.beside(role)
+    body = find_draft(desk, role)
+    if body is None:
+        raise Refused(f"no draft of {role} waits", "see what does: fleetdiff draft list")
+    before = canonical(held) if held else None
+    document = review(role, body, beside, before, desk.now)
+    if role.startswith("family-"):
+        model = role.removeprefix("family-")
+        accept_family(model, document.signed, read_family(model, held.signed) if held else None)
+    rows = difference(held.signed.to_dict() if held else {}, document.signed.to_dict())
+    asked = delegators(document, before, beside)
+    uri = args.key or f"file:{desk.folder.key_file(role)}"
+    keyid = _sign(role, document, asked, rows, uri, args.yes)
+    signed = {"sha256": sha256(document.signed_bytes).hexdigest()}
+    signed["sig"] = document.signatures[keyid].signature
+    missing = _upload(desk, role, keyid, document, signed)
+    return _reply(role, document, keyid, missing, rows, published=not missing)
+
+
+def list_drafts(args: Namespace, settings: Settings) -> Reply:
+    """List the documents that wait for signatures.
+
+    Example:
+      fleetdiff draft list
+    """
+    items = connect(settings).get("/v1/drafts")["items"]
+    columns = "role version missing signed_by may_sign staged_by staged_at expires_at refused"
+    return Reply({"items": items}, show.as_table(items, columns))
+
+
+def drop(args: Namespace, settings: Settings) -> Reply:
+    """Drop a draft, with the signatures it has.
+
+    Example:
+      fleetdiff draft drop family-asr-en-edge
+    """
+    connect(settings).delete(f"/v1/drafts/{args.role}")
+    return Reply({"role": args.role, "dropped": True})
+
+
+def _sign_file(args: Namespace, file: Path) -> Reply:
+    """Sign the first root or targets in its file, next to its root."""
+    try:
+        body = file.read_bytes()
+        role = str(json.loads(body)["signed"]["_type"])
+    except (ValueError, KeyError, TypeError):
+        raise Refused(f"{file} is no signed document", "give what init --ceremony made") from None
+    beside = None
+    if role != "root":
+        beside = read_signed("root", KeyFolder(file.parent).pinned_root()).signed
+    if not args.key:
+        raise Usage("the key is not given", "give --key URI")
+    document = review(role, body, beside, None, utc_now())
+    asked = delegators(document, None, beside)
+    rows = difference({}, document.signed.to_dict())
+    keyid = _sign(role, document, asked, rows, args.key, args.yes)
+    replace_file(file, canonical(document))
+    missing = signatures_of(role, document, asked).missing
+    return _reply(role, document, keyid, missing, rows, published=False)
+
+
+def _sign(
+    role: str,
+    document: Metadata[Any],
+    asked: list[Delegator],
+    rows: list[dict[str, str]],
+    uri: str,
+    yes: bool,
+) -> str:
+    """Show what a signature would say, ask, add it to the document and return its key id."""
+    before = signatures_of(role, document, asked)
+    show.note_lines(f"{role} {document.signed.version}, {before.missing} signatures missing")
+    show.note_lines(as_lines(rows))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Usage("nobody is there to ask", "look at the difference, then give --yes")
+        if input("sign this? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise Refused("nothing was signed", "drop it if it is wrong: fleetdiff draft drop")
+    allowed = [key for named in asked for key in holders_of(named, role).keys]
+    signer = open_signer(uri, allowed)
+    try:
+        document.sign(signer, append=True)
+    except UnsignedMetadataError as error:  # from whatever the library of the token raised
+        why = f"{type(error.__cause__).__name__} {error.__cause__ or ''}".strip()
+        advice = "check the PIN, the token or the service"
+        raise Refused(f"the key at {uri} did not sign: {why}", advice) from error
+    keyid: str = signer.public_key.keyid
+    if keyid not in signatures_of(role, document, asked).given:
+        raise Refused(f"the key at {uri} made a wrong signature", "check the token or the service")
+    return keyid
+
+
+def _upload(
+    desk: Desk, role: str, keyid: str, document: Metadata[Any], signed: dict[str, str]
+) -> int:
+    """Upload a signature and return how many are missing."""
+    try:
+        path = f"/v1/drafts/{role}/signatures/{keyid}"
+        return int(desk.client.put(path, json.dumps(signed).encode())["missing"])
+    except Refused as error:
+        # The reply to the last signature may be lost; what it signed is published then.
+        if error.status in (404, 409):
+            now = newest(desk, fetch(desk), role)
+            if now and now.signed_bytes == document.signed_bytes:
+                return 0
+        raise
+
+
+def _reply(
+    role: str,
+    document: Metadata[Any],
+    keyid: str,
+    missing: int,
+    rows: list[dict[str, str]],
+    *,
+    published: bool,
+) -> Reply:
+    done = {"role": role, "version": document.signed.version, "keyid": keyid, "missing": missing}
+    state = "published" if published else f"missing: {missing}" if missing else "complete"
+    done |= {"published": published, "changes": rows}
+    return Reply(done, f"signed {role} {document.signed.version}; {state}")
