@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, TargetFile
 
 from neural_diff.make import make_patch
 from tests.agent.loopback import Answer, Asked, Lie, problem, ranged, serving
@@ -24,6 +24,7 @@ from trust.order import Order
 from trust.roles import CanaryTarget, PatchTarget, Release, family_role, patch_path
 
 MODEL = "asr-en-edge"
+FAMILY = family_role(MODEL)
 NOW = datetime.now(UTC).replace(microsecond=0)  # python-tuf reads the system clock itself
 CREDENTIAL = "secret-of-the-device"
 DEVICE = "d1"
@@ -56,6 +57,7 @@ class ServerDouble:
         roles = "root targets snapshot timestamp family director".split()
         self.keys = {name: CryptoSigner.generate_ed25519() for name in roles}
         self.files: dict[str, bytes] = {}
+        self.bodies: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
         self.models: dict[str, bytes] = {}
         self.releases: dict[str, Release] = {}
@@ -67,7 +69,7 @@ class ServerDouble:
         self.reports: list[dict[str, Any]] = []
         self.asked: list[Asked] = []
         self.lie: Lie = lambda asked, answer: answer
-        self._documents: dict[str, Metadata[Any]] = {}
+        self.documents: dict[str, Metadata[Any]] = {}
         self._make_root()
         shard = b"shard 03"
         self.shard = {"sha256": digest(shard), "bytes": len(shard)}
@@ -113,27 +115,33 @@ class ServerDouble:
 
     def sign_all(self) -> None:
         """Sign the next version of everything."""
-        entries = [
+        self.put("family", sign.next_family(self._signed("family"), self.entries(), self.now))
+        self.sign_online()
+
+    def entries(self) -> list[tuple[str, TargetFile]]:
+        """What the family lists."""
+        return [
             *(sign.release_target(MODEL, r) for r in self.releases.values()),
             *(sign.patch_target(p) for p in self.patches.values()),
             sign.canary_target(MODEL, self.canary),
         ]
-        family = sign.next_family(self._signed("family"), entries, self.now)
-        role = f"{family_role(MODEL)}.json"
-        bodies = {
-            "targets.json": self.files[f"{self._documents['targets'].signed.version}.targets.json"],
-            role: self._sign("family", family),
-        }
-        snapshot = self._sign(
-            "snapshot", sign.next_snapshot(self._signed("snapshot"), bodies, self.now)
-        )
-        timestamp = sign.next_timestamp(self._signed("timestamp"), snapshot, self.now)
-        self.files = {n: b for n, b in self.files.items() if "root" in n or "targets" in n}
-        self.files |= {
-            f"{family.signed.version}.{role}": bodies[role],
-            f"{self._documents['snapshot'].signed.version}.snapshot.json": snapshot,
-            "timestamp.json": self._sign("timestamp", timestamp),
-        }
+
+    def sign_online(self) -> None:
+        """Sign the next snapshot and timestamp over what is newest."""
+        bodies = {"targets.json": self.bodies["targets"], f"{FAMILY}.json": self.bodies["family"]}
+        self.put("snapshot", sign.next_snapshot(self._signed("snapshot"), bodies, self.now))
+        snapshot = self.bodies["snapshot"]
+        self.put("timestamp", sign.next_timestamp(self._signed("timestamp"), snapshot, self.now))
+
+    def put(self, role: str, document: Metadata[Any], *by: CryptoSigner) -> None:
+        """Sign a document as the newest of its role; a server keeps every root."""
+        body = sign.sign(document, by or [self.keys[role]])
+        file = f"{FAMILY if role == 'family' else role}.json"
+        if role != "root":
+            self.files = {n: b for n, b in self.files.items() if not n.endswith(file)}
+        number = "" if role == "timestamp" else f"{document.signed.version}."
+        self.files[number + file] = self.bodies[role] = body
+        self.documents[role] = document
 
     def sign_order(self, release: Release, **changes: Any) -> bytes:
         self.seq += 1
@@ -145,8 +153,8 @@ class ServerDouble:
             model=MODEL,
             release=release.name,
             sha256=release.sha256,
-            root=self._documents["root"].signed.version,
-            timestamp=self._documents["timestamp"].signed.version,
+            root=self.documents["root"].signed.version,
+            timestamp=self.documents["timestamp"].signed.version,
             hold=False,
             deployment=f"dep{self.seq}",
         )
@@ -193,7 +201,7 @@ class ServerDouble:
         return self._step("undo", release.sha256, release.bytes, release)
 
     def bundle(self, root: int, timestamp: int) -> dict[str, Any]:
-        news = timestamp != self._documents["timestamp"].signed.version
+        news = timestamp != self.documents["timestamp"].signed.version
         files = {
             name: body.decode()
             for name, body in self.files.items()
@@ -258,19 +266,12 @@ class ServerDouble:
 
     def _make_root(self) -> None:
         publics = {n: self.keys[n].public_key for n in "root targets snapshot timestamp".split()}
-        self._sign("root", sign.new_root(publics, self.now, dev=False))
+        self.put("root", sign.new_root(publics, self.now, dev=False))
         family, director = self.keys["family"].public_key, self.keys["director"].public_key
-        self._sign("targets", sign.next_targets(None, {MODEL: family}, director, self.now))
-
-    def _sign(self, role: str, document: Metadata[Any]) -> bytes:
-        body = sign.sign(document, [self.keys[role]])
-        self._documents[role] = document
-        if role in ("root", "targets"):
-            self.files[f"{document.signed.version}.{role}.json"] = body
-        return body
+        self.put("targets", sign.next_targets(None, {MODEL: family}, director, self.now))
 
     def _signed(self, role: str) -> Any:
-        return self._documents[role].signed if role in self._documents else None
+        return self.documents[role].signed if role in self.documents else None
 
     def _step(self, op: str, blob: str, size: int, to: Release) -> dict[str, Any]:
         return {"op": op, "sha256": blob, "bytes": size, "to": to.sha256, "to_bytes": to.bytes}

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Root
 
 from device_agent import agent
 from device_agent.__main__ import main
 from device_agent.errors import Misconfigured
 from device_agent.journal import Journal
 from tests.agent.conftest import Lab
+from tests.agent.hostile import installed
+from tests.attacks.forgeries import spoil, stamp
 
 AGENT = [sys.executable, "-m", "device_agent"]
 
@@ -208,6 +212,43 @@ def test_m47_a_second_agent_of_a_folder_leaves_and_changes_nothing(lab: Lab, tom
         assert first.wait(10) == 0
     assert lab.release_running() == "r2"
     assert lab.once() is None
+
+
+PURE = """
+import sys
+sys.modules["cryptography"] = None
+from device_agent.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.attack("M48")
+def test_m48_a_device_without_cryptography_stays_where_a_key_cannot_be_verified(
+    lab: Lab, toml: Path
+) -> None:
+    def once() -> tuple[int, str]:
+        words = [sys.executable, "-c", PURE, "once", "--json", "--config", str(toml)]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        return ended.returncode, json.loads(ended.stdout)["reason"]
+
+    server, ecdsa = lab.server, CryptoSigner.generate_ecdsa()
+    assert once() == (0, "")
+    honest = dict(server.files), server.documents["root"]
+
+    def use_ecdsa(root: Root) -> None:
+        root.keys[ecdsa.public_key.keyid] = ecdsa.public_key
+        root.roles["timestamp"].keyids = [ecdsa.public_key.keyid]
+
+    spoil("root", use_ecdsa)(lab)
+    stamp(server, ecdsa)
+    before = installed(lab)
+    assert once() == (1, "E_SIG")
+    assert installed(lab) == before
+    server.files, server.documents["root"] = honest
+    server.sign_all()
+    server.offer("r2")
+    assert once() == (0, "")
+    assert lab.release_running() == "r2"
 
 
 def test_a_folder_that_was_never_enrolled_is_not_taken_for_a_lost_one(lab: Lab) -> None:

@@ -3,6 +3,8 @@
 The second happens, and is harmless: a hex digit of a signature in capitals is the same number.
 """
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,34 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, name: str, place: int) -> N
 def test_a_file_in_the_place_of_another_is_refused(tmp_path: Path, one: str, other: str) -> None:
     if one != other:
         assert judge(tmp_path, {**GOOD, one: GOOD[other]}) is None
+
+
+SECOND_FORMS: list[Callable[[bytes], bytes]] = [
+    lambda b: b.replace(b'"version":', b'"version":9,"version":'),
+    lambda b: b.replace(b'"version":', b'"version":1,"version":', 1)[:-1] + b',"signed":{}}',
+    lambda b: b[:-1] + b',"unknown":{"v":1}}',
+    lambda b: b"\xef\xbb\xbf" + b,
+    lambda b: b + b"\n",
+    lambda b: b + b"{}",
+    lambda b: b.replace(b'"version":', b'"version":1.0,"x":'),
+    lambda b: b.replace(b'"version":', b'"version":1e400,"x":'),
+    lambda b: b.replace(b'"version":', b'"version":NaN,"x":'),
+    lambda b: b.replace(b'"version":', b'"version":9007199254740993,"x":'),
+    lambda b: b.replace(b'"version":', b'"version":' + b"9" * 5000 + b',"x":'),
+    lambda b: b.replace(b'"sig"', b'"sig":"00","sig"'),
+    lambda b: json.dumps(json.loads(b), indent=1).encode(),
+]
+
+
+@pytest.mark.attack("M42")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("respell", SECOND_FORMS)
+def test_m42_json_in_a_second_form_is_refused_or_changes_nothing(
+    tmp_path: Path, name: str, respell: Callable[[bytes], bytes]
+) -> None:
+    """python-tuf reads duplicate and unknown members; what it then trusts is what was signed."""
+    found = judge(tmp_path, {**GOOD, name: respell(GOOD[name])})
+    assert found is None or found == judge(tmp_path, GOOD)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"order"}))

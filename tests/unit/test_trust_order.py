@@ -163,6 +163,19 @@ def test_m27_a_downgrade_along_a_signed_edge_is_allowed_and_only_from_there(
         transition(trusted, back, running=release("r3").sha256)
 
 
+@pytest.mark.attack("M27")
+def test_m27_an_edge_that_the_next_family_no_longer_signs_is_gone(
+    device: Device,
+) -> None:
+    """The end of a way back is the next version of the family, at the latest its expiry."""
+    world = SignedWorld(replace(R1, rollback_from=("r2",)), R2)
+    device.pinned = world.pinned
+    device.refresh(world.files)
+    world.publish(R1)
+    with pytest.raises(Untrusted, match="E_DOWNGRADE"):
+        transition(device.refresh(world.files), R1, running=R2.sha256)
+
+
 @pytest.mark.attack("M28")
 def test_m28_a_withdrawn_a_retired_and_a_removed_release_are_refused(device: Device) -> None:
     for status in ("withdrawn", "retired"):
