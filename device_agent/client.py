@@ -33,7 +33,7 @@ CHUNK_BYTES = 64 * 1024
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 SECONDS = re.compile(r"\d{1,7}(\.\d{1,9})?\Z")
 TRY_LATER = frozenset({401, 403, 408, 421, 425, 429})  # and 3xx, 5xx
-OURS = {"User-Agent": "fleetdiff-agent/1", "Accept-Encoding": "identity", "Connection": "close"}
+OURS = {"Accept-Encoding": "identity"}  # A poll is a few hundred bytes: no header without a use.
 
 Headers = dict[str, str]
 Answer = tuple[HTTPResponse, Deadline]  # and what hangs over it

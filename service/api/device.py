@@ -88,7 +88,7 @@ def _etag(answer: Answer, version: str, root: int) -> str:
     row = answer.row
     deployment = answer.deployment.id if answer.deployment else ""
     state: list[Any] = [version, root, row.running_sha256, row.order_seq, deployment, answer.hold]
-    return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]}"'
+    return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}"'
 
 
 def _jittered(seconds: int) -> int:
