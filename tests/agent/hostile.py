@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,30 @@ def must_recover(lab: Lab, release: str = "r2") -> None:
     """Once the server is honest again, the device does what it says."""
     lab.server.lie = HONEST
     assert (lab.once().kind, lab.release_running()) == ("committed", release)
+
+
+def must_hold_out(lab: Lab, change: Callable[[Lab], Any], *codes: str, then: str = "r2") -> None:
+    """What every row demands: a device refuses, and installs when the server is honest again.
+
+    Refused with a code, told once; the model's bytes and what is installed stay.
+    """
+    server = lab.server
+    assert lab.once() is None
+    kept = {n: dict(getattr(server, n)) for n in ("files", "bodies", "blobs", "keys", "releases")}
+    documents = deepcopy(server.documents)
+    server.offer("r2")
+    change(lab)
+    must_refuse(lab, *codes)
+    for role in documents.keys() - {"root"}:  # What was seen is seen: honest versions are higher.
+        seen = server.documents[role].signed.version
+        documents[role].signed.version = max(seen, documents[role].signed.version)
+    vars(server).update(kept, documents=documents)
+    documents["targets"].signed.version += 1
+    server.put("targets", documents["targets"])
+    server.sign_all()
+    server.seq += 9
+    server.offer(then)
+    must_recover(lab, then)
 
 
 def change_bundle(change: Callable[[dict[str, Any]], Any]) -> Lie:

@@ -143,7 +143,7 @@ class ServerDouble:
         self.files[number + file] = self.bodies[role] = body
         self.documents[role] = document
 
-    def sign_order(self, release: Release, **changes: Any) -> bytes:
+    def sign_order(self, release: Release, /, **changes: Any) -> bytes:
         self.seq += 1
         order = Order(
             device=DEVICE,

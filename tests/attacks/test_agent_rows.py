@@ -1,12 +1,11 @@
 """Rows of the table as a device meets them: forged, old or hidden documents from its own server."""
 
-from copy import deepcopy
 from functools import partial
 
 import pytest
 
 from tests.agent.conftest import Lab
-from tests.agent.hostile import must_recover, must_refuse
+from tests.agent.hostile import must_hold_out
 from tests.agent.loopback import Answer
 from tests.agent.server_double import FAMILY, MODEL
 from tests.attacks import forgeries as forge
@@ -72,30 +71,6 @@ ROWS: list[tuple[str, Forge, str]] = [
     ("M52 delegations", spoil("targets", forge.nine_decoys), "E_SIG"),
     ("M52 files", spoil("family", forge.many_files), "E_SIZE"),
 ]
-
-
-def must_hold_out(lab: Lab, change: Forge, *codes: str, then: str = "r2") -> None:
-    """What every row demands: a device refuses, and installs when the server is honest again.
-
-    Refused with a code, told once; the model's bytes and what is installed stay.
-    """
-    server = lab.server
-    assert lab.once() is None
-    kept = {n: dict(getattr(server, n)) for n in ("files", "bodies", "blobs", "keys", "releases")}
-    documents = deepcopy(server.documents)
-    server.offer("r2")
-    change(lab)
-    must_refuse(lab, *codes)
-    for role in documents.keys() - {"root"}:  # What was seen is seen: honest versions are higher.
-        seen = server.documents[role].signed.version
-        documents[role].signed.version = max(seen, documents[role].signed.version)
-    vars(server).update(kept, documents=documents)
-    documents["targets"].signed.version += 1
-    server.put("targets", documents["targets"])
-    server.sign_all()
-    server.seq += 9
-    server.offer(then)
-    must_recover(lab, then)
 
 
 @pytest.mark.parametrize(
