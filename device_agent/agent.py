@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -24,8 +24,9 @@ from typing import Any
 from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
+from device_agent.credential import CREDENTIAL, Credential, keep
 from device_agent.device import LocalDevice
-from device_agent.disk import Slots, open_file, sync, write_durably
+from device_agent.disk import Slots, open_file, sync
 from device_agent.errors import Busy, Misconfigured, Unavailable
 from device_agent.journal import Journal
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
@@ -34,24 +35,17 @@ from device_agent.strict import accept, read
 logger = logging.getLogger(__name__)
 
 AGENT_VERSION = "0.1.0"
-CREDENTIAL = "credential.json"
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
 UTC_NOW = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True)
-class Credential:
-    """Who this device is to its server, as enrollment said."""
+class Enrolled:
+    """The answer to enroll."""
 
     device_id: str
     credential: str
-
-
-@dataclass(frozen=True)
-class Enrolled(Credential):
-    """The answer to enroll."""
-
     root_sha256: str
 
 
@@ -65,7 +59,7 @@ def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iter
     """
     known = read_credential(config)
     with locked(config.state_dir):
-        device = LocalDevice(config, known.device_id, known.credential, clock)
+        device = LocalDevice(config, known.device_id, (known.credential, known.before), clock)
         if device.journal.newborn:  # With its floors it lost what protects it from old metadata.
             raise Misconfigured(f"{config.state_dir} lost its journal; {AFRESH}")
         yield device
@@ -166,7 +160,7 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
             "agent_version": AGENT_VERSION,
         }
         answer = accept(Enrolled, Client(config).post("enroll", request), "E_HTTP")
-        write_durably(path, json.dumps(asdict(answer)).encode(), mode=0o600)
+        keep(config.state_dir, Credential(answer.device_id, answer.credential))
     return {
         "device_id": answer.device_id,
         "model_sha256": factory,

@@ -18,6 +18,7 @@ from typing import Any
 
 from device_agent.client import Client, Reply
 from device_agent.config import Config
+from device_agent.credential import Credential, keep
 from device_agent.disk import Slots
 from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
@@ -132,6 +133,10 @@ class CheckIn:
         root, timestamp = self._verified("root", self._root_version), self._verified("timestamp", 0)
         reply = self.client.poll(active, root, timestamp, etag)
         self.poll_after_s = reply.poll_after_s
+        if reply.credential:
+            known = (reply.credential, self.client.credentials[0])
+            keep(self.config.state_dir, Credential(self.device_id, *known))
+            self.client.credentials = known  # only now: what is used is on the disk
         return reply
 
     def _verified(self, role: str, otherwise: int) -> int:

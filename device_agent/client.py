@@ -47,6 +47,7 @@ class Reply:
     etag: str
     poll_after_s: float | None
     body: bytes
+    credential: str  # a new one to use from now on; mostly empty
 
 
 def backoff_s(failures: int, period_s: float, most_s: float, random: Callable[[], float]) -> float:
@@ -65,15 +66,20 @@ class Client:
 
     Args:
         config: the server, the blob hosts and the limits.
-        credential: sent to the server, and to nobody else; empty before enrollment.
+        credentials: the first is sent to the server, and to nobody else; where it is refused,
+            the one before it is tried next. None before enrollment.
     """
 
-    def __init__(self, config: Config, credential: str = "") -> None:
+    def __init__(self, config: Config, *credentials: str) -> None:
         self._limits, self._blob_hosts = config.limits, config.blob_hosts
         self._api = config.server.rstrip("/") + "/device/v1/"
-        self._identity = {"Authorization": f"Bearer {credential}"} if credential else {}
+        self.credentials = tuple(filter(None, credentials))
         secure = config.server.startswith("https:")
         self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
+
+    @property
+    def _identity(self) -> Headers:
+        return {"Authorization": f"Bearer {self.credentials[0]}"} if self.credentials else {}
 
     def poll(self, active: str, root: int, timestamp: int, etag: str) -> Reply:
         """Ask for news, given the digest that runs, what was verified and the last answer's ETag.
@@ -118,6 +124,8 @@ class Client:
         headers = self._identity | headers
         with self._request(self._api + path, headers, body) as (found, late):
             if found.status not in (200, 201, 202, 304):
+                if found.status == 401:
+                    self.credentials = self.credentials[::-1]
                 raise self._refusal(found)
             declared = found.length or 0
             if declared > most:
@@ -130,7 +138,9 @@ class Client:
                 raise Unavailable(what, code=late.code)
             etag = found.getheader("ETag", "")
             etag = etag if PRINTABLE.match(etag) else ""
-            return Reply(found.status, etag, poll_after_s(found), answer)
+            renewed = found.getheader("Next-Credential", "")
+            renewed = renewed if PRINTABLE.match(renewed) else ""
+            return Reply(found.status, etag, poll_after_s(found), answer, renewed)
 
     def _download(self, url: str, length: int, part: Path, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}

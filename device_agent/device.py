@@ -40,7 +40,11 @@ class LocalDevice:
     """A real device, whose folder the caller has locked; `states.Device` says what methods do."""
 
     def __init__(
-        self, config: Config, device_id: str, credential: str, clock: Callable[[], datetime]
+        self,
+        config: Config,
+        device_id: str,
+        credentials: tuple[str, ...],
+        clock: Callable[[], datetime],
     ) -> None:
         folder = config.state_dir
         self._downloads, self._canary = folder / "downloads", folder / "canary"
@@ -49,7 +53,7 @@ class LocalDevice:
         self.config, self.device_id, self._clock = config, device_id, clock
         self.journal, self.slots = Journal(folder), Slots(folder)
         self.outbox = Outbox(self.journal, lambda: write_time(clock()))
-        self.client = Client(config, credential)
+        self.client = Client(config, *credentials)
         self.check_in = CheckIn(
             config, device_id, self.client, self.slots, self.journal, self.outbox, clock
         )

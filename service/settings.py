@@ -60,6 +60,9 @@ class Settings(FromEnviron):
         default=3600, ge=1, le=7 * 86400, description="seconds between two polls"
     )
     poll_soon_s: int = Field(default=2, ge=1, le=3600, description="while an update is under way")
+    credential_lifetime_s: int = Field(
+        default=30 * 86400, ge=60, description="age at which a device gets a new credential"
+    )
     canary_timeout_s: int = Field(default=600, ge=1, le=86400)
     deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
     artifact_bytes_max: int = Field(default=4 << 30, ge=1)

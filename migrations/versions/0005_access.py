@@ -1,4 +1,4 @@
-"""The audit log and its head; where a token may come from and when it last did."""
+"""The audit log; where a token may come from; credentials that are renewed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -38,10 +38,16 @@ def upgrade() -> None:
     )
     op.add_column("api_token", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("api_token", sa.Column("networks", sa.JSON(none_as_null=True), nullable=True))
+    op.add_column("device", sa.Column("next_credential_sha256", sa.String(), nullable=True))
+    op.add_column("device", sa.Column("old_credential_sha256", sa.String(), nullable=True))
+    op.add_column("device", sa.Column("renewed_at", sa.DateTime(timezone=True), nullable=True))
     op.bulk_insert(head, [{"id": 1, "seq": 0, "sha256": "0" * 64}])
 
 
 def downgrade() -> None:
+    op.drop_column("device", "renewed_at")
+    op.drop_column("device", "old_credential_sha256")
+    op.drop_column("device", "next_credential_sha256")
     op.drop_column("api_token", "networks")
     op.drop_column("api_token", "last_used_at")
     op.drop_table("audit_head")

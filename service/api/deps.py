@@ -99,10 +99,10 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
     return admit
 
 
-def fetching_device(request: Request, database: Data, credential: Bearer) -> Device:
+def fetching_device(request: Request, database: Data, now: Now, credential: Bearer) -> Device:
     """Return the device that calls to fetch something; a download holds no connection."""
     with database.reader() as session:
-        found = access.identify_device(session, credential)
+        found = access.identify_device(session, credential, now)
     request.state.actor = f"device {found.id}"
     return found
 
@@ -110,13 +110,13 @@ def fetching_device(request: Request, database: Data, credential: Bearer) -> Dev
 Fetcher = Annotated[Device, Depends(fetching_device)]
 
 
-def device(_admitted: Fetcher, session: Tx, credential: Bearer) -> Device:
+def device(_admitted: Fetcher, session: Tx, now: Now, credential: Bearer) -> Device:
     """Return the device that calls, in the transaction of its request, one at a time.
 
     It is admitted first: a stranger never gets as far as a transaction. Routes ask for their
     caller before they ask for `Tx`, for the same reason.
     """
-    return access.identify_device(session, credential, lock=True)
+    return access.identify_device(session, credential, now, lock=True)
 
 
 device.scope = fetching_device.scope = "device"  # type: ignore[attr-defined]

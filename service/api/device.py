@@ -53,6 +53,9 @@ def poll(
     after = config.poll_soon_s if soon else config.poll_after_s
     # In the header, never in the body: a random number there would defeat every ETag.
     headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
+    renewed = access.renew_credential(device, timedelta(seconds=config.credential_lifetime_s), now)
+    if renewed is not None:
+        headers["Next-Credential"] = renewed
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
     body = bundle_of(session, answer, root, t, config.canary_timeout_s)

@@ -1,36 +1,33 @@
 """Who is calling: API tokens with scopes, enrollment tokens, device credentials.
 
-Secrets are 256 random bits, so a plain SHA-256 at rest is enough; they are compared in constant
-time and shown exactly once. The first token is made on the server's own command line.
+Each is shown exactly once. The first token is made on the server's own command line.
 """
 
-import hashlib
-import hmac
-import re
+import logging
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import audit, catalog, deployments, errors
-from service.core.errors import Forbidden, InvalidRequest, SerialTaken, Unauthorized, WrongState
+from service.core.credential import digest_of, new_secret, same, sent, unauthorized
+from service.core.errors import Forbidden, InvalidRequest, SerialTaken, WrongState
 from service.db import queries
 from service.db.rollout_tables import CohortMember
 from service.db.session import changed
 from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
 
-Holder = TypeVar("Holder", ApiToken, EnrollmentToken, Device)
+logger = logging.getLogger(__name__)
 SCOPES = tuple(
     "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
     "devices:read devices:write enroll:write telemetry:read audit:read "
     "tokens:admin".split()
 )
 TOKEN_LIFETIME_MAX = timedelta(days=365)
-_TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
 
 
 def create_token(
@@ -55,9 +52,16 @@ def create_token(
         raise InvalidRequest(f"unknown scopes {unknown}; known are {', '.join(SCOPES)}")
     if not timedelta(0) < lifetime <= TOKEN_LIFETIME_MAX:
         raise InvalidRequest("a token lives between a moment and 365 days")
-    key, token = _new_secret("fd")
-    valid = {"created_at": now, "expires_at": now + lifetime}
-    row = ApiToken(name=name, scopes=sorted(set(scopes)), networks=networks, **valid, **key)
+    row_id, digest, token = new_secret("fd")
+    row = ApiToken(
+        id=row_id,
+        name=name,
+        secret_sha256=digest,
+        scopes=sorted(set(scopes)),
+        created_at=now,
+        expires_at=now + lifetime,
+        networks=networks,
+    )
     session.add(row)
     audit.record(session, "token.create", row.id, now, token=name, scopes=row.scopes)
     return row, token
@@ -69,14 +73,16 @@ def authorize(session: Session, token: str, now: datetime, ip: str = "") -> ApiT
     Raises:
         Unauthorized: unknown, wrong, expired, revoked or from elsewhere, all alike.
     """
-    row = _holder(session, ApiToken, "fd", token)
+    row_id, digest = sent("fd", token)
+    row = session.get(ApiToken, row_id)
     if (
         row is None
+        or not same(row.secret_sha256, digest)
         or row.revoked_at is not None
         or row.expires_at <= now
         or not (row.networks is None or is_within(ip, row.networks))
     ):
-        raise _unauthorized("send a valid API token as `Authorization: Bearer fd_...`", token)
+        raise unauthorized("send a valid API token as `Authorization: Bearer fd_...`", token)
     return row
 
 
@@ -122,10 +128,16 @@ def create_enrollment_token(
     chosen = catalog.cohort_named(session, cohort) if cohort is not None else None
     if chosen is not None and (chosen.filter is not None or chosen.model != model):
         raise InvalidRequest(f"cohort {cohort} is not a static cohort of {model}")
-    key, token = _new_secret("fe")
-    valid = {"created_at": now, "expires_at": now + lifetime}
-    cohort_id = chosen.id if chosen else None
-    row = EnrollmentToken(model=model, cohort_id=cohort_id, uses_left=uses, **valid, **key)
+    row_id, digest, token = new_secret("fe")
+    row = EnrollmentToken(
+        id=row_id,
+        secret_sha256=digest,
+        model=model,
+        cohort_id=chosen.id if chosen else None,
+        uses_left=uses,
+        created_at=now,
+        expires_at=now + lifetime,
+    )
     session.add(row)
     audit.record(session, "invitation.create", row.id, now, model=model, uses=uses)
     return row, token
@@ -142,10 +154,12 @@ def enroll(
         Unauthorized: the token is unknown, used up or expired, or of another model.
         SerialTaken: that serial is enrolled; its credential stays valid.
     """
-    row = _holder(session, EnrollmentToken, "fe", token)
-    if row is None or row.expires_at <= now or row.model != model:
+    row_id, digest = sent("fe", token)
+    row = session.get(EnrollmentToken, row_id)
+    right = row is not None and same(row.secret_sha256, digest)
+    if row is None or not right or row.expires_at <= now or row.model != model:
         detail = "the enrollment token is not valid for this model, or expired"
-        raise _unauthorized(detail, token)
+        raise unauthorized(detail, token)
     if queries.first(session, Device, serial=serial) is not None:
         raise SerialTaken(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
@@ -155,10 +169,10 @@ def enroll(
         EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
     )
     if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
-        raise _unauthorized("the enrollment token is used up", token)
-    key, credential = _new_secret("fc")
-    fresh = {"status": "active", "tags": {}, "enrolled_at": now}
-    device = Device(serial=serial, **fresh, **described, **key)
+        raise unauthorized("the enrollment token is used up", token)
+    device_id, digest, credential = new_secret("fc")
+    fresh = {"status": "active", "tags": {}, "enrolled_at": now, "credential_sha256": digest}
+    device = Device(id=device_id, serial=serial, **fresh, **described)
     session.add(device)
     session.flush()
     session.add(DeviceModel(device_id=device.id, model=model, running_sha256="", order_seq=0))
@@ -169,22 +183,57 @@ def enroll(
     return device, credential
 
 
-def identify_device(session: Session, credential: str, *, lock: bool = False) -> Device:
-    """Return the device that a credential belongs to.
+def identify_device(
+    session: Session, credential: str, now: datetime, *, lock: bool = False
+) -> Device:
+    """Return the device that a credential belongs to; a new one that is used is the one in force.
 
     Args:
         session: to read from.
         credential: what the device sent.
+        now: the time.
         lock: one request of a device after the other; what it numbered itself counts once.
 
     Raises:
-        Unauthorized: unknown, wrong or revoked, all alike.
+        Unauthorized: unknown, wrong, revoked or superseded, all alike.
     """
-    device = _holder(session, Device, "fc", credential, lock=lock)
+    row_id, digest = sent("fc", credential)
+    # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
+    device = session.get(Device, row_id, with_for_update={"key_share": True} if lock else None)
+    refusal = unauthorized(
+        "send a valid device credential as `Authorization: Bearer fc_...`", credential
+    )
     if device is None or device.status == "revoked":
-        detail = "send a valid device credential as `Authorization: Bearer fc_...`"
-        raise _unauthorized(detail, credential)
+        raise refusal
+    if same(device.next_credential_sha256, digest):
+        if lock:
+            _supersede(session, device, now)
+    elif not same(device.credential_sha256, digest):
+        if same(device.old_credential_sha256, digest):
+            refusal.noted["alarm"] = "superseded"  # two hold it: one of them is not the device
+            logger.warning("superseded credential", extra={"device": device.id})
+        raise refusal
     return device
+
+
+def renew_credential(device: Device, lifetime: timedelta, now: datetime) -> str | None:
+    """Return a new credential for a device whose own grew old, None if it did not.
+
+    Both are valid until the new one is used. An answer may get lost: then there is another one.
+    """
+    if now - (device.renewed_at or device.enrolled_at) < lifetime:
+        return None
+    secret = secrets.token_urlsafe(32)
+    device.next_credential_sha256 = digest_of(secret)
+    return f"fc_{device.id}_{secret}"
+
+
+def _supersede(session: Session, device: Device, now: datetime) -> None:
+    assert device.next_credential_sha256 is not None
+    device.old_credential_sha256 = device.credential_sha256
+    device.credential_sha256 = device.next_credential_sha256
+    device.next_credential_sha256, device.renewed_at = None, now
+    audit.record(session, "device.renew", device.id, now)
 
 
 def device_named(session: Session, device_id: str) -> DeviceModel:
@@ -207,35 +256,3 @@ def set_device_status(session: Session, row: DeviceModel, status: str, now: date
     if status != device.status:
         audit.record(session, f"device.{status}", device.id, now, before=device.status)
     device.status = status
-
-
-def _unauthorized(detail: str, token: str) -> Unauthorized:
-    """Return a refusal that tells the audit log, and nobody else, whose secret was tried."""
-    refusal = Unauthorized(detail)
-    match = _TOKEN.match(token)
-    refusal.noted = {"tried": f"{match[1]}_{match[2]}"} if match else {}
-    return refusal
-
-
-def _new_secret(prefix: str) -> tuple[dict[str, Any], str]:
-    """Return the id and the digest that a row keeps, and the whole token, which is shown once."""
-    row_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    kept = {"id": row_id, "secret_sha256": _digest(secret)}
-    return kept, f"{prefix}_{row_id}_{secret}"
-
-
-def _holder(
-    session: Session, table: type[Holder], prefix: str, token: str, *, lock: bool = False
-) -> Holder | None:
-    """Return the row that a token belongs to, None if there is none or the secret is wrong."""
-    match = _TOKEN.match(token)
-    if match is None or match[1] != prefix:
-        raise Unauthorized("the credential is missing or malformed")
-    # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
-    row = session.get(table, match[2], with_for_update={"key_share": True} if lock else None)
-    right = row is not None and hmac.compare_digest(row.secret_sha256, _digest(match[3]))
-    return row if right else None
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

@@ -192,9 +192,11 @@ class Device(Table):
     tags: Mapped[dict[str, Any]]  # owned by operators
     agent_version: Mapped[str]
     credential_sha256: Mapped[str]
+    next_credential_sha256: Mapped[str | None]  # takes the other's place when it is first used
+    old_credential_sha256: Mapped[str | None]  # whoever still has it is not the device
+    renewed_at: Mapped[datetime | None]
     enrolled_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
-    secret_sha256: Mapped[str] = sa.orm.synonym("credential_sha256")  # as tokens call theirs
     __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
 
 
