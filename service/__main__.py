@@ -81,6 +81,7 @@ def _serve(options: argparse.Namespace) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whom to believe is a setting of our own
         timeout_graceful_shutdown=5,
     )
     logger.info("serve", extra={"host": settings.host, "port": settings.port})

@@ -14,6 +14,7 @@ from service.api import device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
 from service.core.errors import TooLarge
 from service.core.keys import OnlineKeys, Publisher
+from service.core.network import Buckets
 from service.core.publisher import work
 from service.core.tick import tick
 from service.dashboard import pages
@@ -57,6 +58,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
     app.state.blobs = open_blobs(settings.artifacts)
     app.state.clock = lambda: datetime.now(UTC)
+    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
+    app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
     app.state.wake = threading.Event()
     problems.install(app)
     people = (releases.router, rollouts.router, ops.router, entry.router)

@@ -1,10 +1,24 @@
 """Every setting of the server, in one frozen object read from `FLEETDIFF_*` once."""
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+
+def _networks(value: object) -> object:
+    """Return a list of networks that was written with commas; each must be one."""
+    words = value.split(",") if isinstance(value, str) else value
+    return tuple(str(ip_network(str(word).strip())) for word in words if word)  # type: ignore[attr-defined]
 
 
 class FromEnviron(BaseModel):
@@ -65,6 +79,13 @@ class Settings(FromEnviron):
     )
     canary_timeout_s: int = Field(default=600, ge=1, le=86400)
     deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
+    trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = Field(
+        default=(), description="networks of proxies that are believed, as 10.0.0.0/8,::1/128"
+    )
+    operator_calls_per_min: int = Field(default=600, ge=1, description="of one API token")
+    device_calls_per_min: int = Field(default=120, ge=1, description="of one device")
+    enrolls_per_min: int = Field(default=60, ge=1, description="from one address")
+    failed_calls_per_min: int = Field(default=60, ge=1, description="from one address")
     artifact_bytes_max: int = Field(default=4 << 30, ge=1)
     body_bytes_max: int = Field(default=1 << 20, ge=1024)
     url_lifetime_s: int = Field(default=900, ge=60, le=86400)

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from service.api.origin import origin_of, writing
+from service.api.origin import limit, origin_of, writing
 from service.blobs import Blobs
 from service.core import access
 from service.core.errors import Unauthorized
@@ -90,6 +90,7 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
 
         caller = await run_in_threadpool(recognise)
         request.state.actor = f"{caller.name} (fd_{caller.id})"
+        limit(request, "operator_calls", caller.id)
         if caller.last_used_at is None or now - caller.last_used_at >= USE_NOTED_EVERY:
             async with writing(request) as session:
                 await run_in_threadpool(access.note_use, session, caller, now)
@@ -104,6 +105,7 @@ def fetching_device(request: Request, database: Data, now: Now, credential: Bear
     with database.reader() as session:
         found = access.identify_device(session, credential, now)
     request.state.actor = f"device {found.id}"
+    limit(request, "device_calls", found.id)
     return found
 
 

@@ -6,9 +6,10 @@ import random
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
+from service.api.origin import limit_address
 from service.api.problems import document
 from service.api.releases import ARTIFACT, send_artifact
 from service.api.strict import StrictRoute
@@ -17,11 +18,18 @@ from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, Sha25
 from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.offers import Answer, Hold
 
-router = APIRouter(prefix="/device/v1", route_class=StrictRoute, tags=["device"])
+router = APIRouter(
+    prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)
+)
 JITTER = 0.2
 
 
-@router.post("/enroll", status_code=201, responses=document(401, 409, 413, 422))
+@router.post(
+    "/enroll",
+    status_code=201,
+    responses=document(401, 409, 413, 422),
+    dependencies=[Depends(limit_address("enrolls"))],
+)
 def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
     """Admit a device; its credential is shown once."""
     described = body.model_dump(exclude={"enrollment_token"})

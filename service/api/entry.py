@@ -3,19 +3,17 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 
 from service.api.deps import Now, Reader, Tx, operator
 from service.api.problems import document
-from service.api.strict import StrictRoute
+from service.api.strict import for_people
 from service.core import access, audit
 from service.core.bodies import Label, NewToken
 from service.db import access_queries
 from service.db.tables import ApiToken, AuditHead
 
-router = APIRouter(
-    prefix="/v1", route_class=StrictRoute, tags=["access"], responses=document(401, 403, 422)
-)
+router = for_people("access")
 CanAdmit = Annotated[ApiToken, Depends(operator("tokens:admin"))]
 CanAudit = Annotated[ApiToken, Depends(operator("audit:read"))]
 Seq = Annotated[int, Query(ge=0, le=1 << 53)]

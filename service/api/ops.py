@@ -7,16 +7,14 @@ from fastapi import APIRouter, Depends, Query
 
 from service.api.deps import Now, Reader, Store, Tx, operator
 from service.api.problems import document
-from service.api.strict import StrictRoute
+from service.api.strict import for_people
 from service.core import access, catalog
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
 from service.core.health import device_view, fleet_view
 from service.db import queries
 from service.db.tables import ApiToken
 
-router = APIRouter(
-    prefix="/v1", route_class=StrictRoute, tags=["operations"], responses=document(401, 403, 422)
-)
+router = for_people("operations")
 public = APIRouter(tags=["operations"])
 Anyone = Annotated[ApiToken, Depends(operator(None))]
 CanReadDevices = Annotated[ApiToken, Depends(operator("devices:read"))]

@@ -1,9 +1,9 @@
-"""Where a request comes from, and the note in the audit log when it is refused."""
+"""Where a request comes from, how many may, and the note in the audit log when it is refused."""
 
+import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
 from urllib.parse import quote
 
 from fastapi import Request
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from service.core import audit
 from service.core.audit import Origin
-from service.core.errors import Refusal
+from service.core.errors import Refusal, TooManyRequests, Unauthorized
+from service.core.network import client_ip, site_of
 
 PATH_LETTERS_MAX = 200
 
@@ -22,7 +23,9 @@ def origin_of(request: Request) -> Origin:
     state = request.state
     if not hasattr(state, "request_id"):
         state.request_id = secrets.token_hex(8)
-    ip = request.client.host if request.client else ""
+    peer = request.client.host if request.client else ""
+    forwarded = request.headers.getlist("x-forwarded-for")
+    ip = client_ip(peer, forwarded, request.app.state.settings.trusted_proxies)
     return Origin(getattr(state, "actor", "anyone"), ip, state.request_id)
 
 
@@ -39,9 +42,43 @@ async def writing(request: Request) -> AsyncIterator[Session]:
         yield session
 
 
-async def note_denied(request: Request, refusal: Refusal, now: datetime) -> None:
-    """Write a refused request down, in a transaction of its own."""
+def limit(request: Request, kind: str, caller: str) -> None:
+    """Count a request of a caller.
+
+    Raises:
+        TooManyRequests: there were too many of this kind within a minute.
+    """
+    state = request.app.state
+    wait_s = math.ceil(state.limits[kind].take(caller, state.clock()))
+    if wait_s:
+        detail = f"too many requests; wait {wait_s} s"
+        raise TooManyRequests(detail, retry_after_s=wait_s)
+
+
+def limit_address(kind: str) -> Callable[[Request], Awaitable[None]]:
+    """Return the dependency that counts requests by where they come from.
+
+    Only for who is nobody yet: behind one address there may be a whole fleet.
+    """
+
+    async def counted(request: Request) -> None:
+        limit(request, kind, site_of(origin_of(request).ip))
+
+    return counted
+
+
+async def denied(request: Request, refusal: Refusal) -> Refusal:
+    """Write a refused request down, in a transaction of its own, and return the refusal.
+
+    Whoever guesses too often is told so instead, and fills no log.
+    """
+    if isinstance(refusal, Unauthorized):
+        try:
+            limit(request, "failed_calls", site_of(origin_of(request).ip))
+        except TooManyRequests as often:
+            return often
     why = {"why": type(refusal).__name__} | refusal.noted
-    path = quote(request.url.path)[:PATH_LETTERS_MAX]
+    path, now = quote(request.url.path)[:PATH_LETTERS_MAX], request.app.state.clock()
     async with writing(request) as session:
         audit.record(session, request.method, path, now, result="denied", **why)
+    return refusal

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
-from service.api.origin import note_denied
-from service.core.errors import LostRace, Refusal, Unauthorized
+from service.api.origin import denied
+from service.core.errors import LostRace, Refusal, TooManyRequests, Unauthorized
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -29,6 +29,7 @@ STATUS_OF = {
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
+    "TOO_MANY": 429,
     "LENGTH_REQUIRED": 411,
 }
 # PostgreSQL: a unique violation, a serialization failure, a deadlock. SQLite has one writer.
@@ -75,9 +76,7 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
     """Return the problem that an error is."""
     match error:
         case Refusal():
-            if error.audited:
-                await note_denied(request, error, request.app.state.clock())
-            return of_refusal(error)
+            return of_refusal(await denied(request, error) if error.audited else error)
         case RequestValidationError():
             return _validation(error.errors())
         case HTTPException(__cause__=Refusal() as cause):
@@ -86,7 +85,9 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
             return _validation([{"loc": ("body",), "msg": error.detail}])
         case HTTPException():
             if error.status_code == 401:  # the status page challenges in a way of its own
-                await note_denied(request, Unauthorized(""), request.app.state.clock())
+                often = await denied(request, Unauthorized(""))
+                if isinstance(often, TooManyRequests):
+                    return of_refusal(often)
             return _http(error)
         case DBAPIError() if getattr(error.orig, "sqlstate", None) in RACES:
             return _lost_race(request)
@@ -99,7 +100,9 @@ def of_refusal(error: Refusal) -> JSONResponse:
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
     title = (type(error).__doc__ or "").strip().rstrip(".")
     status = STATUS_OF[error.kind]
-    headers = {"WWW-Authenticate": 'Bearer realm="fleetdiff"'} if status == 401 else None
+    headers = {"WWW-Authenticate": 'Bearer realm="fleetdiff"'} if status == 401 else {}
+    if isinstance(error, TooManyRequests):
+        headers = {"Retry-After": str(error.members["retry_after_s"])}
     return problem(status, name, title, error.detail, headers, **error.members)
 
 

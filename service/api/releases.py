@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Depends, HTTPException, Path, Request, Response
+from fastapi import Depends, HTTPException, Path, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake, operator
 from service.api.problems import document
-from service.api.strict import StrictRoute
+from service.api.strict import for_people
 from service.blobs import Blobs, WrongDigest, WrongLength
 from service.core import catalog, drafts, errors
 from service.core.bodies import Name, NewModel, NewSignature, Sha256
@@ -21,9 +21,7 @@ from service.db import queries
 from service.db.tables import ApiToken
 from service.settings import Settings
 
-router = APIRouter(
-    prefix="/v1", route_class=StrictRoute, tags=["releases"], responses=document(401, 403, 422)
-)
+router = for_people("releases")
 CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
 OfflineRole = Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")]

@@ -5,21 +5,19 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Data, Now, Reader, Tx, of_app, operator
 from service.api.problems import document
-from service.api.strict import StrictRoute
+from service.api.strict import for_people
 from service.core import catalog, rollouts
 from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.db import queries
 from service.db.tables import ApiToken
 
-router = APIRouter(
-    prefix="/v1", route_class=StrictRoute, tags=["rollouts"], responses=document(401, 403, 422)
-)
+router = for_people("rollouts")
 CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
 CanHalt = Annotated[ApiToken, Depends(operator("rollouts:halt"))]

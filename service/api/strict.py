@@ -1,12 +1,13 @@
-"""JSON that can be read in one way only: a key twice in an object is refused, not guessed at."""
+"""Routes whose JSON reads in one way only: a key twice in an object is refused, not guessed at."""
 
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from service.api.problems import document
 from service.core.errors import InvalidRequest
 
 
@@ -33,3 +34,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise InvalidRequest("a key stands twice in one object; which of the two is meant?")
     return found
+
+
+def for_people(tag: str) -> APIRouter:
+    """Return a router of the admin API."""
+    refusals = document(401, 403, 422, 429)
+    return APIRouter(prefix="/v1", route_class=StrictRoute, tags=[tag], responses=refusals)

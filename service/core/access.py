@@ -5,9 +5,7 @@ Each is shown exactly once. The first token is made on the server's own command 
 
 import logging
 import secrets
-from collections.abc import Iterable
 from datetime import datetime, timedelta
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from sqlalchemy import update
@@ -16,6 +14,7 @@ from sqlalchemy.orm import Session
 from service.core import audit, catalog, deployments, errors
 from service.core.credential import digest_of, new_secret, same, sent, unauthorized
 from service.core.errors import Forbidden, InvalidRequest, SerialTaken, WrongState
+from service.core.network import is_within
 from service.db import queries
 from service.db.rollout_tables import CohortMember
 from service.db.session import changed
@@ -98,15 +97,6 @@ def revoke_token(session: Session, token_id: str, now: datetime) -> ApiToken:
 def note_use(session: Session, caller: ApiToken, now: datetime) -> None:
     """Note that a token was used just now."""
     session.execute(update(ApiToken).filter_by(id=caller.id).values(last_used_at=now))
-
-
-def is_within(ip: str, networks: Iterable[str]) -> bool:
-    """Whether an address lies in one of these networks; what is no address lies in none."""
-    try:
-        address = ip_address(ip)
-    except ValueError:
-        return False
-    return any(address in ip_network(network) for network in networks)
 
 
 def allowed(caller: ApiToken, scope: str | None) -> ApiToken:

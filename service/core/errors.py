@@ -97,6 +97,12 @@ class Forbidden(Refusal):
     kind, audited = "FORBIDDEN", True
 
 
+class TooManyRequests(Refusal):
+    """There were too many requests in a short time."""
+
+    kind = "TOO_MANY"
+
+
 class TooLarge(Refusal):
     """The body is larger than allowed."""
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from service.core import access
 from service.core.errors import Forbidden, Unauthorized
+from service.core.network import client_ip
 from service.dashboard import charts, story, words
 
 SCOPE = "telemetry:read"
@@ -72,7 +73,9 @@ def visitor(
         return
     try:
         with state.database.reader() as session:
-            ip = request.client.host if request.client else ""
+            peer = request.client.host if request.client else ""
+            hops = request.headers.getlist("x-forwarded-for")
+            ip = client_ip(peer, hops, state.settings.trusted_proxies)
             caller = access.authorize(session, _password(authorization), state.clock(), ip)
             access.allowed(caller, SCOPE)
     except (Unauthorized, Forbidden):

@@ -282,10 +282,13 @@ def test_the_first_delay_is_spread_over_a_whole_period(period: float, draw: floa
     assert backoff_s(1, period, 1e9, lambda: draw) == draw * period
 
 
-@given(asked=st.none() | st.floats(0, 1e7), draw=unit)
-def test_a_fleet_comes_back_from_a_503_within_a_period(asked: float | None, draw: float) -> None:
+@pytest.mark.attack("A10")
+@given(asked=st.none() | st.floats(0, 1e7), draw=unit, status=st.sampled_from([429, 503]))
+def test_a_fleet_that_is_told_to_wait_comes_back_within_a_period(
+    asked: float | None, draw: float, status: int
+) -> None:
     limits = Limits()
-    error = Unavailable("busy", 503, asked)
+    error = Unavailable("busy", status, asked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("random.random", lambda: draw)
         delay = agent.retry_delay_s(error, 1, limits)

@@ -19,8 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.api.contract import documents
 from service.db.migrate import migrate
-from service.settings import Settings
-from tests.service.world import BASE, MODEL, World, digest, opened
+from tests.service.world import BASE, MODEL, World, digest, opened, patient
 
 EXAMPLES = 6  # of each kind, for each operation
 CHECKS: Any = [
@@ -43,7 +42,7 @@ FIXED = settings(
 def world(tmp_path: Path) -> Iterator[World]:
     database = f"sqlite:///{tmp_path / 'fleetdiff.db'}"
     migrate(database)
-    chosen = Settings(database=database, artifacts=str(tmp_path / "artifacts"))
+    chosen = patient(database=database, artifacts=str(tmp_path / "artifacts"))
     with opened(chosen, tmp_path) as world:
         yield world.found()
 

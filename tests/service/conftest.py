@@ -13,7 +13,7 @@ from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
 from tests.service.publishing import pin
-from tests.service.world import World, opened
+from tests.service.world import World, opened, patient
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +41,9 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "sqlite":
         url: str = request.getfixturevalue("sqlite_url")
-        return Settings(database=url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+        return patient(database=url, artifacts=str(tmp_path / "artifacts"))
     url = request.getfixturevalue("postgres_url")
-    return Settings(database=url, artifacts=request.getfixturevalue("s3_location"), poll_after_s=60)
+    return patient(database=url, artifacts=request.getfixturevalue("s3_location"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def world_sqlite(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
     """The small world, for what no database can make different."""
-    settings = Settings(database=sqlite_url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+    settings = patient(database=sqlite_url, artifacts=str(tmp_path / "artifacts"))
     with opened(settings, tmp_path) as world:
         yield world.found()
 
@@ -74,7 +74,7 @@ def pinned_sqlite(world_sqlite: World, tmp_path: Path) -> World:
 @pytest.fixture
 def unpublished(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
     """A server to which nothing was ever published."""
-    settings = Settings(database=sqlite_url, artifacts=str(tmp_path / "artifacts"), poll_after_s=60)
+    settings = patient(database=sqlite_url, artifacts=str(tmp_path / "artifacts"))
     with opened(settings, tmp_path) as world:
         yield world
 

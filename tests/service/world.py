@@ -62,6 +62,13 @@ def outcomes(calls: Sequence[Callable[[], Any]]) -> list[int]:
         return sorted(threads.map(run, calls))
 
 
+def patient(**chosen: Any) -> Settings:
+    """Return settings under which a test, whose clock stands still, may ask at will."""
+    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
+    limits = {f"{kind}_per_min": 1_000_000 for kind in kinds}
+    return Settings(**{"poll_after_s": 60} | limits | chosen)
+
+
 @contextmanager
 def opened(settings: Settings, folder: Path) -> Iterator["World"]:
     """Yield the world around a new app, to which nothing was published yet."""
