@@ -160,6 +160,16 @@ class SignedWorld:
         self.put("timestamp", sign.next_timestamp(before, snapshot, self.now).signed)
 
 
+def resign(world: SignedWorld, role: str, by: list[CryptoSigner] | None = None) -> None:
+    """Sign the next version of a role, and truly what names it."""
+    world.documents[role].version += 1
+    world.put(role, world.documents[role], by)
+    if role in ("targets", FAMILY):
+        world.sign_online()
+    elif role == "snapshot":
+        world.sign_timestamp()
+
+
 def order(wanted: Release, by: CryptoSigner | None = None, **more: Any) -> bytes:
     """Return a signed order for device d1, valid for a week from NOW."""
     return sign.sign_order(an_order(wanted, **more), by or signer("director"))

@@ -179,6 +179,14 @@ def test_m15_a_first_boot_in_1970_judges_by_the_time_of_the_build(
     refuses(device, world.files, "E_FREEZE", now=datetime(1970, 1, 1, tzinfo=UTC))
 
 
+@pytest.mark.attack("M15")
+def test_m15_a_clock_of_1970_is_said_and_not_mistaken_for_an_attack_of_dates_to_come(
+    device: Device, world: SignedWorld
+) -> None:
+    refuses(device, world.files, "E_CLOCK", now=datetime(1970, 1, 1, tzinfo=UTC))
+    device.refresh(world.files)
+
+
 @pytest.mark.attack("M16")
 def test_m16_a_clock_of_2099_is_refused_and_once_repaired_all_is_well(
     world: SignedWorld, device: Device
