@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
 from service.core.errors import TooLarge
+from service.core.identity import Provider
 from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
 from service.core.publisher import work
@@ -34,6 +35,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
 
     Raises:
         OSError, ValueError: keys or the artifact store cannot be used.
+        InvalidRequest: the identity provider's groups have scopes that do not exist.
     """
 
     @asynccontextmanager
@@ -60,6 +62,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.clock = lambda: datetime.now(UTC)
     kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
     app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
+    app.state.provider = Provider(settings.oidc) if settings.oidc else None
     app.state.wake = threading.Event()
     problems.install(app)
     people = (releases.router, rollouts.router, ops.router, entry.router)

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Json,
     ValidationInfo,
     field_validator,
 )
@@ -19,6 +20,21 @@ def _networks(value: object) -> object:
     """Return a list of networks that was written with commas; each must be one."""
     words = value.split(",") if isinstance(value, str) else value
     return tuple(str(ip_network(str(word).strip())) for word in words if word)  # type: ignore[attr-defined]
+
+
+class Oidc(BaseModel):
+    """An identity provider whose tokens are taken, and what its groups may do here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks_url: str = Field(pattern=r"^(https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])[:/])")
+    algorithms: tuple[Literal["RS256", "PS256", "ES256", "ES384", "EdDSA"], ...] = Field(
+        default=("RS256", "ES256", "EdDSA"), min_length=1
+    )
+    claim: tuple[str, ...] = Field(default=("scope",), description="the way to the groups")
+    scopes: dict[str, tuple[str, ...]] = Field(description="group: the scopes that it has")
 
 
 class FromEnviron(BaseModel):
@@ -79,6 +95,9 @@ class Settings(FromEnviron):
     )
     canary_timeout_s: int = Field(default=600, ge=1, le=86400)
     deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
+    oidc: Json[Oidc] | None = Field(
+        default=None, description="identity provider, as JSON: issuer, audience, jwks_url, scopes"
+    )
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = Field(
         default=(), description="networks of proxies that are believed, as 10.0.0.0/8,::1/128"
     )

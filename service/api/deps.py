@@ -85,12 +85,15 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
 
     async def admit(request: Request, database: Data, now: Now, credential: Bearer) -> ApiToken:
         def recognise() -> ApiToken:
+            provider = request.app.state.provider
+            if provider is not None and not credential.startswith("fd_"):
+                return cast(ApiToken, provider.recognise(credential, now))
             with database.reader() as session:
                 return access.authorize(session, credential, now, origin_of(request).ip)
 
         caller = await run_in_threadpool(recognise)
-        request.state.actor = f"{caller.name} (fd_{caller.id})"
-        limit(request, "operator_calls", caller.id)
+        request.state.actor = access.actor(caller)
+        limit(request, "operator_calls", request.state.actor)
         if caller.last_used_at is None or now - caller.last_used_at >= USE_NOTED_EVERY:
             async with writing(request) as session:
                 await run_in_threadpool(access.note_use, session, caller, now)

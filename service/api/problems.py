@@ -30,6 +30,7 @@ STATUS_OF = {
     "FORBIDDEN": 403,
     "TOO_LARGE": 413,
     "TOO_MANY": 429,
+    "UNAVAILABLE": 503,
     "LENGTH_REQUIRED": 411,
 }
 # PostgreSQL: a unique violation, a serialization failure, a deadlock. SQLite has one writer.

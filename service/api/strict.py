@@ -38,5 +38,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def for_people(tag: str) -> APIRouter:
     """Return a router of the admin API."""
-    refusals = document(401, 403, 422, 429)
+    refusals = document(401, 403, 422, 429, 503)
     return APIRouter(prefix="/v1", route_class=StrictRoute, tags=[tag], responses=refusals)

@@ -26,6 +26,7 @@ SCOPES = tuple(
     "devices:read devices:write enroll:write telemetry:read audit:read "
     "tokens:admin".split()
 )
+ADVICE = "send a valid API token as `Authorization: Bearer fd_...`"
 TOKEN_LIFETIME_MAX = timedelta(days=365)
 
 
@@ -81,7 +82,7 @@ def authorize(session: Session, token: str, now: datetime, ip: str = "") -> ApiT
         or row.expires_at <= now
         or not (row.networks is None or is_within(ip, row.networks))
     ):
-        raise unauthorized("send a valid API token as `Authorization: Bearer fd_...`", token)
+        raise unauthorized(ADVICE, token)
     return row
 
 
@@ -92,6 +93,11 @@ def revoke_token(session: Session, token_id: str, now: datetime) -> ApiToken:
         row.revoked_at = now
         audit.record(session, "token.revoke", row.id, now, token=row.name)
     return row
+
+
+def actor(caller: ApiToken) -> str:
+    """Return how the audit log calls an operator; an identity has no row, and so no id."""
+    return f"{caller.name} (fd_{caller.id})" if caller.id else f"{caller.name} (oidc)"
 
 
 def note_use(session: Session, caller: ApiToken, now: datetime) -> None:

@@ -97,6 +97,12 @@ class Forbidden(Refusal):
     kind, audited = "FORBIDDEN", True
 
 
+class IdentityUnavailable(Refusal):
+    """The identity provider does not answer."""
+
+    kind = "UNAVAILABLE"
+
+
 class TooManyRequests(Refusal):
     """There were too many requests in a short time."""
 
