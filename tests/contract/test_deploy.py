@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
+
 from device_agent.config import load_config
-from service.settings import Settings
+from service.settings import FromEnviron, PublisherSettings, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -13,14 +16,34 @@ def test_the_example_of_a_device_is_a_valid_configuration() -> None:
     assert config.model == "asr-en-edge" and config.recogniser == ("/usr/bin/recogniser",)
 
 
-def test_the_example_of_a_server_names_only_known_settings() -> None:
-    lines = (DEPLOY / "server.env").read_text().splitlines()
-    pairs = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    settings = Settings.from_environ(pairs)
-    assert {name.removeprefix("FLEETDIFF_").lower() for name in pairs} <= set(vars(settings))
-    assert settings.poll_after_s == 21600
+def variables(name: str) -> dict[str, str]:
+    lines = (DEPLOY / f"{name}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("server", Settings), ("publisher", PublisherSettings)])
+def test_the_example_of_an_environment_names_only_known_settings(
+    name: str, kind: type[FromEnviron]
+) -> None:
+    pairs = variables(name)
+    settings = kind.from_environ(pairs)
+    assert {variable.removeprefix("FLEETDIFF_").lower() for variable in pairs} <= set(
+        vars(settings)
+    )
+
+
+@pytest.mark.attack("A25")
+def test_the_example_of_a_server_has_no_key_and_the_one_of_a_publisher_no_port() -> None:
+    settings = Settings.from_environ(variables("server"))
+    assert settings.publisher == "external" and settings.online_keys is None
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert "volumes" not in services["server"] and "ports" not in services["publisher"]
+    assert services["publisher"]["networks"] == ["inside"]
+    assert "SocketBindDeny=any" in (DEPLOY / "fleetdiff-publisher.service").read_text()
 
 
 def test_the_units_start_commands_that_exist() -> None:
-    for name, command in [("agent", "fleetdiff-agent run"), ("server", "fleetdiff-server serve")]:
-        assert command in (DEPLOY / f"fleetdiff-{name}.service").read_text()
+    commands = {"agent": "agent run", "server": "server serve", "publisher": "server publish"}
+    for name, command in commands.items():
+        unit = (DEPLOY / f"fleetdiff-{name}.service").read_text()
+        assert f"ExecStart=/usr/bin/env fleetdiff-{command}" in unit

@@ -37,10 +37,11 @@ def newest(world: World, role: str) -> int:
     return int(world.ok("GET", "/v1/metadata")[role])
 
 
-def published(world: World, role: str) -> int:
-    """The version of a role that the newest snapshot vouches for."""
+def published(world: World) -> dict[str, int]:
+    """Role -> version, of what the newest snapshot vouches for."""
     body = world.call("GET", f"/v1/metadata/{newest(world, 'snapshot')}.snapshot.json").content
-    return int(json.loads(body)["signed"]["meta"][f"{role}.json"]["version"])
+    meta = json.loads(body)["signed"]["meta"]
+    return {name.removesuffix(".json"): file["version"] for name, file in meta.items()}
 
 
 def troubles(problems: list[dict[str, str]]) -> set[tuple[str, str]]:

@@ -47,11 +47,11 @@ def activate(signed: Any) -> None:
 
 @pytest.mark.attack("A24")
 def test_a_family_that_nobody_signed_is_not_vouched_for(pinned: World) -> None:
-    before = published(pinned, FAMILY)
+    before = published(pinned)[FAMILY]
     forge(pinned, FAMILY, activate)
     pinned.now += timedelta(days=2)
     assert troubles(pinned.work()) == {("refused", FAMILY)}
-    assert published(pinned, FAMILY) == before
+    assert published(pinned)[FAMILY] == before
     assert newest(pinned, "timestamp") > 1, "the rest goes on"
 
 
@@ -169,7 +169,7 @@ def test_what_was_published_is_not_forgotten_when_its_rows_are(pinned: World) ->
     assert newest(pinned, "timestamp") == gone[2][1] - 1, "nothing was signed"
     pinned.put_metadata(FAMILY, kept)
     assert pinned.work() == []
-    assert published(pinned, FAMILY) == version
+    assert published(pinned)[FAMILY] == version
     assert newest(pinned, "snapshot") > gone[1][1], "its number is not used again"
 
 
