@@ -31,7 +31,7 @@ from service.db.session import Database
 from service.settings import FromEnviron, PublisherSettings, Settings
 
 logger = logging.getLogger(__name__)
-FLAGS = ("host", "port", "publisher", "online_keys", "status_page", "tick_s", "poll_after_s")
+FLAGS = tuple("host port publisher online_keys status_page metrics tick_s poll_after_s".split())
 PUBLISHER_FLAGS = ("online_keys", "root", "record", "round_s")
 ENDING = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """\

@@ -85,6 +85,9 @@ class Settings(FromEnviron):
     status_page: Literal["token", "open"] = Field(
         default="token", description="who may see the page at /: token or open, to anyone"
     )
+    metrics: Literal["token", "open"] = Field(
+        default="token", description="who may read /metrics: token or open, to anyone"
+    )
     tick_s: float = Field(default=5, gt=0, le=600, description="seconds between two ticks")
     poll_after_s: int = Field(
         default=3600, ge=1, le=7 * 86400, description="seconds between two polls"

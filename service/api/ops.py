@@ -3,13 +3,15 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 
-from service.api.deps import Now, Reader, Store, Tx, operator
+from service.api.deps import Config, Data, Now, Reader, Sent, Store, Tx, bearer, operator
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core import access, catalog
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
+from service.core.freshness import metrics, publisher_view
 from service.core.health import device_view, fleet_view
 from service.db import queries
 from service.db.tables import ApiToken
@@ -20,7 +22,9 @@ Anyone = Annotated[ApiToken, Depends(operator(None))]
 CanReadDevices = Annotated[ApiToken, Depends(operator("devices:read"))]
 CanWriteDevices = Annotated[ApiToken, Depends(operator("devices:write"))]
 CanEnroll = Annotated[ApiToken, Depends(operator("enroll:write"))]
-CanReadHealth = Annotated[ApiToken, Depends(operator("telemetry:read"))]
+SCOPE = "telemetry:read"
+CanReadHealth = Annotated[ApiToken, Depends(operator(SCOPE))]
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 EVENTS_SHOWN_MAX = 50
 
 
@@ -30,6 +34,34 @@ def healthz(session: Reader, store: Store) -> dict[str, str]:
     queries.newest_versions(session)
     store.ready()
     return {"status": "ok"}
+
+
+@public.get("/readyz")
+def readyz(session: Reader, store: Store, now: Now) -> dict[str, Any]:
+    """Answer if the server can serve, and whether anything is degraded, in words without names."""
+    store.ready()
+    reasons = {reason["reason"] for reason in publisher_view(session, now)["reasons"]}
+    return {"status": "degraded" if reasons else "ready", "reasons": sorted(reasons)}
+
+
+async def watcher(request: Request, database: Data, config: Config, now: Now, sent: Sent) -> None:
+    """Admit whoever may read the metrics."""
+    if config.metrics == "token":
+        await operator(SCOPE)(request, database, now, await bearer(sent))
+
+
+watcher.scope = SCOPE  # type: ignore[attr-defined]  # the test of routes reads it
+
+
+@public.get(
+    "/metrics",
+    dependencies=[Depends(watcher)],
+    response_class=PlainTextResponse,
+    responses=document(401, 403),
+)
+def get_metrics(session: Reader, now: Now) -> Response:
+    """Show the gauges for Prometheus: seconds until documents expire, and how the publisher is."""
+    return Response(metrics(session, now), media_type=PROMETHEUS)
 
 
 @router.get("/whoami")

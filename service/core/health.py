@@ -4,24 +4,22 @@ One source for the REST API, the command line and the status page: what they sho
 """
 
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from service.core import canary, policy
+from service.core.freshness import publisher_view
 from service.core.tick import observe
 from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
-from trust.roles import ONLINE_ROLES, family_role
 
 BP = 10_000
 SAMPLE_MAX = 10
 ROLLOUTS_MAX = 20  # of the whole fleet
-OFFLINE_WARNING = timedelta(days=10)  # people need longer than a process
 OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
-ALL_ROLES = ("timestamp", "snapshot", "targets", "root")
 
 
 def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
@@ -82,29 +80,6 @@ def release_views(session: Session, model: str, names: str) -> list[dict[str, An
     running = queries.devices_by_release(session, DeviceModel.model == model)
     releases = queries.releases_of(session, model)
     return [r.shown(names) | {"devices": running.get(r.id, 0)} for r in releases]
-
-
-def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
-    """Return when signed metadata runs out; expiry is a state of health, not a surprise."""
-    families = [family_role(model) for model in queries.model_names(session)]
-    rows = {role: queries.newest_metadata(session, role) for role in (*ALL_ROLES, *families)}
-    ends = {role: row.expires_at for role, row in rows.items() if row is not None}
-    missing = [role for role in ALL_ROLES if role not in ends]
-    first = min(ends.values(), default=None)
-    # People must sign these.
-    sign_before = min((ends[role] for role in ends if role not in ONLINE_ROLES), default=None)
-    state = "ok"
-    if missing:
-        state = "nothing_published"
-    elif first is not None and first <= now:
-        state = "expired"
-    return {
-        "state": state,
-        "metadata_expires_at": first,
-        "missing": missing,
-        "sign_again_before": sign_before,
-        "sign_again": sign_before is not None and sign_before <= now + OFFLINE_WARNING,
-    }
 
 
 def model_view(session: Session, model: Model) -> dict[str, Any]:

@@ -5,7 +5,7 @@ time of day are left to the page's script, so that a fleet in which nothing happ
 same bytes again.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,7 +16,6 @@ from service.dashboard.charts import Part
 from service.db.queries import decisions_of
 from service.db.rollout_tables import LIVE, Rollout
 
-EXPIRY_WARNING = timedelta(hours=24)
 SHADES = 5  # releases shown one by one; older ones are added up
 OPENED_MAX = 2  # rollouts whose body is open at first, besides the live ones
 OUTCOMES = (  # key of a stage's view, tone, word
@@ -53,7 +52,6 @@ def tell(session: Session, now: datetime) -> dict[str, Any]:
         "live": [card["state"] for card in cards if card["state"] in LIVE],
         "sent": sum(card["bytes_sent"] for card in cards),
         "full": sum(card["bytes_full"] for card in cards),
-        "signing": signing(view["publisher"], now),
         "publisher": view["publisher"],
     }
 
@@ -80,13 +78,6 @@ def wer_rates(view: dict[str, Any]) -> list[tuple[str, int, int]]:
     rows = [("All devices", view["health"]), *(measured if len(measured) > 1 else [])]
     rates = [(name, at["old_wer_bp"], at["new_wer_bp"]) for name, at in rows]
     return [] if rates[0][1] is None else rates
-
-
-def signing(publisher: dict[str, Any], now: datetime) -> str:
-    """Return how signing is: nothing_published, ok, expiring or expired."""
-    state, expires = str(publisher["state"]), publisher["metadata_expires_at"]
-    soon = state == "ok" and expires is not None and expires - now < EXPIRY_WARNING
-    return "expiring" if soon else state
 
 
 def _model(model: dict[str, Any], halted: set[tuple[str, str]]) -> dict[str, Any]:

@@ -49,6 +49,15 @@ def newest_versions(session: Session) -> dict[str, int]:
     return {key: value for key, value in session.execute(rows)}
 
 
+def newest_ends(session: Session) -> dict[str, datetime]:
+    """Return role -> when its newest accepted version expires."""
+    newest = select(MetadataFile.role, func.max(MetadataFile.version).label("version"))
+    last = newest.group_by(MetadataFile.role).subquery()
+    same = (MetadataFile.role == last.c.role, MetadataFile.version == last.c.version)
+    rows = select(MetadataFile.role, MetadataFile.expires_at).where(*same)
+    return {role: end for role, end in session.execute(rows)}
+
+
 def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
     """Return every root newer than a version, oldest first."""
     newer = select(MetadataFile).where(MetadataFile.role == "root", MetadataFile.version > version)

@@ -11,7 +11,7 @@ from service.core.access import SCOPES
 from service.settings import Settings
 from tests.service.routes import Served, routes_of
 
-OPEN = {("GET", "/healthz"), ("POST", "/device/v1/enroll")}
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/device/v1/enroll")}
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def app(tmp_path: Path) -> FastAPI:
     return create_app(Settings(database=database, artifacts=str(tmp_path / "artifacts")))
 
 
-def test_every_route_but_two_asks_who_is_calling(app: FastAPI) -> None:
+def test_every_route_but_three_asks_who_is_calling(app: FastAPI) -> None:
     served = routes_of(app)
     assert {(r.method, r.path) for r in served if not r.scopes} == OPEN
 

@@ -23,6 +23,7 @@ from service.db.tables import (
     DeviceModel,
     MetadataFile,
     Model,
+    PublisherState,
     Release,
     Table,
 )
@@ -46,10 +47,12 @@ def create_tables(database: Database) -> None:
 
 
 def add_metadata(session: Session, expires_at: datetime) -> None:
-    """Pretend that everything was signed until then."""
+    """Pretend that everything is signed, the timestamp until then, and the publisher awake."""
     for role in ROLES:
         fields = {"version": 1, "body": b"{}", "accepted_at": NOW}
-        session.add(MetadataFile(role=role, expires_at=expires_at, **fields))
+        end = expires_at if role == "timestamp" else NOW + timedelta(days=300)
+        session.add(MetadataFile(role=role, expires_at=end, **fields))
+    session.add(PublisherState(id=1, round_at=NOW, problems=[]))
 
 
 def add_model(session: Session, name: str = MODEL) -> None:

@@ -1,0 +1,150 @@
+"""Expiry and the publisher's troubles: a state of health, metrics, and alerts on them."""
+
+import os
+import re
+import shutil
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import update
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.core.freshness import ALARM_DAYS, SILENT
+from service.db.tables import MetadataFile
+from tests.service.publishing import FAMILY, newest, write
+from tests.service.world import World, refused
+
+ALERTS = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
+
+
+def ready(world: World) -> Any:
+    reply = world.client.get("/readyz")
+    assert reply.status_code == 200
+    return reply.json()
+
+
+def gauges(world: World) -> dict[str, float]:
+    reply = world.call("GET", "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = [line.rsplit(" ", 1) for line in reply.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def ends_in(world: World, role: str, left: timedelta) -> None:
+    row = {"role": role, "version": newest(world, role)}
+    write(world, update(MetadataFile).filter_by(**row).values(expires_at=world.now + left))
+
+
+def test_what_is_signed_and_awake_is_ready(pinned: World) -> None:
+    assert ready(pinned) == {"status": "ready", "reasons": []}
+    told = pinned.ok("GET", "/v1/health")["publisher"]
+    assert (told["state"], told["reasons"]) == ("ok", [])
+
+
+@pytest.mark.parametrize("role", ["root", "targets", FAMILY, "snapshot", "timestamp"])
+def test_each_role_is_announced_at_its_own_alarm(pinned: World, role: str) -> None:
+    alarm = timedelta(days=ALARM_DAYS[role.partition("-")[0]][0])
+    ends_in(pinned, role, alarm)
+    assert ready(pinned)["status"] == "ready"
+    ends_in(pinned, role, alarm - timedelta(seconds=1))
+    assert ready(pinned) == {"status": "degraded", "reasons": ["expires_soon"]}
+    told = pinned.ok("GET", "/v1/health")["publisher"]
+    assert told["state"] == "degraded" and told["reasons"][0]["role"] == role
+    page = pinned.client.get("/status", auth=("me", pinned.token)).text
+    assert f"{role} expires in" in page and page.count("must sign it again") == 1
+    assert gauges(pinned)[f'fleetdiff_metadata_expiry_seconds{{role="{role}"}}'] == round(
+        alarm.total_seconds() - 1
+    )
+
+
+def test_what_has_expired_is_said_first(pinned: World) -> None:
+    ends_in(pinned, FAMILY, timedelta(days=1))
+    ends_in(pinned, "root", timedelta(0))
+    told = pinned.ok("GET", "/v1/health")["publisher"]
+    assert told["state"] == "expired"
+    assert [reason["reason"] for reason in told["reasons"]] == ["expired", "expires_soon"]
+    assert ready(pinned)["reasons"] == ["expired", "expires_soon"]
+
+
+def test_a_publisher_that_falls_silent_is_noticed(pinned: World) -> None:
+    pinned.now += SILENT - timedelta(seconds=15)
+    assert ready(pinned)["status"] == "ready"
+    pinned.now += timedelta(seconds=30)
+    assert ready(pinned)["reasons"] == ["publisher_silent"]
+    assert gauges(pinned)["fleetdiff_publisher_round_age_seconds"] >= SILENT.total_seconds()
+    pinned.work()
+    assert ready(pinned)["status"] == "ready"
+    assert gauges(pinned)["fleetdiff_publisher_round_age_seconds"] == 0
+
+
+def test_a_trouble_of_the_publisher_is_a_state_of_health_until_it_ends(pinned: World) -> None:
+    version = newest(pinned, FAMILY)
+    with pinned.app.state.database.reader() as session:
+        signed = session.get_one(MetadataFile, (FAMILY, version)).body
+    row = update(MetadataFile).filter_by(role=FAMILY, version=version)
+    write(pinned, row.values(body=signed.replace(b'"seq":2', b'"seq":8')))
+    pinned.work()
+    assert ready(pinned)["reasons"] == ["refused"]
+    assert gauges(pinned)["fleetdiff_publisher_troubles"] == 1
+    (reason,) = pinned.ok("GET", "/v1/health")["publisher"]["reasons"]
+    assert reason["role"] == FAMILY and "E_SIG" in reason["detail"]
+    write(pinned, row.values(body=signed))
+    pinned.work()
+    assert ready(pinned)["status"] == "ready"
+
+
+def test_a_server_that_nothing_was_published_to_has_metrics_too(unpublished: World) -> None:
+    assert gauges(unpublished) == {}
+    assert ready(unpublished)["reasons"] == ["publisher_silent"]
+
+
+@pytest.mark.attack("A29")
+def test_the_metrics_ask_for_a_token_unless_they_are_configured_open(pinned: World) -> None:
+    refused(pinned.client.get("/metrics"), 401)
+    refused(pinned.call("GET", "/metrics", token=pinned.token_with("devices:read")), 403)
+    assert pinned.call("GET", "/metrics", token=pinned.token_with("telemetry:read")).is_success
+    settings = pinned.app.state.settings.model_copy(update={"metrics": "open"})
+    with TestClient(create_app(settings, ticking=False)) as client:
+        assert "fleetdiff_metadata_expiry_seconds" in client.get("/metrics").text
+
+
+@pytest.mark.attack("A28")
+def test_whoever_asks_if_the_server_is_ready_learns_no_name(pinned: World) -> None:
+    ends_in(pinned, FAMILY, timedelta(0))
+    assert FAMILY.removeprefix("family-") not in pinned.client.get("/readyz").text
+
+
+def test_the_alerts_are_at_the_days_of_the_code_and_over_metrics_that_exist(pinned: World) -> None:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = [rule["expr"] for group in groups for rule in group["rules"]]
+    days: dict[str, list[int]] = {role: [] for role in ALARM_DAYS}
+    for rule in rules:
+        if found := re.fullmatch(r'.*role=~?"(.*)"} < (\d+) \* 86400', rule):
+            for role in found[1].split("|"):
+                days[role.partition("-")[0]].append(int(found[2]))
+    assert {role: tuple(found) for role, found in days.items()} == ALARM_DAYS
+    assert f"> {SILENT.seconds // 60} * 60" in " ".join(rules)
+    named = {name for rule in rules for name in re.findall(r"fleetdiff_\w+", rule)}
+    assert named == {name.partition("{")[0] for name in gauges(pinned)}
+
+
+def test_promtool_takes_the_alerts_and_the_metrics(pinned_sqlite: World) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        reason = "no promtool: apt-get install prometheus"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    rules = [promtool, "check", "rules", str(ALERTS)]
+    assert (
+        "9 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
+    )
+    text = pinned_sqlite.call("GET", "/metrics").text
+    check = [promtool, "check", "metrics"]
+    done = subprocess.run(check, input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
