@@ -156,7 +156,7 @@ class Client:
         self, found: HTTPResponse, late: Deadline, length: int, part: Path, have: int
     ) -> None:
         if found.status == 416:
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise Unavailable("the rest of a download was refused; starting again", 416)
         if found.status not in (200, 206):
             raise self._refusal(found)
@@ -199,7 +199,8 @@ class Client:
         try:
             target = urlsplit(urljoin(base, location))
         except ValueError as error:
-            raise Rejected("E_REDIRECT", f"a redirect to {location[:80]!r}") from error
+            # It may be a secret, and what is said here is reported and logged.
+            raise Rejected("E_REDIRECT", "a redirect to what is no address") from error
         secure = target.scheme in ("https", urlsplit(base).scheme)
         if not secure or target.netloc not in self._blob_hosts:
             raise Rejected("E_REDIRECT", f"artifacts are not fetched from {target.netloc[:80]!r}")

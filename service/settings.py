@@ -105,12 +105,13 @@ class Settings(FromEnviron):
         default=(), description="networks of proxies that are believed, as 10.0.0.0/8,::1/128"
     )
     operator_calls_per_min: int = Field(default=600, ge=1, description="of one API token")
-    device_calls_per_min: int = Field(default=120, ge=1, description="of one device")
-    enrolls_per_min: int = Field(default=60, ge=1, description="from one address")
+    device_calls_per_min: int = Field(default=240, ge=1, description="of one device")
+    enrolls_per_min: int = Field(default=300, ge=1, description="from one address")
     failed_calls_per_min: int = Field(default=60, ge=1, description="from one address")
     artifact_bytes_max: int = Field(default=4 << 30, ge=1)
     body_bytes_max: int = Field(default=1 << 20, ge=1024)
-    url_lifetime_s: int = Field(default=900, ge=60, le=86400)
+    url_lifetime_s_max: int = Field(default=900, ge=60, le=86400, description="of a secret URL")
+    url_bytes_s_min: int = Field(default=64 << 10, ge=256, description="of a link that is slow")
 
     @field_validator("online_keys")
     @classmethod

@@ -223,7 +223,9 @@ def send_artifact(sha256: str, request: Request, store: Blobs, config: Settings)
         return _ArtifactFile(path, headers=headers, media_type="application/octet-stream")
     if request.method == "HEAD":
         return Response(headers=headers | {"Content-Length": str(size)})
-    url = store.url(sha256, config.url_lifetime_s)
+    # A secret is short-lived: three times what a slow link needs, a minute at least.
+    needed_s = 3 * size // config.url_bytes_s_min
+    url = store.url(sha256, max(60, min(needed_s, config.url_lifetime_s_max)))
     assert url is not None
     return RedirectResponse(url, 307, headers={"Cache-Control": "no-store"})
 

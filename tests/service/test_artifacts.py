@@ -9,6 +9,8 @@ import pytest
 from service.blobs import open_blobs
 from tests.service.world import BASE, World, digest, refused
 
+MIB = 1 << 20
+
 
 @pytest.mark.attack("A17")
 def test_artifacts_are_served_whole_in_parts_and_not_at_all(world_sqlite: World) -> None:
@@ -57,6 +59,7 @@ def test_artifacts_are_served_whole_in_parts_and_not_at_all(world_sqlite: World)
 
 
 @pytest.mark.real
+@pytest.mark.attack("A18")
 def test_a_bucket_is_redirected_to_and_the_secret_url_stays_out_of_every_log(
     s3_location: str, unpublished: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,3 +84,26 @@ def test_a_bucket_is_redirected_to_and_the_secret_url_stays_out_of_every_log(
     refused(missing, 404, "not-found")
     ours = "\n".join(r.getMessage() for r in caplog.records if not r.name.startswith("http"))
     assert "X-Amz-Signature" not in ours and phone.credential not in ours
+
+
+@pytest.mark.parametrize(
+    ("size", "lifetime_s"),
+    [(1, 60), (20 * MIB // 16, 60), (10 * MIB, 480), (19 * MIB, 900), (4096 * MIB, 900)],
+)
+def test_a_secret_url_lives_three_times_as_long_as_a_slow_link_needs(
+    unpublished: World, monkeypatch: pytest.MonkeyPatch, size: int, lifetime_s: int
+) -> None:
+    world = unpublished.found()
+    asked: list[int] = []
+
+    def url(_sha256: str, expires_s: int) -> str:
+        asked.append(expires_s)
+        return "http://bucket.example/secret"
+
+    store = world.app.state.blobs
+    monkeypatch.setattr(store, "size", lambda _sha256: size)
+    monkeypatch.setattr(store, "path", lambda _sha256: None)
+    monkeypatch.setattr(store, "url", url)
+    path = f"/v1/artifacts/{digest(BASE)}"
+    assert world.call("GET", path, follow_redirects=False).status_code == 307
+    assert asked == [lifetime_s]

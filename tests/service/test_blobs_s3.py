@@ -2,10 +2,12 @@
 
 import logging
 import os
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
+from botocore import auth
 from botocore.exceptions import EndpointConnectionError
 
 from service.blobs import WrongDigest
@@ -49,6 +51,7 @@ def test_a_range_of_the_presigned_url_is_those_bytes(bucket: S3Blobs) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.attack("A18")
 def test_a_presigned_url_opens_nothing_else(bucket: S3Blobs) -> None:
     put(bucket)
     put(bucket, b"other")
@@ -70,6 +73,20 @@ def test_a_presigned_url_opens_nothing_else(bucket: S3Blobs) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.attack("A18")
+def test_a_presigned_url_ends(bucket: S3Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket)
+    for age_s, statuses in ((URL_LIFETIME_S - 300, (200,)), (URL_LIFETIME_S + 1, (400, 403))):
+        then = datetime.now(UTC) - timedelta(seconds=age_s)
+        with monkeypatch.context() as patch:
+            patch.setattr(auth, "get_current_datetime", lambda then=then: then)
+            url = bucket.url(NAME, URL_LIFETIME_S)
+        assert f"X-Amz-Date={then:%Y%m%dT%H%M%SZ}" in url
+        assert httpx2.get(url).status_code in statuses
+
+
+@pytest.mark.real
+@pytest.mark.attack("A18")
 def test_neither_a_log_nor_a_repr_shows_a_url_or_a_key(
     s3_server: S3Server, keys: None, caplog: pytest.LogCaptureFixture
 ) -> None:
