@@ -91,7 +91,7 @@ def apply(
             work, part = opened.enter_context(_new_file(part))
             os.fchmod(work.fileno(), mode)
             before = done
-            for done in _write(source, run, work, base, back):
+            for done in write_new(source, run, work, base, back):
                 if progress:
                     progress(before + done, total)
             source, base = work, part
@@ -103,7 +103,7 @@ def apply(
     return Applied(last.to_size, last.to_sha256)
 
 
-def _write(
+def write_new(
     source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: Path, back: bool
 ) -> Iterator[int]:
     """Makes a new file of an old one by patches that can be fused; gives the bytes done."""

@@ -58,6 +58,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.settings = settings
     app.state.database = Database(settings.database, durable=durable)
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
+    app.state.checking = asyncio.Semaphore(1)
     app.state.blobs = open_blobs(settings.artifacts)
     app.state.clock = lambda: datetime.now(UTC)
     kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")

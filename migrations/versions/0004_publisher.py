@@ -1,4 +1,4 @@
-"""The publisher's state, and the key of each order."""
+"""The publisher's state, the key of each order, and the patches that were applied on upload."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,9 +19,20 @@ def upgrade() -> None:
         sa.Column("problems", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_publisher_state")),
     )
+    op.create_table(
+        "checked_patch",
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("from_sha256", sa.String(), nullable=False),
+        sa.Column("to_sha256", sa.String(), nullable=False),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "sha256", "from_sha256", "to_sha256", name=op.f("pk_checked_patch")
+        ),
+    )
     op.add_column("device_model", sa.Column("order_keyid", sa.String(), nullable=True))
 
 
 def downgrade() -> None:
     op.drop_column("device_model", "order_keyid")
+    op.drop_table("checked_patch")
     op.drop_table("publisher_state")

@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Snapshot, Targets
 from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.manifest import read_manifest
+from service.core.patches import unchecked
 from service.db import queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
@@ -123,11 +124,14 @@ def accept_metadata(
         NotTheNextVersion: another version came first.
         NotAcceptable: a signature or a rule is broken.
         MissingArtifact: it signs a file that was not uploaded.
+        BadPatch: it lists a patch that `patches` has not applied yet.
     """
     reviewed = review_metadata(session, blobs, role, body, now)
     with refusals(role):
         for delegator in reviewed.delegators:
             check_signed(role, delegator, reviewed.document)
+    for patch in unchecked(session, reviewed.family) if reviewed.family else ():
+        raise errors.BadPatch(f"{patch.path} was not applied to its base yet; try again")
     row = store_metadata(session, role, reviewed.document, body, now)
     session.execute(delete(Draft).filter_by(role=role))  # it would not be the next version now
     if reviewed.family is not None:

@@ -73,6 +73,10 @@ class MissingArtifact(Refusal):
     """A signed file was not uploaded, or has another size."""
 
 
+class BadPatch(Refusal):
+    """A patch, applied to its base, does not make the release that it is signed for."""
+
+
 class InvalidRequest(Refusal):
     """The request makes no sense."""
 

@@ -146,6 +146,15 @@ class Patch(Table):
     )
 
 
+class CheckedPatch(Table):
+    """A patch that was applied to its base here, and made its target byte for byte."""
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    from_sha256: Mapped[str] = mapped_column(primary_key=True)
+    to_sha256: Mapped[str] = mapped_column(primary_key=True)
+    checked_at: Mapped[datetime]
+
+
 class CanarySet(Table):
     """The canary pool of a model; the manifest names the shards and their counts."""
 

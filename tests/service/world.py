@@ -8,6 +8,7 @@ device.runs = digest; device.poll()
 
 import hashlib
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 from tuf.api.metadata import Metadata, Targets
 
+from neural_diff.make import make_patch
 from service.app import create_app
 from service.core import access, offers, publisher
 from service.core.keys import OnlineKeys, Publisher
@@ -33,7 +35,19 @@ from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_fam
 
 MODEL = "asr"
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
-BASE, BETTER, PATCH = b"the base model" * 100, b"the better model" * 100, b"a small patch"
+BASE, BETTER = b"the base model" * 100, b"the better model" * 100
+
+
+def patch_between(base: bytes, target: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("base", "target", "patch")]
+        for file, held in zip(files, (base, target), strict=False):
+            file.write_bytes(held)
+        make_patch(*files)
+        return files[2].read_bytes()
+
+
+PATCH = patch_between(BASE, BETTER)
 
 
 def digest(body: bytes) -> str:
