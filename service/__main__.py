@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service import logs
 from service.api.contract import documents
 from service.app import create_app
+from service.connections import impatient
 from service.core import access
 from service.core.errors import Refusal
 from service.core.keys import Publisher
@@ -83,6 +84,9 @@ def _serve(options: argparse.Namespace) -> None:
         server_header=False,
         proxy_headers=False,  # whom to believe is a setting of our own
         timeout_graceful_shutdown=5,
+        http=impatient(settings.head_s_max),
+        ws="none",
+        limit_concurrency=settings.connections_max,
     )
     logger.info("serve", extra={"host": settings.host, "port": settings.port})
     if settings.online_keys is not None:

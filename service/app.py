@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
-from service.core.errors import TooLarge
+from service.core.errors import TooLarge, TooSlow
 from service.core.identity import Provider
 from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.database = Database(settings.database, durable=durable)
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
     app.state.checking = asyncio.Semaphore(1)
+    app.state.uploads = asyncio.Semaphore(settings.uploads_max)
     app.state.blobs = open_blobs(settings.artifacts)
     app.state.clock = lambda: datetime.now(UTC)
     kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
@@ -70,30 +71,49 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     for router in (*people, ops.public, device.router):
         app.include_router(router)
     app.include_router(pages.router)
-    app.add_middleware(body_limit, bytes_max=settings.body_bytes_max)
+    app.add_middleware(body_limit, settings=settings)
     return app
 
 
-def body_limit(app: ASGIApp, bytes_max: int) -> ASGIApp:
-    """Refuse a body over the limit by what arrives, whatever its header says.
+def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Refuse a body over the limit by what arrives, whatever its header says, and one that drips.
 
-    Uploads have a limit of their own.
+    Uploads have a size limit of their own, and the time that their bytes may take.
     """
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        seen = 0
+        seen, more, ends = 0, True, 0.0
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, more, ends
+            if not more:
+                return await receive()
+            ends = ends or asyncio.get_running_loop().time() + _patience_s(scope, settings)
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow("the body came too slowly; send it again at once") from None
+            more = message.get("more_body", False)
             seen += len(message.get("body", b""))
-            if seen > bytes_max and not scope["path"].startswith("/v1/artifacts/"):
-                raise TooLarge(f"the body has more than {bytes_max} bytes")
+            if seen > settings.body_bytes_max and not _is_upload(scope):
+                raise TooLarge(f"the body has more than {settings.body_bytes_max} bytes")
             return message
 
-        await app(scope, counted, send)
+        await app(scope, counted if scope["type"] == "http" else receive, send)
 
     return limited
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["path"].startswith("/v1/artifacts/"))
+
+
+def _patience_s(scope: Scope, settings: Settings) -> float:
+    """Return the seconds that a body may take."""
+    declared = dict(scope["headers"]).get(b"content-length", b"") if _is_upload(scope) else b""
+    size = int(declared) if declared.isdigit() and len(declared) < 20 else 0
+    return settings.body_s_max + size / settings.upload_bytes_per_s_min
 
 
 def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> None:

@@ -27,7 +27,7 @@ JITTER = 0.2
 @router.post(
     "/enroll",
     status_code=201,
-    responses=document(401, 409, 413, 422),
+    responses=document(401, 408, 409, 413, 422),
     dependencies=[Depends(limit_address("enrolls"))],
 )
 def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
@@ -79,13 +79,13 @@ def get_artifact(
     return send_artifact(sha256, request, store, config)
 
 
-@router.post("/events", responses=document(401, 413, 422))
+@router.post("/events", responses=document(401, 408, 413, 422))
 def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> dict[str, int]:
     """Store a batch of events; repeats are no-ops."""
     return {"acknowledged": reports.record_events(session, device, body.events, now)}
 
 
-@router.post("/canary-reports", status_code=202, responses=document(401, 409, 413, 422))
+@router.post("/canary-reports", status_code=202, responses=document(401, 408, 409, 413, 422))
 def post_canary_report(
     device: Caller, body: NewCanaryReport, session: Tx, now: Now, wake: Wake
 ) -> dict[str, str]:

@@ -32,6 +32,7 @@ STATUS_OF = {
     "TOO_MANY": 429,
     "UNAVAILABLE": 503,
     "LENGTH_REQUIRED": 411,
+    "TOO_SLOW": 408,
 }
 # PostgreSQL: a unique violation, a serialization failure, a deadlock. SQLite has one writer.
 RACES = ("23505", "40001", "40P01")

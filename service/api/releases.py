@@ -123,7 +123,10 @@ Checked = Annotated[None, Depends(checked_patches)]
 
 
 @router.put(
-    "/metadata/{role}", status_code=201, responses=document(409, 413, 422), openapi_extra=RAW_JSON
+    "/metadata/{role}",
+    status_code=201,
+    responses=document(408, 409, 413, 422),
+    openapi_extra=RAW_JSON,
 )
 def put_metadata(
     _caller: CanWrite,
@@ -154,7 +157,10 @@ def get_draft(_caller: CanRead, role: OfflineRole, session: Reader) -> Response:
 
 
 @router.put(
-    "/drafts/{role}", status_code=201, responses=document(409, 413, 422), openapi_extra=RAW_JSON
+    "/drafts/{role}",
+    status_code=201,
+    responses=document(408, 409, 413, 422),
+    openapi_extra=RAW_JSON,
 )
 def put_draft(
     caller: CanWrite,
@@ -195,7 +201,7 @@ def put_signature(
 @router.put(
     "/artifacts/{sha256}",
     status_code=201,
-    responses={**document(411, 413, 422), 200: {"description": "It was there already"}},
+    responses={**document(408, 411, 413, 422), 200: {"description": "It was there already"}},
     openapi_extra={"requestBody": {"required": True, "content": BLOB}},
 )
 async def put_artifact(
@@ -217,12 +223,15 @@ async def put_artifact(
 
     def keep() -> bool:
         if store.size(sha256) != size:
+            with database.reader() as session:
+                catalog.check_room(session, size, config.store_bytes_max)
             store.put(_from_thread(request.stream()), sha256, size)
         with database.writer() as session:
             return catalog.record_artifact(session, sha256, size, now)
 
     try:
-        new = await run_in_threadpool(keep)
+        async with request.app.state.uploads:  # each holds a thread until its body is whole
+            new = await run_in_threadpool(keep)
     except WrongDigest as error:
         raise errors.DigestMismatch(str(error)) from error
     except WrongLength as error:

@@ -59,6 +59,13 @@ def cohort_named(session: Session, name: str) -> Cohort:
     return errors.found(queries.cohort_named(session, name), f"cohort {name}")
 
 
+def check_room(session: Session, size: int, bytes_max: int) -> None:
+    """Refuse an artifact that would make all of them together more than may be stored."""
+    stored = queries.artifact_bytes(session)
+    if stored + size > bytes_max:
+        raise errors.TooLarge(f"{stored} bytes of {bytes_max} are stored; there is no room for it")
+
+
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
     """Note that a blob is stored; True if it is new."""
     if session.get(Artifact, sha256) is not None:

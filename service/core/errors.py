@@ -119,6 +119,12 @@ class TooLarge(Refusal):
     kind = "TOO_LARGE"
 
 
+class TooSlow(Refusal):
+    """The body did not arrive in time."""
+
+    kind = "TOO_SLOW"
+
+
 class LengthRequired(Refusal):
     """The length of the body must be declared."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.db import queries
+from service.db import documents, queries
 from service.db.tables import PublisherState
 from trust.roles import ONLINE_ROLES, TOP_LEVEL_ROLES, family_role
 
@@ -76,7 +76,7 @@ def metrics(session: Session, now: datetime) -> str:
 
 def _ends(session: Session) -> dict[str, datetime]:
     families = [family_role(model) for model in queries.model_names(session)]
-    ends = queries.newest_ends(session)
+    ends = documents.newest_ends(session)
     return {role: ends[role] for role in (*TOP_LEVEL_ROLES, *families) if role in ends}
 
 

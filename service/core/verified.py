@@ -14,7 +14,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from service.core.record import Record
-from service.db import queries
+from service.db import documents, queries
 from service.db.tables import MetadataFile
 from trust.accept import accept_family, check_signed, read_metadata
 from trust.errors import Untrusted, require
@@ -107,7 +107,7 @@ def _follow_roots(session: Session, found: Verified) -> None:
 
 def _newest_own(session: Session, found: Verified, role: str) -> Any:
     """Return the newest snapshot or timestamp that is ours, by any key that ever was named."""
-    for row in queries.newest_first(session, role, TRIED_MAX):
+    for row in documents.newest_first(session, role, TRIED_MAX):
         document = signed_by(found.roots[::-1], row)
         if document is not None:
             return document.signed
@@ -119,7 +119,7 @@ def _newest(
     session: Session, found: Verified, role: str, delegator: Any, record: Record
 ) -> Targets | None:
     """Return the newest valid version of `targets` or a family, and keep what it says."""
-    for row in queries.newest_first(session, role, TRIED_MAX):
+    for row in documents.newest_first(session, role, TRIED_MAX):
         try:
             document = read_metadata(role, row.body)
             _check_named(row, document)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
+from service.db import documents
 from service.db.rollout_tables import (
     LIVE,
     OPEN,
@@ -22,7 +23,17 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import Device, DeviceModel, Draft, MetadataFile, Model, Patch, Release, Table
+from service.db.tables import (
+    Artifact,
+    Device,
+    DeviceModel,
+    Draft,
+    MetadataFile,
+    Model,
+    Patch,
+    Release,
+    Table,
+)
 
 Row = TypeVar("Row", bound=Table)
 
@@ -34,28 +45,13 @@ def first(session: Session, table: type[Row], **equal: object) -> Row | None:
 
 def newest_metadata(session: Session, role: str) -> MetadataFile | None:
     """Return the newest accepted version of a signed document."""
-    return next(iter(newest_first(session, role, 1)), None)
-
-
-def newest_first(session: Session, role: str, limit: int) -> Sequence[MetadataFile]:
-    """Return the newest versions of a signed document."""
-    rows = select(MetadataFile).filter_by(role=role).order_by(MetadataFile.version.desc())
-    return session.scalars(rows.limit(limit)).all()
+    return next(iter(documents.newest_first(session, role, 1)), None)
 
 
 def newest_versions(session: Session) -> dict[str, int]:
     """Return role -> newest accepted version."""
     rows = select(MetadataFile.role, func.max(MetadataFile.version)).group_by(MetadataFile.role)
     return {key: value for key, value in session.execute(rows)}
-
-
-def newest_ends(session: Session) -> dict[str, datetime]:
-    """Return role -> when its newest accepted version expires."""
-    newest = select(MetadataFile.role, func.max(MetadataFile.version).label("version"))
-    last = newest.group_by(MetadataFile.role).subquery()
-    same = (MetadataFile.role == last.c.role, MetadataFile.version == last.c.version)
-    rows = select(MetadataFile.role, MetadataFile.expires_at).where(*same)
-    return {role: end for role, end in session.execute(rows)}
 
 
 def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
@@ -67,6 +63,11 @@ def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
 def all_drafts(session: Session) -> Sequence[Draft]:
     """Return the documents that wait for signatures, by role."""
     return session.scalars(select(Draft).order_by(Draft.role)).all()
+
+
+def artifact_bytes(session: Session) -> int:
+    """Return the bytes of all artifacts together."""
+    return int(session.scalar(select(func.coalesce(func.sum(Artifact.bytes), 0))) or 0)
 
 
 def model_names(session: Session) -> Sequence[str]:

@@ -151,6 +151,7 @@ def test_an_artifact_that_is_there_with_another_size_is_refused(blobs: Blobs) ->
     assert get(blobs) == BODY
 
 
+@pytest.mark.attack("A13")
 def test_twenty_racers_leave_one_artifact(blobs: Blobs) -> None:
     start = threading.Barrier(RACERS)
 
@@ -173,6 +174,7 @@ def test_twenty_racers_leave_one_artifact(blobs: Blobs) -> None:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(name=not_digests)
+@pytest.mark.attack("A12", "A14")
 def test_only_a_digest_may_become_a_path_or_a_key(blobs: Blobs, name: str) -> None:
     with pytest.raises(NotADigest):
         blobs.put(never_read(), name, 1)

@@ -26,6 +26,7 @@ def test_a_local_artifact_has_a_file_of_its_own_and_no_url(local: LocalBlobs) ->
     assert local.url(NAME, URL_LIFETIME_S) is None
 
 
+@pytest.mark.attack("A14")
 def test_a_symbolic_link_in_place_of_an_artifact_leads_nowhere(
     local: LocalBlobs, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_body_is_on_the_disk_before_its_name_is(
     assert calls == ["fsync", "link", "fsync"]  # the file, then its name
 
 
+@pytest.mark.attack("A11")
 def test_a_killed_upload_is_never_seen_and_goes_after_a_day(local: LocalBlobs) -> None:
     script = """
 import os, sys
@@ -93,6 +95,7 @@ LocalBlobs(Path(sys.argv[1])).put(killed(), sys.argv[2], 100)
     assert everything_in(local) == []
 
 
+@pytest.mark.attack("A14")
 def test_a_symbolic_link_among_the_unfinished_is_not_followed_when_they_go(
     local: LocalBlobs, tmp_path: Path
 ) -> None:

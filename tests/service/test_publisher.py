@@ -65,7 +65,7 @@ def test_a_signed_family_that_was_altered_since_gets_no_order(pinned: World) -> 
     assert order_of(pinned, phone) is None
 
 
-@pytest.mark.attack("A24")
+@pytest.mark.attack("A24", "M28")
 @pytest.mark.parametrize("wish", ["unsigned", "foreign", "retired", "withdrawn"])
 def test_a_forged_wish_gets_no_order(pinned: World, wish: str) -> None:
     phone = offered(pinned)

@@ -54,6 +54,7 @@ def raw_put(world: World, headers: dict[str, str], messages: list[dict[str, Any]
     return sent
 
 
+@pytest.mark.attack("A11", "A12")
 def test_an_artifact_that_is_not_what_its_name_says_leaves_nothing(world: World) -> None:
     before, stored = world.rows(), everything_in(world.app.state.blobs)
     limit = world.app.state.settings.artifact_bytes_max
@@ -81,6 +82,7 @@ def test_an_artifact_that_is_not_what_its_name_says_leaves_nothing(world: World)
     assert put(world).status_code == 201
 
 
+@pytest.mark.attack("A11")
 def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
     chunk = {"type": "http.request", "body": BODY[:-1], "more_body": True}
     stored, before = everything_in(world.app.state.blobs), world.rows()
@@ -89,6 +91,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(world: World) -> None:
     assert everything_in(world.app.state.blobs) == stored and world.rows() == before
 
 
+@pytest.mark.attack("A13")
 def test_ten_uploads_of_one_artifact_at_once_leave_one(world: World) -> None:
     statuses = outcomes([partial(put, world)] * 10)
     assert set(statuses) <= {200, 201} and statuses.count(201) == 1
@@ -205,7 +208,7 @@ def test_metadata_is_the_next_version_and_signed_by_whom_it_should(world_sqlite:
     world.put_metadata(f"family-{MODEL}", world.next_family())
 
 
-@pytest.mark.attack("A15")
+@pytest.mark.attack("A15", "M28")
 def test_a_release_once_withdrawn_never_returns_and_none_ever_vanishes(
     world_sqlite: World,
 ) -> None:
