@@ -176,9 +176,9 @@ def put_draft(
 
 
 @router.delete("/drafts/{role}", status_code=204, responses=document(404, 422))
-def delete_draft(_caller: CanWrite, role: OfflineRole, session: Tx) -> None:
+def delete_draft(_caller: CanWrite, role: OfflineRole, session: Tx, now: Now) -> None:
     """Drop a draft; its signatures are gone with it."""
-    drafts.drop(session, role)
+    drafts.drop(session, role, now)
 
 
 @router.put("/drafts/{role}/signatures/{keyid}", responses=document(404, 409, 422))

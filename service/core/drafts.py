@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata
 
 from service.blobs import Blobs
-from service.core import errors
+from service.core import audit, errors
 from service.core.bodies import NewSignature
 from service.core.catalog import Reviewed, accept_metadata, refusals, review_metadata
 from service.db import queries
@@ -39,6 +39,8 @@ def stage(
     if draft is None:
         draft = Draft(role=role, body=body, staged_by=by, staged_at=now)
         session.add(draft)
+        digest = sha256(reviewed.document.signed_bytes).hexdigest()
+        audit.record(session, "draft.stage", role, now, sha256=digest)
     elif _signed_part(draft.body) != _signed_part(body):
         version = reviewed.document.signed.version
         raise errors.WrongState(f"another draft of {role} {version} waits: sign or drop it first")
@@ -69,14 +71,16 @@ def add_signature(
     document.signatures = {keyid: document.signatures[keyid] for keyid in signed.given}
     draft.body = canonical(document)
     shown = _shown(draft, document, signed)
+    audit.record(session, "draft.sign", role, now, keyid=keyid, sha256=given.sha256)
     if not signed.missing:
         accept_metadata(session, blobs, role, draft.body, now)
     return shown
 
 
-def drop(session: Session, role: str) -> None:
+def drop(session: Session, role: str, now: datetime) -> None:
     """Forget a draft."""
     session.delete(draft_of(session, role))
+    audit.record(session, "draft.drop", role, now)
 
 
 def draft_of(session: Session, role: str, *, lock: bool = False) -> Draft:
