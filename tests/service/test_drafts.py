@@ -298,3 +298,15 @@ def test_a_root_that_would_leave_targets_unsigned_is_refused(team: World) -> Non
     body = sign.sign(document, [team.signers["root"]])
     found = refused(team.call("PUT", "/v1/metadata/root", content=body), 422)
     assert "first let those sign targets again" in found["detail"]
+
+
+def test_who_staged_signed_and_dropped_is_written_down(team: World) -> None:
+    document = release(team)
+    stage(team, document)
+    signature(team, document, ANNE)
+    team.call("DELETE", DRAFT)
+    entries = team.ok("GET", "/v1/audit", params={"limit": 100})["items"]
+    told = [(e["action"], e["details"]) for e in entries if e["object"] == FAMILY]
+    what = {"sha256": digest(document.signed_bytes)}
+    keyid = {"keyid": ANNE.public_key.keyid}
+    assert told == [("draft.stage", what), ("draft.sign", what | keyid), ("draft.drop", {})]
