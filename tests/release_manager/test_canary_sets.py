@@ -16,7 +16,7 @@ def canary_set(folder: Path, name: str = "en-1", **changes: Any) -> Path:
         (folder / f"shard-{number}.zip").write_bytes(body)
         shards.append(
             {
-                "id": number,
+                "id": f"{number:02}",
                 "file": f"shard-{number}.zip",
                 "sha256": sha256(body).hexdigest(),
                 "bytes": len(body),
@@ -67,7 +67,7 @@ def test_a_canary_set_never_changes_under_one_name(ready: Desk, tmp_path: Path) 
         {"file": "../set/shard-0.zip"},
         {"file": ".."},
         {"file": "nothing.zip"},
-        {"id": 1},
+        {"id": "01"},
         {"utterances": 0},
         {"ref_words": "90"},
         {"extra": 1},
