@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 AGENT_VERSION = "0.1.0"
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
+P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
 UTC_NOW = partial(datetime.now, UTC)
 
 
@@ -156,7 +158,7 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
             "model": config.model,
             "serial": config.serial,
             "hardware": config.hardware,
-            "attributes": config.attributes,
+            "attributes": config.attributes | {P256: "yes" if find_spec("cryptography") else "no"},
             "agent_version": AGENT_VERSION,
         }
         answer = accept(Enrolled, Client(config).post("enroll", request), "E_HTTP")

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Metadata, Snapshot, Targets
+from tuf.api.metadata import Key, Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
 from service.core import audit, errors
@@ -35,6 +35,7 @@ from trust.accept import (
     signatures_of,
 )
 from trust.errors import Untrusted, require
+from trust.keys import P256
 from trust.roles import Family, family_role, read_family
 
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
@@ -118,6 +119,7 @@ def review_metadata(
             model = model_named(session, role.removeprefix("family-")).name
             family = accept_family(model, document.signed, published_family(session, model))
         _check_below(session, role, document.signed)
+        _check_devices(session, document.signed, current)
     manifest = _check_files(session, blobs, family) if family else None
     return Reviewed(document, delegators(document, current, beside), family, manifest)
 
@@ -211,6 +213,20 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
             missing = signatures_of(name, Metadata[Any].from_bytes(body), [signed]).missing
             first = f"first let those sign {name} again who stay, or whom the one before adds"
             require(not missing, "E_SIG", f"{missing} signatures would be missing; {first}")
+
+
+def _check_devices(session: Session, signed: Delegator, current: bytes | None) -> None:
+    """Check that every device can verify by the keys that are new: it would be locked out."""
+    known = _keys_of(Metadata[Any].from_bytes(current).signed) if current else {}
+    new = {key.scheme for keyid, key in _keys_of(signed).items() if keyid not in known}
+    blind = queries.count_devices_without(session, P256) if P256 in new else 0
+    how = "sign with Ed25519, or give them fleetdiff[p256] and enroll them again"
+    require(not blind, "E_SIG", f"{blind} devices cannot verify {P256}; {how}")
+
+
+def _keys_of(signed: Any) -> dict[str, Key]:
+    holder = signed if signed.type == "root" else signed.delegations
+    return holder.keys if holder else {}
 
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:

@@ -156,6 +156,13 @@ def _conditions(model: str, chosen: dict[str, Any]) -> list[Any]:
     return conditions
 
 
+def count_devices_without(session: Session, attribute: str) -> int:
+    """Return how many devices do not say "yes" to an attribute."""
+    said = func.coalesce(Device.attributes[attribute].as_string(), "")
+    devices = select(func.count()).where(Device.status != "revoked", said != "yes")
+    return session.execute(devices).scalar_one()
+
+
 def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:
     """Return whether a device belongs to a cohort now."""
     members = cohort_devices(cohort).where(Device.id == device_id)

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def test_a_root_that_is_none_is_said(lab: Lab) -> None:
 def test_the_credential_is_for_its_owner_only(lab: Lab) -> None:
     mode = (lab.config.state_dir / "credential.json").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
+
+
+@pytest.mark.attack("M48")
+@pytest.mark.parametrize(("there", "said"), [(True, "yes"), (False, "no")])
+def test_a_device_says_at_enrollment_whether_it_verifies_p256(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, said: str
+) -> None:
+    monkeypatch.setattr(agent, "find_spec", lambda name: there and name == "cryptography")
+    config = replace(lab.config, state_dir=tmp_path / "other", attributes={"room": "hall"})
+    agent.enroll(config, "token", None)
+    described = json.loads(lab.server.asked[-1].body)["attributes"]
+    assert described == {"room": "hall", "ecdsa-sha2-nistp256": said}
 
 
 def test_enrolling_twice_is_refused(lab: Lab) -> None:

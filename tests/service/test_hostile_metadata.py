@@ -1,0 +1,108 @@
+"""Signed documents that are well signed and still may not be published, as they are uploaded."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+
+from tests.service.world import MODEL, World, digest, refused
+from trust import sign
+from trust.keys import P256
+
+FAMILY = f"family-{MODEL}"
+BODY = b"an artifact"
+PATHS = [
+    "../x", "a/b/c", "%2e%2e/x", f"{MODEL}/%2e%2e", f"{MODEL}/../r1.model", f"{MODEL}/r1\0.model",
+    f"{MODEL}/{'r' * 300}.model", f"{MODEL}/r\u0456.model", f"{MODEL}/-r1.model", "/r1.model", "",
+]  # fmt: skip
+SECOND_FORMS: list[Callable[[bytes], bytes]] = [
+    lambda b: b.replace(b'"version":1', b'"version":1,"version":1'),
+    lambda b: b[:-1] + b',"unknown":1}',
+    lambda b: b"\xef\xbb\xbf" + b,
+    lambda b: b + b"\n",
+    lambda b: b + b"{}",
+    lambda b: b.replace(b'"version":1', b'"version":1.0'),
+    lambda b: b.replace(b'"version":1', b'"version":1e400'),
+    lambda b: b.replace(b'"version":1', b'"version":NaN'),
+    lambda b: b.replace(b'"version":1', b'"version":9007199254740993'),
+    lambda b: json.dumps(json.loads(b)).encode(),
+]
+
+
+@pytest.mark.attack("M37")
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_m37_a_path_that_leads_elsewhere_is_not_published(world_sqlite: World, path: str) -> None:
+    world = world_sqlite
+    world.upload(BODY)
+    _, entry = sign.release_target(MODEL, world.release("r1", BODY))
+    target = TargetFile(len(BODY), {"sha256": digest(BODY)}, path, {"custom": entry.custom})
+    before = world.rows()
+    found = refused(put(world, FAMILY, world.next_family((path, target))), 422, "not-acceptable")
+    assert found["code"] == "E_NOT_RELEASED"
+    assert world.rows() == before
+    world.sign_family((f"{MODEL}/r1.model", entry))
+
+
+@pytest.mark.attack("M42")
+@pytest.mark.parametrize("respell", SECOND_FORMS)
+def test_m42_a_document_in_a_second_form_is_not_published(
+    world_sqlite: World, respell: Callable[[bytes], bytes]
+) -> None:
+    world = world_sqlite
+    world.upload(BODY)
+    right = world.next_family(sign.release_target(MODEL, world.release("r1", BODY)))
+    before = world.rows()
+    reply = put(world, FAMILY, respell(right))
+    assert reply.status_code in (409, 422) and reply.json()["role"] == FAMILY
+    assert world.rows() == before
+    assert put(world, FAMILY, right).status_code == 201
+
+
+def put(world: World, role: str, body: bytes) -> Any:
+    return world.call("PUT", f"/v1/metadata/{role}", content=body)
+
+
+def with_p256(world: World, role: str) -> bytes:
+    """Return the next root, whose timestamp, or the next targets, whose director is a P-256 key."""
+    key = CryptoSigner.generate_ecdsa().public_key
+    now = Metadata[Any].from_bytes(world.newest_metadata(role)).signed
+    if role == "targets":
+        document = sign.next_targets(now, {MODEL: world.public["family"]}, key, world.now)
+        return sign.sign(document, [world.signers["targets"]])
+    root: Root = now
+    old = root.roles["timestamp"].keyids
+    root.version += 1
+    root.keys = {k: v for k, v in root.keys.items() if k not in old} | {key.keyid: key}
+    root.roles["timestamp"].keyids = [key.keyid]
+    return sign.sign(Metadata(root), [world.signers["root"]])
+
+
+@pytest.mark.attack("M48")
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_m48_a_key_that_some_device_cannot_verify_is_not_published(world: World, role: str) -> None:
+    world.enroll("with cryptography", attributes={P256: "yes"})
+    blind = [
+        world.enroll("without it", attributes={P256: "no"}),
+        world.enroll("before there was the question"),
+    ]
+    body, before = with_p256(world, role), world.rows()
+    found = refused(put(world, role, body), 422, "not-acceptable")
+    assert (found["code"], found["detail"][:9]) == ("E_SIG", "2 devices")
+    assert world.rows() == before
+    for phone in blind:
+        world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "revoked"})
+    assert put(world, role, body).status_code == 201
+
+
+@pytest.mark.attack("M48")
+def test_m48_a_key_that_is_published_already_does_not_bar_what_follows(world_sqlite: World) -> None:
+    """A device that came since is locked out by what is, not by what is to come."""
+    world = world_sqlite
+    world.put_metadata("targets", with_p256(world, "targets"))
+    world.enroll("without cryptography", attributes={P256: "no"})
+    following = Metadata[Targets].from_bytes(world.newest_metadata("targets"))
+    following.signed.version += 1
+    world.put_metadata("targets", sign.sign(following, [world.signers["targets"]]))
