@@ -76,6 +76,8 @@ class Client:
         self.credentials = tuple(filter(None, credentials))
         secure = config.server.startswith("https:")
         self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
+        if self._tls and config.client_cert:
+            self._tls.load_cert_chain(config.client_cert)
 
     @property
     def _identity(self) -> Headers:

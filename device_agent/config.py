@@ -54,6 +54,7 @@ class Config:
     recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
     blob_hosts: tuple[str, ...] = ()  # host[:port] that artifacts may be redirected to
     ca_file: str = ""  # trust this authority instead of the system's
+    client_cert: str = ""  # a PEM file with a certificate and its key, shown to the server
     plain_http: bool = False  # http beyond the loopback interface
     dev_root: bool = False  # accept a root made for development
     attributes: dict[str, str] = field(default_factory=dict)

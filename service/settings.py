@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     Json,
+    SecretStr,
     ValidationInfo,
     field_validator,
 )
@@ -103,6 +104,12 @@ class Settings(FromEnviron):
     )
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = Field(
         default=(), description="networks of proxies that are believed, as 10.0.0.0/8,::1/128"
+    )
+    proxy_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="which a proxy sends as Fleetdiff-Proxy-Secret"
+    )
+    client_cert_header: Literal["off", "Client-Cert", "Client-Cert-Sha256"] = Field(
+        default="off", description="in which a trusted proxy with the secret names certificates"
     )
     operator_calls_per_min: int = Field(default=600, ge=1, description="of one API token")
     device_calls_per_min: int = Field(default=240, ge=1, description="of one device")

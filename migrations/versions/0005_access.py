@@ -41,10 +41,12 @@ def upgrade() -> None:
     op.add_column("device", sa.Column("next_credential_sha256", sa.String(), nullable=True))
     op.add_column("device", sa.Column("old_credential_sha256", sa.String(), nullable=True))
     op.add_column("device", sa.Column("renewed_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("device", sa.Column("certificate_sha256", sa.String(), nullable=True))
     op.bulk_insert(head, [{"id": 1, "seq": 0, "sha256": "0" * 64}])
 
 
 def downgrade() -> None:
+    op.drop_column("device", "certificate_sha256")
     op.drop_column("device", "renewed_at")
     op.drop_column("device", "old_credential_sha256")
     op.drop_column("device", "next_credential_sha256")

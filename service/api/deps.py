@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from service.api.origin import limit, origin_of, writing
+from service.api.origin import certificate_of, limit, origin_of, writing
 from service.blobs import Blobs
 from service.core import access
 from service.core.errors import Unauthorized
@@ -106,7 +106,7 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
 def fetching_device(request: Request, database: Data, now: Now, credential: Bearer) -> Device:
     """Return the device that calls to fetch something; a download holds no connection."""
     with database.reader() as session:
-        found = access.identify_device(session, credential, now)
+        found = access.identify_device(session, credential, certificate_of(request), now)
     request.state.actor = f"device {found.id}"
     limit(request, "device_calls", found.id)
     return found
@@ -115,13 +115,15 @@ def fetching_device(request: Request, database: Data, now: Now, credential: Bear
 Fetcher = Annotated[Device, Depends(fetching_device)]
 
 
-def device(_admitted: Fetcher, session: Tx, now: Now, credential: Bearer) -> Device:
+def device(
+    request: Request, _admitted: Fetcher, session: Tx, now: Now, credential: Bearer
+) -> Device:
     """Return the device that calls, in the transaction of its request, one at a time.
 
     It is admitted first: a stranger never gets as far as a transaction. Routes ask for their
     caller before they ask for `Tx`, for the same reason.
     """
-    return access.identify_device(session, credential, now, lock=True)
+    return access.identify_device(session, credential, certificate_of(request), now, lock=True)
 
 
 device.scope = fetching_device.scope = "device"  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
-from service.api.origin import limit_address
+from service.api.origin import certificate_of, limit_address
 from service.api.problems import document
 from service.api.releases import ARTIFACT, send_artifact
 from service.api.strict import StrictRoute
@@ -30,9 +30,10 @@ JITTER = 0.2
     responses=document(401, 408, 409, 413, 422),
     dependencies=[Depends(limit_address("enrolls"))],
 )
-def enroll(body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
+def enroll(request: Request, body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
     """Admit a device; its credential is shown once."""
     described = body.model_dump(exclude={"enrollment_token"})
+    described["certificate_sha256"] = certificate_of(request)
     device, credential = access.enroll(session, body.enrollment_token, now=now, **described)
     root = root_digest(session)
     return {"device_id": device.id, "credential": credential, "root_sha256": root}

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from service.core import audit
 from service.core.audit import Origin
+from service.core.credential import read_certificate, same
 from service.core.errors import Refusal, TooManyRequests, Unauthorized
-from service.core.network import client_ip, site_of
+from service.core.network import client_ip, is_within, site_of
 
 PATH_LETTERS_MAX = 200
 
@@ -27,6 +28,28 @@ def origin_of(request: Request) -> Origin:
     forwarded = request.headers.getlist("x-forwarded-for")
     ip = client_ip(peer, forwarded, request.app.state.settings.trusted_proxies)
     return Origin(getattr(state, "actor", "anyone"), ip, state.request_id)
+
+
+def certificate_of(request: Request) -> str | None:
+    """Return the digest by which a client's TLS certificate is known, None if there is none.
+
+    Our own proxy terminates TLS and says who was there; anybody else who says so is not heard.
+    Of `Client-Cert` (RFC 9440) it is the digest of the public key, which outlives a certificate.
+    """
+    settings = request.app.state.settings
+    peer = request.client.host if request.client else ""
+    told = request.headers.getlist(settings.client_cert_header)
+    secrets_told = request.headers.getlist("Fleetdiff-Proxy-Secret")
+    if (
+        settings.client_cert_header == "off"
+        or settings.proxy_secret is None
+        or not is_within(peer, settings.trusted_proxies)
+        or len(told) != 1  # of two, one is the client's own
+        or len(secrets_told) != 1
+        or not same(settings.proxy_secret.get_secret_value(), secrets_told[0])
+    ):
+        return None
+    return read_certificate(told[0])
 
 
 @asynccontextmanager

@@ -144,7 +144,8 @@ def enroll(
 ) -> tuple[Device, str]:
     """Admit a device; returns its row and its credential, which is shown once.
 
-    What else it says of itself is `described`: hardware, attributes, agent_version.
+    What else is known of it is `described`: hardware, attributes, agent_version, and the
+    certificate that its credential is bound to from now on, if there is one.
 
     Raises:
         Unauthorized: the token is unknown, used up or expired, or of another model.
@@ -175,18 +176,20 @@ def enroll(
     if row.cohort_id is not None:
         session.add(CohortMember(cohort_id=row.cohort_id, device_id=device.id))
     told = {"serial": serial, "model": model, "invitation": row.id}
-    audit.record(session, "device.enroll", device.id, now, **told)
+    bound = {"certificate": device.certificate_sha256} if device.certificate_sha256 else {}
+    audit.record(session, "device.enroll", device.id, now, **told, **bound)
     return device, credential
 
 
 def identify_device(
-    session: Session, credential: str, now: datetime, *, lock: bool = False
+    session: Session, credential: str, certificate: str | None, now: datetime, *, lock: bool = False
 ) -> Device:
     """Return the device that a credential belongs to; a new one that is used is the one in force.
 
     Args:
         session: to read from.
         credential: what the device sent.
+        certificate: by which TLS knows the device, if it does.
         now: the time.
         lock: one request of a device after the other; what it numbered itself counts once.
 
@@ -200,6 +203,9 @@ def identify_device(
         "send a valid device credential as `Authorization: Bearer fc_...`", credential
     )
     if device is None or device.status == "revoked":
+        raise refusal
+    if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
+        refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
         raise refusal
     if same(device.next_credential_sha256, digest):
         if lock:

@@ -8,10 +8,16 @@ import hashlib
 import hmac
 import re
 import secrets
+from base64 import b64decode
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_der_x509_certificate
 
 from service.core.errors import Unauthorized
 
 _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
 
 
 def new_secret(kind: str) -> tuple[str, str, str]:
@@ -32,9 +38,27 @@ def sent(kind: str, credential: str) -> tuple[str, str]:
     return match[2], digest_of(match[3])
 
 
-def same(kept: str | None, digest: str) -> bool:
-    """Whether a digest is the one that was kept."""
-    return kept is not None and hmac.compare_digest(kept, digest)
+def same(kept: str | None, told: str | None) -> bool:
+    """Whether two digests or secrets are there and are one."""
+    if kept is None or told is None:
+        return False
+    return hmac.compare_digest(kept.encode(), told.encode())
+
+
+def read_certificate(text: str) -> str | None:
+    """Return the digest that a proxy names, or that of the public key in a certificate.
+
+    None for anything that is neither 64 hexadecimal digits nor a DER certificate as a byte
+    sequence of RFC 8941.
+    """
+    if _SHA256.match(text):
+        return text.lower()
+    try:
+        certificate = load_der_x509_certificate(b64decode(text[1:-1], validate=True))
+        key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return hashlib.sha256(key).hexdigest() if text[0] == text[-1] == ":" else None
 
 
 def digest_of(secret: str) -> str:

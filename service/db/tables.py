@@ -204,6 +204,7 @@ class Device(Table):
     next_credential_sha256: Mapped[str | None]  # takes the other's place when it is first used
     old_credential_sha256: Mapped[str | None]  # whoever still has it is not the device
     renewed_at: Mapped[datetime | None]
+    certificate_sha256: Mapped[str | None]  # without which the credential is none
     enrolled_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]
     __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
