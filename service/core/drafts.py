@@ -70,7 +70,6 @@ def add_signature(
     # A key that was revoked since it signed counts no more, and is not published either.
     document.signatures = {keyid: document.signatures[keyid] for keyid in signed.given}
     draft.body = canonical(document)
-    audit.record(session, "draft.sign", role, now, keyid=keyid, sha256=given.sha256)
     shown = _shown(draft, document, signed)
     audit.record(session, "draft.sign", role, now, keyid=keyid, sha256=given.sha256)
     if not signed.missing:

@@ -80,21 +80,6 @@ def test_a_draft_is_published_by_the_signature_that_reaches_the_threshold(team: 
     assert team.newest_metadata("snapshot")
 
 
-def test_who_staged_signed_and_dropped_a_draft_is_written_down(team: World) -> None:
-    document = release(team)
-    for _ in range(2):
-        stage(team, document)
-        stage(team, document)  # the same again is no news
-        signature(team, document, ANNE)
-        signature(team, document, EVE)  # refused
-        team.call("DELETE", DRAFT)
-    log = team.ok("GET", "/v1/audit?limit=500")["items"]
-    found = [entry for entry in log if entry["action"].startswith("draft.")]
-    assert [entry["action"] for entry in found] == ["draft.stage", "draft.sign", "draft.drop"] * 2
-    assert found[1]["details"]["keyid"] == ANNE.public_key.keyid
-    assert found[0]["details"]["sha256"] == digest(document.signed_bytes)
-
-
 def test_nothing_of_a_draft_can_be_seen_before_it_is_published(team: World) -> None:
     stage(team, release(team))
     refused(team.call("GET", f"/v1/metadata/1.{FAMILY}.json"), 404)
