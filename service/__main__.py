@@ -33,7 +33,7 @@ from service.settings import FromEnviron, PublisherSettings, Settings
 
 logger = logging.getLogger(__name__)
 FLAGS = tuple("host port publisher online_keys status_page metrics tick_s poll_after_s".split())
-PUBLISHER_FLAGS = ("online_keys", "root", "record", "round_s")
+PUBLISHER_FLAGS = ("online_keys", "root", "record", "orders_per_hour_max", "round_s")
 ENDING = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """\
 Settings come from FLEETDIFF_* variables; flags win. Two of them choose where things lie:

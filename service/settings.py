@@ -37,6 +37,8 @@ class Oidc(BaseModel):
     claim: tuple[str, ...] = Field(default=("scope",), description="the way to the groups")
     scopes: dict[str, tuple[str, ...]] = Field(description="group: the scopes that it has")
 
+ORDERS_PER_HOUR_MAX = 100_000
+
 
 class FromEnviron(BaseModel):
     """Settings that are read from variables; every limit carries its unit in its name."""
@@ -67,6 +69,9 @@ class PublisherSettings(FromEnviron):
     online_keys: Path = Field(description="folder of snapshot.pem, timestamp.pem, director.pem")
     root: Path = Field(description="the root that everything is verified from, as devices pin it")
     record: Path = Field(description="file for the numbers it gave away; only it may write there")
+    orders_per_hour_max: int = Field(
+        default=ORDERS_PER_HOUR_MAX, ge=1, description="orders that it gives, whatever is wished"
+    )
     round_s: float = Field(default=1, gt=0, le=60, description="seconds between two rounds")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from service.core.record import Record
-from service.settings import PublisherSettings
+from service.settings import ORDERS_PER_HOUR_MAX, PublisherSettings
 from trust.sign import load_signer
 
 
@@ -43,11 +43,13 @@ class Publisher:
         keys: its keys.
         root: the pinned root; None: the first one that the database holds.
         record: its memory of the numbers that it gave away.
+        orders_max: orders that it gives in one hour; what an attacker in the server can move.
     """
 
     keys: OnlineKeys
     root: bytes | None = None
     record: Record = field(default_factory=Record)
+    orders_max: int = ORDERS_PER_HOUR_MAX
 
     @staticmethod
     def open(settings: PublisherSettings) -> "Publisher":
@@ -56,8 +58,8 @@ class Publisher:
         Raises:
             OSError, ValueError: naming the file that cannot be used.
         """
-        keys = OnlineKeys.load(settings.online_keys)
-        return Publisher(keys, settings.root.read_bytes(), Record(settings.record))
+        keys, root = OnlineKeys.load(settings.online_keys), settings.root.read_bytes()
+        return Publisher(keys, root, Record(settings.record), settings.orders_per_hour_max)
 
 
 class Trouble(StrEnum):
@@ -65,6 +67,7 @@ class Trouble(StrEnum):
 
     REFUSED = "refused"  # a stored document is not what was signed, or older than what was
     WRONG_KEY = "wrong_key"  # root or targets name another key than the one it holds
+    LIMIT = "limit"  # more orders are wished for than may be given in an hour
     VERSION_TAKEN = "version_taken"  # somebody else wrote the version it was about to write
 
 

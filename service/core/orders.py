@@ -7,7 +7,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import deployments
-from service.core.keys import Publisher, check_key
+from service.core.keys import Blocked, Publisher, Trouble, check_key
 from service.core.record import Record
 from service.core.verified import Verified
 from service.db import queries
@@ -27,7 +27,7 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
     """Sign the orders that devices wait for, and again those that grow old or lost their key.
 
     Raises:
-        Blocked: WRONG_KEY; nothing was written.
+        Blocked: WRONG_KEY, and nothing was written; LIMIT, and what it allows was.
     """
     assert found.targets is not None
     if found.timestamp is None:  # nothing is published yet that an order could stand beside
@@ -52,7 +52,13 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
                 )
             else:
                 refused.append((row, barred))
-    publisher.record.take({f"order {order.device}": order.seq for _, order in granted})
+    # A limit of its own, which no row can raise: who took the server moves no more than this.
+    hour = f"orders in hour {int(now.timestamp()) // 3600}"
+    given = publisher.record.highest(hour)
+    beyond = given + len(granted) - publisher.orders_max
+    granted = granted[: len(granted) - beyond] if beyond > 0 else granted
+    numbers = {f"order {order.device}": order.seq for _, order in granted}
+    publisher.record.take(numbers | {hour: given + len(granted)})
     bodies = [(row, order, sign_order(order, director)) for row, order in granted]
     if bodies:
         with database.writer() as session:
@@ -62,6 +68,9 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         with database.writer() as session:
             for row, barred in refused:
                 _call_off(session, row, barred, now)
+    if beyond > 0:
+        detail = f"{publisher.orders_max} orders were given in this hour; {beyond} or more wait"
+        raise Blocked(Trouble.LIMIT, DIRECTOR, detail)
 
 
 def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | None:

@@ -107,6 +107,9 @@ def _still_good(
     document = found.snapshot if role == "snapshot" else found.timestamp
     if document is None or document.version < record.highest(role):
         return None
+    named = found.timestamp.snapshot_meta.version if found.timestamp else 0
+    if found.snapshot is None or named != found.snapshot.version:
+        return None  # one of the two was taken away
     row = session.get_one(MetadataFile, (role, document.version))
     by_named_key = signed_by(found.roots[-1:], row) is not None
     return row.body if by_named_key and document.expires - now >= LIFETIME[role] / 2 else None

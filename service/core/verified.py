@@ -62,8 +62,8 @@ def verify_all(session: Session, pinned: bytes, record: Record) -> Verified:
     check_signed("root", first.signed, first)
     found = Verified([first.signed])
     _follow_roots(session, found)
-    found.snapshot = _newest_own(session, found, "snapshot")
-    found.timestamp = _newest_own(session, found, "timestamp")
+    found.snapshot = _newest_own(session, found, "snapshot", record)
+    found.timestamp = _newest_own(session, found, "timestamp", record)
     behind = found.roots[-1].version < record.highest("root")
     if behind:
         found.refused["root"] = f"root {record.highest('root')} was followed, and is gone"
@@ -105,10 +105,16 @@ def _follow_roots(session: Session, found: Verified) -> None:
         found.roots.append(document.signed)
 
 
-def _newest_own(session: Session, found: Verified, role: str) -> Any:
-    """Return the newest snapshot or timestamp that is ours, by any key that ever was named."""
+def _newest_own(session: Session, found: Verified, role: str, record: Record) -> Any:
+    """Return the newest snapshot or timestamp that is ours.
+
+    What a replaced key signed counts up to the last number that is on record: it may be replaced
+    because it was stolen.
+    """
+    known = record.highest(role)
     for row in documents.newest_first(session, role, TRIED_MAX):
-        document = signed_by(found.roots[::-1], row)
+        old = found.roots[-2::-1] if row.version <= known or not known else []
+        document = signed_by([found.roots[-1], *old], row)
         if document is not None:
             return document.signed
         found.refused[role] = f"{role} {row.version} is not one that this publisher signed"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import delete, event, select, update
 from tuf.api.metadata import Metadata
 
 from service.core import publisher
@@ -63,6 +63,64 @@ def test_a_publisher_whose_keys_were_replaced_says_so_and_with_the_new_ones_sign
     with pytest.raises(Untrusted, match="E_SIG"):
         check_order(trusted, old, **told)
     assert check_order(trusted, new, **told)[0].seq == 2
+
+
+def test_what_a_replaced_key_signs_counts_no_more(pinned: World, tmp_path: Path) -> None:
+    """It may have been replaced because it was stolen; what was signed with it before stays."""
+    stolen, version = pinned.publisher.keys, newest(pinned, "snapshot")
+    keys = rotate_online(pinned, tmp_path / "new")
+    pinned.publisher = Publisher(keys, pinned.publisher.root, pinned.publisher.record)
+    with pinned.app.state.database.writer() as session:
+        row = session.get_one(MetadataFile, ("snapshot", version))
+        forged = Metadata[Any].from_bytes(row.body)
+        forged.signed.version += 5
+        forged.signed.meta[f"{FAMILY}.json"].version += 100
+        body = sign.sign(forged, [stolen.snapshot])
+        more = {"expires_at": row.expires_at, "accepted_at": row.accepted_at}
+        session.add(MetadataFile(role="snapshot", version=version + 5, body=body, **more))
+    assert troubles(pinned.work()) == {("refused", "snapshot")}
+    with pinned.app.state.database.reader() as session:
+        row = session.get_one(MetadataFile, ("snapshot", version + 1))
+    assert Metadata[Any].from_bytes(row.body).signed.meta[f"{FAMILY}.json"].version < 100
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
+def test_a_snapshot_and_a_timestamp_that_do_not_belong_together_are_signed_again(
+    pinned: World, role: str
+) -> None:
+    pinned.publisher = Publisher(pinned.publisher.keys)  # without a record
+    version = newest(pinned, role)
+    write(pinned, delete(MetadataFile).filter_by(role=role, version=version))
+    pinned.work()
+    assert newest(pinned, role) == version
+    stamp = pinned.call("GET", "/v1/metadata/timestamp.json").json()["signed"]
+    assert stamp["meta"]["snapshot.json"]["version"] == newest(pinned, "snapshot")
+
+
+@pytest.mark.attack("A24")
+def test_no_more_orders_are_given_in_an_hour_than_the_publisher_was_set_up_for(
+    pinned: World,
+) -> None:
+    phones = pinned.fleet(5, digest(BASE))
+    pinned.start_rollout("r2", "all", stages=ALL)
+    for phone in phones:
+        phone.poll()
+    own = pinned.publisher
+    pinned.publisher = Publisher(own.keys, own.root, own.record, orders_max=2)
+    for _ in range(2):
+        assert troubles(pinned.work()) == {("limit", "director")}
+        assert orders_given(pinned) == 2
+    pinned.now += timedelta(hours=1)
+    pinned.work()
+    assert orders_given(pinned) == 4
+    pinned.now += timedelta(hours=1)
+    assert pinned.work() == []
+    assert orders_given(pinned) == 5
+
+
+def orders_given(world: World) -> int:
+    with world.app.state.database.reader() as session:
+        return sum(row.order_body is not None for row in session.scalars(select(DeviceModel)))
 
 
 def test_two_publishers_at_once_do_no_harm(pinned: World, tmp_path: Path) -> None:
