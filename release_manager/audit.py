@@ -16,7 +16,7 @@ from release_manager.errors import Refused
 from release_manager.fleet import PAGE_MAX, read_list
 from release_manager.keys import KeyFolder
 from release_manager.show import Reply
-from trust.audit import SIGN, Head, follow, is_vouched_for
+from trust.audit import SIGN, Head, follow, signed_head
 from trust.errors import require
 
 
@@ -54,8 +54,10 @@ def verify(args: Namespace, settings: Settings) -> Reply:
         end = Head(**page["head"])
         for entry in page["items"]:
             if targets and entry["action"] == SIGN:
-                mark = entry["details"].get("envelope")
-                signed = head if is_vouched_for(head, mark, targets.signed) else signed
+                then = signed_head(entry["details"].get("envelope"), targets.signed)
+                says = f"the publisher signed another entry {head.seq} of the audit log"
+                require(then in (None, head), "E_AUDIT", says)
+                signed = then or signed
             head = follow(head, [entry])
             for other, who in ((known, "this machine saw before"), (end, "its end names")):
                 same = head.seq != other.seq or head == other

@@ -58,11 +58,16 @@ def head_envelope(head: Head) -> Envelope:
     return Envelope(json.dumps(head._asdict(), sort_keys=True).encode(), PAYLOAD_TYPE, {})
 
 
-def is_vouched_for(head: Head, envelope: Any, targets: Targets) -> bool:
-    """Whether the director, as targets names it now, signed that the log goes as far as `head`."""
+def signed_head(envelope: Any, targets: Targets) -> Head | None:
+    """Return how far a log went when the director, as targets names it now, signed that.
+
+    None if it is no such signature: it may be of a director's key that was in force before.
+    """
     try:
         signed = Envelope.from_dict(deepcopy(envelope))  # it takes its signatures apart
         targets.verify_delegate(DIRECTOR, signed.pae(), signed.signatures)
+        if signed.payload_type != PAYLOAD_TYPE:
+            return None
+        return Head(**json.loads(signed.payload))
     except (UnsignedMetadataError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return bool(signed.pae() == head_envelope(head).pae())
+        return None
