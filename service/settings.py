@@ -37,6 +37,7 @@ class Oidc(BaseModel):
     claim: tuple[str, ...] = Field(default=("scope",), description="the way to the groups")
     scopes: dict[str, tuple[str, ...]] = Field(description="group: the scopes that it has")
 
+
 ORDERS_PER_HOUR_MAX = 100_000
 
 

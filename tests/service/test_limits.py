@@ -1,12 +1,15 @@
 """How often one may ask: by credential, and by address only who has none."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from service.__main__ import main
 from service.settings import Settings
 from tests.service.test_access import introduce, invitation
 from tests.service.world import World, opened, refused
@@ -112,3 +115,19 @@ def test_behind_our_own_proxy_the_address_is_the_one_it_saw(busy: World) -> None
 def test_a_network_that_is_none_is_an_error_at_the_start(wrong: str) -> None:
     with pytest.raises(ValueError, match="trusted_proxies"):
         Settings(database="sqlite://", artifacts="a", trusted_proxies=wrong)
+
+
+@pytest.mark.attack("A10")
+def test_the_server_itself_believes_no_header_about_who_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[uvicorn.Config] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: started.append(server.config))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        assert main(["serve", "--data", str(tmp_path)]) == 0
+    finally:
+        root.handlers[:], root.level = handlers, level
+    # By default uvicorn takes X-Forwarded-For from whoever calls from this machine.
+    assert not started[0].proxy_headers

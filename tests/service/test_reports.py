@@ -107,7 +107,7 @@ def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite
     assert phone.pair(plan, 10, 10).json() == {"result": "counted"}
 
 
-@pytest.mark.attack("T06", "T07")
+@pytest.mark.attack("A04", "T06", "T07")
 def test_no_device_speaks_for_another(world: World) -> None:
     rollout = world.ready()
     phone, plan = offered(world, "serial-1")
