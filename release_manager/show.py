@@ -35,6 +35,7 @@ SECTIONS = {
     "deployments": "",
     "events": "",
 }
+KEYIDS, KEYID_SHOWN = ("signed_by", "may_sign"), 12  # as much of a key's id as tells it apart
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -124,7 +125,7 @@ def value_text(name: str, value: Any) -> str:
         held = {str(k): v for k, v in value.items() if v not in _EMPTY}
         return " ".join(f"{_clean(k)}={value_text(k, v)}" for k, v in held.items()) or "-"
     if isinstance(value, list | tuple):
-        return ", ".join(value_text("", v) for v in value)
+        return ", ".join(value_text(name if name in KEYIDS else "", v) for v in value)
     if isinstance(value, int | float):
         words = name.split("_")
         if words[-1] == "bp":
@@ -135,7 +136,8 @@ def value_text(name: str, value: Any) -> str:
             return f"{100 * value:.2f} %"
         if words[0] == "bits":
             return f"{value:.1f}"
-    return _clean(str(value))
+    text = _clean(str(value))
+    return f"{text[:KEYID_SHOWN]}…" if name in KEYIDS else text
 
 
 @contextmanager

@@ -32,3 +32,5 @@ def configure(level: str = "INFO") -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Requests are counted, not logged: 42 microseconds a line, and paths may hold device ids.
     logging.getLogger("uvicorn.access").disabled = True
+    # It notes every signature that a threshold does not need, in every round of the publisher.
+    logging.getLogger("tuf").setLevel(logging.WARNING)

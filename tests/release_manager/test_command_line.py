@@ -199,6 +199,7 @@ def test_control_characters_of_a_device_do_not_reach_the_terminal(desk: Desk) ->
         ("active", True, "yes"),
         ("tags", {"a": 1, "b": [2, 3]}, "a=1 b=2, 3"),
         ("bytes_full", 5 * 10**12, "5.0 TB"),
+        ("may_sign", ["ab" * 32, "cd" * 32], "abababababab…, cdcdcdcdcdcd…"),
     ],
 )
 def test_a_value_is_shown_with_its_unit(name: str, value: object, text: str) -> None:
