@@ -36,14 +36,11 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
     director = publisher.keys.director
     keyid = director.public_key.keyid
     check_key(DIRECTOR, director, found.targets.get_delegated_role(DIRECTOR).keyids)
+    granted, refused = [], []
     with database.reader() as session:
-        aged = now + LIFETIME["order"] / 2
-        due = queries.orders_to_sign(session, aged, keyid, ORDERS_PER_ROUND_MAX)
-        granted, refused = [], []
-        for row in due:
-            family = found.families.get(row.model)
-            if family is None:  # it is not published; once it is, the wish is looked at
-                continue
+        aged, models = now + LIFETIME["order"] / 2, list(found.families)
+        for row in queries.orders_to_sign(session, aged, keyid, models, ORDERS_PER_ROUND_MAX):
+            family = found.families[row.model]
             deployment = session.get_one(Deployment, row.deployment_id)
             barred = _barred(family, row, deployment)
             if barred is None:
@@ -55,21 +52,21 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
     # A limit of its own, which no row can raise: who took the server moves no more than this.
     hour = f"orders in hour {int(now.timestamp()) // 3600}"
     given = publisher.record.highest(hour)
-    beyond = given + len(granted) - publisher.orders_max
-    granted = granted[: len(granted) - beyond] if beyond > 0 else granted
-    numbers = {f"order {order.device}": order.seq for _, order in granted}
-    publisher.record.take(numbers | {hour: given + len(granted)})
-    bodies = [(row, order, sign_order(order, director)) for row, order in granted]
-    if bodies:
+    left = max(0, publisher.orders_max - given)
+    granted, waiting = granted[:left], len(granted[left:])
+    if granted:
+        numbers = {f"order {order.device}": order.seq for _, order in granted}
+        publisher.record.take(numbers | {hour: given + len(granted)})
+        bodies = [sign_order(order, director) for _, order in granted]
         with database.writer() as session:
-            for row, order, body in bodies:
+            for (row, order), body in zip(granted, bodies, strict=True):
                 _give(session, row, order, body, keyid)
     if refused:
         with database.writer() as session:
             for row, barred in refused:
                 _call_off(session, row, barred, now)
-    if beyond > 0:
-        detail = f"{publisher.orders_max} orders were given in this hour; {beyond} or more wait"
+    if waiting:
+        detail = f"{publisher.orders_max} orders were given in this hour; {waiting} or more wait"
         raise Blocked(Trouble.LIMIT, DIRECTOR, detail)
 
 

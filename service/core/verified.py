@@ -7,6 +7,7 @@ was vouched for before; of what is left out it is said why.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -21,6 +22,7 @@ from trust.errors import Untrusted, require
 from trust.roles import Family
 
 TRIED_MAX = 8  # versions of a document that are looked at, however many were forged
+REMEMBERED_MAX = 128  # documents, so that a round that finds nothing new verifies nothing again
 REFUSALS = (Untrusted, RepositoryError, ValueError)
 
 
@@ -29,6 +31,7 @@ class Verified:
     """What may be vouched for.
 
     Attributes:
+        root: the newest root's bytes.
         roots: the chain of roots, from the pinned one to the newest.
         snapshot: the newest one that a root of the chain asked for, or None.
         timestamp: likewise.
@@ -38,6 +41,7 @@ class Verified:
         refused: role -> why its newest version, or any version, is left out.
     """
 
+    root: bytes
     roots: list[Root]
     snapshot: Snapshot | None = None
     timestamp: Timestamp | None = None
@@ -58,9 +62,7 @@ def verify_all(session: Session, pinned: bytes, record: Record) -> Verified:
     Raises:
         Untrusted: the pinned root is not signed by its own keys.
     """
-    first = read_metadata("root", pinned)
-    check_signed("root", first.signed, first)
-    found = Verified([first.signed])
+    found = Verified(pinned, [_signed("root", pinned, pinned).signed])
     _follow_roots(session, found)
     found.snapshot = _newest_own(session, found, "snapshot", record)
     found.timestamp = _newest_own(session, found, "timestamp", record)
@@ -68,11 +70,11 @@ def verify_all(session: Session, pinned: bytes, record: Record) -> Verified:
     if behind:
         found.refused["root"] = f"root {record.highest('root')} was followed, and is gone"
         return found
-    found.targets = _newest(session, found, "targets", found.roots[-1], record)
+    found.targets = _newest(session, found, "targets", found.root, record)
     delegations = found.targets.delegations if found.targets else None
     for role in (delegations.roles if delegations else None) or {}:
         if role.startswith("family-"):
-            _newest(session, found, role, found.targets, record)
+            _newest(session, found, role, found.bodies["targets.json"], record)
     return found
 
 
@@ -91,17 +93,16 @@ def signed_by(roots: Sequence[Root], row: MetadataFile) -> Metadata[Any] | None:
 
 def _follow_roots(session: Session, found: Verified) -> None:
     for row in queries.roots_after(session, found.roots[-1].version):
-        before = found.roots[-1]
+        before = found.roots[-1].version
         try:
-            document = read_metadata("root", row.body)
+            _signed("root", row.body, found.root)
+            document = _signed("root", row.body, row.body)
             _check_named(row, document)
-            follows = document.signed.version == before.version + 1
-            require(follows, "E_ROLLBACK_META", f"root {row.version} follows {before.version}")
-            check_signed("root", before, document)
-            check_signed("root", document.signed, document)
+            require(row.version == before + 1, "E_ROLLBACK_META", f"a root follows {before}")
         except REFUSALS as error:
             found.refused["root"] = str(error)
             return
+        found.root = row.body
         found.roots.append(document.signed)
 
 
@@ -122,18 +123,17 @@ def _newest_own(session: Session, found: Verified, role: str, record: Record) ->
 
 
 def _newest(
-    session: Session, found: Verified, role: str, delegator: Any, record: Record
+    session: Session, found: Verified, role: str, delegator: bytes, record: Record
 ) -> Targets | None:
     """Return the newest valid version of `targets` or a family, and keep what it says."""
     for row in documents.newest_first(session, role, TRIED_MAX):
         try:
-            document = read_metadata(role, row.body)
+            document = _signed(role, row.body, delegator)
             _check_named(row, document)
-            check_signed(role, delegator, document)
             _check_not_older(found, role, row, record)
             if role != "targets":
-                model = role.removeprefix("family-")
-                found.families[model] = accept_family(model, document.signed, None)
+                family = _family(role.removeprefix("family-"), row.body)
+                found.families[family.model] = family
         except REFUSALS as error:
             found.refused.setdefault(role, str(error))
             continue
@@ -143,6 +143,19 @@ def _newest(
     if floor := _floor(found, role, record):
         found.refused.setdefault(role, f"{role} {floor} was published, and is gone")
     return None
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _signed(role: str, body: bytes, delegator: bytes) -> Metadata[Any]:
+    """Return a document that this delegator's keys signed; a round is made every second."""
+    document = read_metadata(role, body)
+    check_signed(role, Metadata[Any].from_bytes(delegator).signed, document)
+    return document
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _family(model: str, body: bytes) -> Family:
+    return accept_family(model, Metadata[Targets].from_bytes(body).signed, None)
 
 
 def _check_named(row: MetadataFile, document: Metadata[Any]) -> None:

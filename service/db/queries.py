@@ -244,7 +244,7 @@ def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
 
 
 def orders_to_sign(
-    session: Session, aged: datetime, keyid: str, limit: int
+    session: Session, aged: datetime, keyid: str, models: Sequence[str], limit: int
 ) -> Sequence[DeviceModel]:
     """Return who waits for an order, or has one that ends before `aged` or is by another key."""
     unsigned = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
@@ -252,9 +252,8 @@ def orders_to_sign(
     rows = (
         select(DeviceModel)
         .join(Deployment, Deployment.id == DeviceModel.deployment_id)
-        .where(
-            Deployment.state.in_(OPEN), or_(unsigned, foreign, DeviceModel.order_expires_at < aged)
-        )
+        .where(Deployment.state.in_(OPEN), DeviceModel.model.in_(models))
+        .where(or_(unsigned, foreign, DeviceModel.order_expires_at < aged))
         .order_by(DeviceModel.device_id)
         .limit(limit)
     )
