@@ -37,7 +37,8 @@ def test_the_example_of_a_server_has_no_key_and_the_one_of_a_publisher_no_port()
     settings = Settings.from_environ(variables("server"))
     assert settings.publisher == "external" and settings.online_keys is None
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    assert "volumes" not in services["server"] and "ports" not in services["publisher"]
+    assert services["server"]["volumes"] == ["scratch:/var/tmp"]
+    assert "ports" not in services["publisher"]
     assert services["publisher"]["networks"] == ["inside"]
     assert "SocketBindDeny=any" in (DEPLOY / "fleetdiff-publisher.service").read_text()
 
