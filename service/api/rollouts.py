@@ -61,10 +61,12 @@ def get_cohort(_caller: CanRead, name: Name, session: Reader) -> dict[str, Any]:
 
 
 @router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
-def put_member(_caller: CanWrite, name: Name, device_id: Label, session: Tx) -> dict[str, Any]:
+def put_member(
+    _caller: CanWrite, name: Name, device_id: Label, session: Tx, now: Now
+) -> dict[str, Any]:
     """Add a device to a static cohort."""
     cohort = catalog.cohort_named(session, name)
-    rollouts.add_member(session, cohort, device_id)
+    rollouts.add_member(session, cohort, device_id, now)
     return cohort_view(session, cohort)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import deployments
+from service.core import audit, deployments
 from service.core.keys import Blocked, Publisher, Trouble, check_key
 from service.core.record import Record
 from service.core.verified import Verified
@@ -61,6 +61,7 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         with database.writer() as session:
             for (row, order), body in zip(granted, bodies, strict=True):
                 _give(session, row, order, body, keyid)
+            audit.record(session, "orders.sign", DIRECTOR, now, orders=len(bodies))
     if refused:
         with database.writer() as session:
             for row, barred in refused:

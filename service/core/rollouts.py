@@ -48,12 +48,13 @@ def create_cohort(
     cohort = Cohort(name=name, model=model, filter=chosen, created_at=now)
     session.add(cohort)
     session.flush()
+    audit.record(session, "cohort.create", name, now, model=model)
     for device_id in devices or ():
-        add_member(session, cohort, device_id)
+        add_member(session, cohort, device_id, now)
     return cohort
 
 
-def add_member(session: Session, cohort: Cohort, device_id: str) -> None:
+def add_member(session: Session, cohort: Cohort, device_id: str, now: datetime) -> None:
     """Add a device to a static cohort; adding it again changes nothing."""
     if cohort.filter is not None:
         raise InvalidRequest(f"cohort {cohort.name} is a filter; tag the device instead")
@@ -62,6 +63,7 @@ def add_member(session: Session, cohort: Cohort, device_id: str) -> None:
         raise NotFound(f"there is no device {device_id} of {cohort.model}")
     if session.get(CohortMember, (cohort.id, device_id)) is None:
         session.add(CohortMember(cohort_id=cohort.id, device_id=device_id))
+        audit.record(session, "cohort.add", cohort.name, now, device=device_id)
 
 
 def create_rollout(

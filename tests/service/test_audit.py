@@ -12,7 +12,7 @@ import pytest
 from service.core import access
 from service.core.errors import WrongState
 from tests.service.test_access import introduce, invitation
-from tests.service.world import MODEL, World, outcomes, refused
+from tests.service.world import BASE, MODEL, World, digest, outcomes, refused
 from trust import sign
 from trust.audit import Head, follow
 from trust.roles import read_family
@@ -37,6 +37,11 @@ def told(world: World, action: str) -> list[dict[str, Any]]:
 def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
     rollout = world.ready()
     phone = world.enroll("serial-1")
+    phone.runs = digest(BASE)
+    assert phone.offered()["release"] == "r2"
+    world.ok("POST", "/v1/cohorts", json={"name": "mine", "model": MODEL, "devices": []})
+    for _ in range(2):  # the second time changes nothing
+        world.ok("PUT", f"/v1/cohorts/mine/devices/{phone.id}")
     for verb in ("pause", "resume", "halt"):
         world.ok("POST", f"/v1/rollouts/{rollout}/{verb}", json={"reason": f"to {verb}"})
     world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "quarantined"})
@@ -49,6 +54,9 @@ def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
         ("metadata.publish", f"1.family-{MODEL}.json"),
         ("metadata.publish", "1.timestamp.json"),
         ("release.withdrawn", f"{MODEL}/r2"),
+        ("orders.sign", "director"),
+        ("cohort.create", "mine"),
+        ("cohort.add", "mine"),
         ("rollout.create", rollout),
         ("rollout.start", rollout),
         ("rollout.pause", rollout),
