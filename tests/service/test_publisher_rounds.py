@@ -9,11 +9,20 @@ import pytest
 from sqlalchemy import delete, event, select, update
 from tuf.api.metadata import Metadata
 
-from service.core import publisher
+from service.core import orders, publisher
 from service.core.keys import OnlineKeys, Publisher
 from service.core.record import Record
 from service.db.tables import DeviceModel, MetadataFile
-from tests.service.publishing import ALL, FAMILY, newest, offered, troubles, trusted_by, write
+from tests.service.publishing import (
+    ALL,
+    FAMILY,
+    newest,
+    offered,
+    order_of,
+    troubles,
+    trusted_by,
+    write,
+)
 from tests.service.world import BASE, MODEL, World, digest
 from trust import sign
 from trust.errors import Untrusted
@@ -22,17 +31,24 @@ from trust.order import read_envelope, read_order
 from trust.verify import check_order
 
 
-def rotate_online(world: World, folder: Path) -> OnlineKeys:
-    """Have root and targets name new online keys; returns them."""
-    new = {n: sign.generate_key(folder / f"{n}.pem") for n in ("snapshot", "timestamp", "director")}
+def rotate_in_root(world: World, folder: Path, *roles: str) -> None:
+    """Have the next root name new keys for these roles."""
     with world.app.state.database.reader() as session:
         root = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("root", 1)).body)
-        targets = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("targets", 1)).body)
-    for role in ("snapshot", "timestamp"):
+    for role in roles:
+        key = sign.generate_key(folder / f"{role}.pem")
         root.signed.revoke_key(root.signed.roles[role].keyids[0], role)
-        root.signed.add_key(new[role], role)
+        root.signed.add_key(key, role)
     root.signed.version += 1
     world.put_metadata("root", sign.sign(root, [world.signers["root"]]))
+
+
+def rotate_online(world: World, folder: Path) -> OnlineKeys:
+    """Have root and targets name new online keys; returns them."""
+    rotate_in_root(world, folder, "snapshot", "timestamp")
+    new = {"director": sign.generate_key(folder / "director.pem")}
+    with world.app.state.database.reader() as session:
+        targets = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("targets", 1)).body)
     document = sign.next_targets(targets.signed, {}, new["director"], world.now)
     world.put_metadata("targets", sign.sign(document, [world.signers["targets"]]))
     return OnlineKeys.load(folder)
@@ -63,6 +79,26 @@ def test_a_publisher_whose_keys_were_replaced_says_so_and_with_the_new_ones_sign
     with pytest.raises(Untrusted, match="E_SIG"):
         check_order(trusted, old, **told)
     assert check_order(trusted, new, **told)[0].seq == 2
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
+def test_a_key_that_only_root_replaced_signs_at_once_and_no_document_waits_to_grow_old(
+    pinned: World, tmp_path: Path, role: str
+) -> None:
+    phone = pinned.enroll("s1", runs=digest(BASE))
+    before = newest(pinned, role)
+    rotate_in_root(pinned, tmp_path / "new", role)
+    keys = pinned.publisher.keys
+    signer = sign.load_signer(tmp_path / "new" / f"{role}.pem")
+    held = {"snapshot": keys.snapshot, "timestamp": keys.timestamp, role: signer}
+    own = pinned.publisher
+    pinned.publisher = Publisher(OnlineKeys(**held, director=keys.director), own.root, own.record)
+    assert pinned.work() == []
+    assert newest(pinned, role) == before + 1
+    trusted, _ = trusted_by(pinned, phone, tmp_path / "tuf", Floors())
+    assert trusted.root_version == 2
+    pinned.work()
+    assert newest(pinned, role) == before + 1, "once is enough"
 
 
 def test_what_a_replaced_key_signs_counts_no_more(pinned: World, tmp_path: Path) -> None:
@@ -121,6 +157,24 @@ def test_no_more_orders_are_given_in_an_hour_than_the_publisher_was_set_up_for(
 def orders_given(world: World) -> int:
     with world.app.state.database.reader() as session:
         return sum(row.order_body is not None for row in session.scalars(select(DeviceModel)))
+
+
+def test_an_order_that_another_publisher_gave_meanwhile_stays(
+    pinned: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = offered(pinned)
+    other = Publisher(pinned.publisher.keys, pinned.publisher.root, Record(tmp_path / "other.db"))
+
+    def slowly(order: Any, signer: Any) -> bytes:
+        monkeypatch.setattr(orders, "sign_order", sign.sign_order)
+        publisher.work(pinned.app.state.database, other, pinned.now + timedelta(seconds=1))
+        return sign.sign_order(order, signer)
+
+    monkeypatch.setattr(orders, "sign_order", slowly)
+    pinned.work()
+    order = order_of(pinned, phone)
+    assert order is not None
+    assert order.issued == (pinned.now + timedelta(seconds=1)).replace(microsecond=0)
 
 
 def test_two_publishers_at_once_do_no_harm(pinned: World, tmp_path: Path) -> None:
