@@ -105,7 +105,7 @@ def rotate(args: Namespace, settings: Settings) -> Reply:
     """Change who signs for a role: root, targets, snapshot, timestamp, director or family-MODEL.
 
     Makes the next root or targets; a new root takes signatures of the old holders and of the new.
-    Without any change the document is signed again as it is, for a new year.
+    Without any change, root or targets themselves are signed again as they are, for a new year.
 
     Example:
       fleetdiff key rotate family-asr-en-edge --add dora.pub --remove KEYID
@@ -122,7 +122,11 @@ def rotate(args: Namespace, settings: Settings) -> Reply:
         raise Refused(f"{role} has no key {', '.join(sorted(strangers))}", f"it has {ids}")
     kept = [key for key in known.keys if key.keyid not in args.remove]
     new = holders(role, kept, args.add, args.threshold or known.threshold)
-    if role in TOP_LEVEL_ROLES:
+    if role == "targets" and new == known:
+        # Who signs targets stands in root, which has nothing to do with when targets expire.
+        director = repository.holders(DIRECTOR)
+        update = update_targets(desk, lambda _: {DIRECTOR: director} if director else {})
+    elif role in TOP_LEVEL_ROLES:
         update = update_root(desk, {role: new})
     else:
         update = update_targets(desk, lambda _: {role: new})

@@ -89,11 +89,15 @@ def test_root_is_handed_over_person_by_person_and_machines_follow_from_version_1
     assert not held & {json.loads(p.key("root").read_bytes())["keyid"] for p in team.people}
 
 
-def test_a_root_is_signed_again_as_it_is(team: Town) -> None:
-    assert team.anne.json("key", "rotate", "root")["staged"]["missing"] == 2
-    team.anne.sign("root")
-    shown = team.ben.sign("root")
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_root_and_targets_are_signed_again_as_they_are(team: Town, role: str) -> None:
+    before = team.world.ok("GET", "/v1/metadata")
+    staged = team.anne.json("key", "rotate", role)["staged"]
+    assert (staged["role"], staged["missing"]) == (role, 2)
+    team.anne.sign(role)
+    shown = team.ben.sign(role)
     assert shown["published"] and set(what(shown)) <= {"changed version", "changed expires"}
+    assert team.world.ok("GET", "/v1/metadata") == before | {role: before[role] + 1}
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,18 @@ def test_a_root_is_marked_as_one_for_development(desk: Desk) -> None:
     assert root.unrecognized_fields == {"x-fleetdiff-profile": "dev"}
 
 
+@pytest.mark.parametrize("role", ["timestamp", "director", "family-asr"])
+def test_in_development_one_command_replaces_a_key(ready: Desk, tmp_path: Path, role: str) -> None:
+    folder = "offline" if role.startswith("family") else "online"
+    old = ready.json("key", "show", ready.keys / folder / f"{role}.pem")
+    assert ready.run("key", "make", tmp_path / "new.pem") == 0
+    words = ["--add", tmp_path / "new.pem.pub", "--remove", old["keyid"]]
+    done = ready.json("key", "rotate", role, *words)
+    assert done["published"] and old["keyid"] not in done["keys"]
+    document = "root" if role == "timestamp" else "targets"
+    assert (document, done["version"]) in ready.server.newest.items()
+
+
 # --- models
 
 
