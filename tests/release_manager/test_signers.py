@@ -14,8 +14,10 @@ from release_manager.errors import Refused, Usage
 from release_manager.signers import SECRET_VARIABLE, open_signer, public_key
 from tests.real.softhsm import PIN, Token
 from tests.release_manager.desk import Desk
+from tests.release_manager.key_service import run_key_service
 from tests.release_manager.town import Machine, Town
 from trust import sign
+from trust.keys import check_key
 
 
 @pytest.fixture
@@ -175,3 +177,23 @@ def test_one_of_two_release_managers_signs_with_a_token(
     assert dora.json(*signing)["missing"] == 1
     assert town.ben.sign("family-asr")["published"]
     assert list(town.family().releases) == ["r1"]
+
+
+# --- a key service
+
+
+def test_a_key_service_signs_and_keeps_its_key(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with run_key_service("alias/releases") as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", address)
+        shown = desk.json("key", "show", "awskms:alias/releases")
+        assert shown["scheme"] == "ecdsa-sha2-nistp256"
+        public = {"public": shown["public"]}
+        key = SSlibKey(shown["keyid"], shown["keytype"], shown["scheme"], public)
+        check_key(key)
+        signer = open_signer("awskms:alias/releases", [key])
+        key.verify_signature(signer.sign(b"payload"), b"payload")
+        assert desk.run("key", "show", "awskms:alias/other") == 1
+        assert "NotFound" in desk.err
