@@ -163,8 +163,14 @@ class CheckIn:
             return None
         if self.slots.active_sha256(fresh=True) != active:
             raise Unavailable("the model file changed under its date; asking again")
-        hardware, formats = self.config.hardware, self.config.formats
-        check_transition(trusted, order, running_sha256=active, hardware=hardware, formats=formats)
+        check_transition(
+            trusted,
+            order,
+            self._now(),
+            running_sha256=active,
+            hardware=self.config.hardware,
+            formats=self.config.formats,
+        )
         plan = accept(Plan, bundle.plan, "E_PLAN")
         plan = replace(plan, order_seq=order.seq, base=active)
         check_plan(plan, order, trusted.family)
@@ -182,7 +188,7 @@ class CheckIn:
         self.journal.remember(
             floors=floors,
             fresh_until=write_time(trusted.expires),
-            back_edges=back_edges(trusted.family),
+            back_edges=back_edges(trusted.family, self._now()),
         )
         return trusted
 
@@ -223,10 +229,13 @@ class CheckIn:
                 return True
         return False
 
+    def _now(self) -> datetime:
+        return self.journal.memory.floors.now(self.clock())
+
     def _note_freeze(self) -> None:
         """A server that never has news may be hiding it: say so once what is known expires."""
         until = self.journal.memory.fresh_until
-        if until and self.journal.memory.floors.now(self.clock()) >= read_time(until):
+        if until and self._now() >= read_time(until):
             logger.warning("metadata or order expired at %s", until)
             note = Event("note", "", "E_FREEZE", f"nothing new since {until}")
             self.outbox.add_event(until, note)
@@ -262,14 +271,15 @@ def read_root(config: Config) -> tuple[bytes, int]:
     return body, version
 
 
-def back_edges(family: Family) -> tuple[tuple[str, str], ...]:
+def back_edges(family: Family, now: datetime) -> tuple[tuple[str, str], ...]:
     """Return the ways back that a family signs, as digests (from, to)."""
+    releases = family.releases.values()
     return tuple(
-        (family.releases[source].sha256, release.sha256)
-        for release in family.releases.values()
+        (source.sha256, release.sha256)
+        for release in releases
         if release.status == "active"
-        for source in release.rollback_from
-        if source in family.releases and family.releases[source].seq > release.seq
+        for source in releases
+        if source.seq > release.seq and release.takes_back(source, now)
     )
 
 

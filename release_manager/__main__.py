@@ -51,7 +51,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "diff invert FILE PATCH --out": diffs.invert,
     "diff inspect PATCH": diffs.inspect,
     "release publish MODEL RELEASE FILE [--patch] [--hardware] [--format] [--rollback-from-here] "
-    "[--no-rollback]": releases.publish,
+    "[--rollback-days] [--no-rollback]": releases.publish,
     "release list MODEL": fleet.list_releases,
     "release withdraw MODEL RELEASE [--fallback]": releases.withdraw,
     "release retire MODEL RELEASE": releases.retire,

@@ -131,6 +131,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--hardware": _many("only for this hardware", name, "NAME"),
     "--format": _arg("of the model file", name, default="safetensors"),
     "--rollback-from-here": _arg("allow the way back to the newest release, even without a patch"),
+    "--rollback-days": _arg("end the way back after so many days", count, metavar="N"),
     "--no-rollback": _arg("allow no way back (default: to the releases that patches start from)"),
     "--model": _arg("whose devices or rollouts", name),
     "--cohort": _arg("the cohort", name),

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import time
 from typing import Any
 
 from neural_diff.apply import apply
@@ -26,6 +27,7 @@ from trust.roles import Family, PatchTarget, Release, patch_path
 from trust.sign import patch_target, release_target
 
 Releases = dict[str, Release]
+DAY_S = 86_400
 
 
 def publish(args: Namespace, settings: Settings) -> Reply:
@@ -205,8 +207,10 @@ def _ways_back(args: Namespace, new: Release, known: Releases, starts: set[str])
     earlier = [r for r in known.values() if r.status == "active" and r.seq < new.seq]
     if args.rollback_from_here and earlier:
         starts = {*starts, max(earlier, key=lambda release: release.seq).sha256}
+    days = args.rollback_days
+    until = int(time() + days * DAY_S) if days else 0
     return [
-        replace(base, rollback_from=(*base.rollback_from, new.name))
+        replace(base, rollback_from=(*base.rollback_from, new.name), rollback_until=until)
         for base in earlier
         if base.sha256 in starts and new.name not in base.rollback_from and not args.no_rollback
     ]

@@ -60,11 +60,16 @@ def digest(value: Any) -> str:
     return text(value, SHA256, "a SHA-256 digest")
 
 
-def count(value: Any) -> int:
+def count(value: Any, least: int = 1) -> int:
     """Return a number from 1."""
-    if type(value) is not int or not 1 <= value < 1 << 53:
-        raise ValueError(f"{value!r} is not an integer from 1")
+    if type(value) is not int or not least <= value < 1 << 53:
+        raise ValueError(f"{value!r} is not an integer from {least}")
     return value
+
+
+def second(value: Any) -> int:
+    """Return a moment in seconds since 1970, or 0."""
+    return count(value, 0)
 
 
 def switch(value: Any) -> bool:

@@ -8,6 +8,7 @@ is not understood is not trusted.
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
@@ -30,7 +31,12 @@ DEV_PROFILE = "x-fleetdiff-profile"  # a member of root: "dev" if one person hol
 
 @dataclass(frozen=True)
 class Release:
-    """One version of a model, as its family signs it."""
+    """One version of a model, as its family signs it.
+
+    Attributes:
+        rollback_from: releases that a device may leave for this one, though it is older.
+        rollback_until: when that ends, in seconds since 1970; 0: with the family.
+    """
 
     name: str = field(metadata=signed(fields.name, "id"))
     seq: int = field(metadata=signed(fields.count))
@@ -40,6 +46,12 @@ class Release:
     format: str = field(metadata=signed(fields.name))
     hardware: tuple[str, ...] = field(metadata=signed(fields.names))
     rollback_from: tuple[str, ...] = field(metadata=signed(fields.names))
+    rollback_until: int = field(default=0, metadata=signed(fields.second))
+
+    def takes_back(self, release: "Release", now: datetime) -> bool:
+        """Whether a device may go from a release to this one: forward, or along a signed edge."""
+        open_still = not self.rollback_until or now.timestamp() < self.rollback_until
+        return self.seq >= release.seq or (release.name in self.rollback_from and open_still)
 
 
 @dataclass(frozen=True)

@@ -126,13 +126,20 @@ def check_order(
 
 
 def check_transition(
-    trusted: Trusted, order: Order, *, running_sha256: str, hardware: str, formats: Names = ()
+    trusted: Trusted,
+    order: Order,
+    now: datetime,
+    *,
+    running_sha256: str,
+    hardware: str,
+    formats: Names = (),
 ) -> Release:
     """Return the ordered release if the bytes that run may become it.
 
     Args:
         trusted: what was verified.
         order: what is ordered.
+        now: the time to judge the ends of ways back by.
         running_sha256: the digest of the model that runs, read now.
         hardware: what the device is.
         formats: the formats that it can run; none means any.
@@ -153,7 +160,7 @@ def check_transition(
     require(fits, "E_INCOMPAT", f"{release.format} release {name} is not made for {hardware}")
     running = trusted.family.release_of(running_sha256)
     # Bytes nobody released have no place in the order of releases: any release replaces them.
-    if running and release.seq < running.seq and running.name not in release.rollback_from:
+    if running and not release.takes_back(running, now):
         raise Untrusted("E_DOWNGRADE", f"no signed edge leads from {running.name} to {name}")
     return release
 

@@ -42,7 +42,7 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         for row in queries.orders_to_sign(session, aged, keyid, models, ORDERS_PER_ROUND_MAX):
             family = found.families[row.model]
             deployment = session.get_one(Deployment, row.deployment_id)
-            barred = _barred(family, row, deployment)
+            barred = _barred(family, row, deployment, now)
             if barred is None:
                 granted.append(
                     (row, _order(publisher.record, beside, family, row, deployment, now))
@@ -71,7 +71,7 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         raise Blocked(Trouble.LIMIT, DIRECTOR, detail)
 
 
-def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | None:
+def _barred(family: Family, row: DeviceModel, deployment: Deployment, now: datetime) -> str | None:
     """Why the signed family does not allow this device to go where the deployment says."""
     release = family.release_of(deployment.to_sha256)
     running = family.release_of(row.running_sha256)
@@ -79,7 +79,7 @@ def _barred(family: Family, row: DeviceModel, deployment: Deployment) -> str | N
         return "not active"
     if release.hardware and row.device.hardware not in release.hardware:
         return "hardware"
-    if running and release.seq < running.seq and running.name not in release.rollback_from:
+    if running and not release.takes_back(running, now):
         return "no edge back"
     return None
 

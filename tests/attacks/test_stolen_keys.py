@@ -84,7 +84,7 @@ def test_a_thief_of_the_path_installs_nothing_and_takes_nobody_back(
         trusted = device.refresh(bundle)
         order = device.obey(trusted, told)
         chosen = check_transition(
-            trusted, order, running_sha256=release("r3").sha256, hardware="h1"
+            trusted, order, NOW, running_sha256=release("r3").sha256, hardware="h1"
         )
     except Untrusted:
         chosen = release("r3")

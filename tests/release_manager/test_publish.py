@@ -127,6 +127,19 @@ def test_the_way_back_is_what_was_asked_for(
     assert sorted(r.name for r in releases.values() if "r3" in r.rollback_from) == back_to
 
 
+@pytest.mark.attack("M27")
+def test_the_way_back_ends_when_it_was_asked_to(
+    published: Desk, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("release_manager.releases.time", lambda: 1_000_000_000.5)
+    words = ["release", "publish", "asr", "r2", files[1], "--rollback-from-here"]
+    assert published.json(*words, "--rollback-days", "14")["back_to"] == ["r1"]
+    assert family_of(published).releases["r1"].rollback_until == 1_000_000_000 + 14 * 86_400
+    signed = family_of(published)
+    published.json(*words)  # again, without an end: the edge is there, and stays as it is
+    assert family_of(published) == signed
+
+
 # --- refusals: nothing is signed, nothing is uploaded
 
 

@@ -142,8 +142,9 @@ def test_an_old_order_does_not_take_the_time_floor_back(device: Device, trusted:
 
 def transition(trusted: Trusted, to: Release, running: str, **more: Any) -> Release:
     hardware = more.pop("hardware", "h1")
+    now = more.pop("now", NOW)
     told = an_order(to, **more)
-    return check_transition(trusted, told, running_sha256=running, hardware=hardware)
+    return check_transition(trusted, told, now, running_sha256=running, hardware=hardware)
 
 
 @pytest.mark.attack("M26")
@@ -161,6 +162,18 @@ def test_m27_a_downgrade_along_a_signed_edge_is_allowed_and_only_from_there(
     assert transition(trusted, back, running=R2.sha256) == back
     with pytest.raises(Untrusted, match="E_DOWNGRADE"):
         transition(trusted, back, running=release("r3").sha256)
+
+
+@pytest.mark.attack("M27")
+def test_m27_a_way_back_ends_when_it_was_signed_to_end(device: Device) -> None:
+    until = int((NOW + DAY).timestamp())
+    back = replace(R1, rollback_from=("r2",), rollback_until=until)
+    trusted = trusted_by(device, back, R2)
+    last = NOW + DAY - timedelta(seconds=1)
+    assert transition(trusted, back, running=R2.sha256, now=last) == back
+    with pytest.raises(Untrusted, match="E_DOWNGRADE"):
+        transition(trusted, back, running=R2.sha256, now=NOW + DAY)
+    assert transition(trusted, R2, running=back.sha256, now=NOW + DAY) == R2
 
 
 @pytest.mark.attack("M27")

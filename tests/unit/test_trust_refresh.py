@@ -45,7 +45,7 @@ def test_a_bundle_an_order_and_a_transition_are_verified(
     assert sorted(trusted.family.releases) == ["r1", "r2"]
     told = device.obey(trusted, order(release("r2")))
     running = release("r1").sha256
-    chosen = check_transition(trusted, told, running_sha256=running, hardware="h1")
+    chosen = check_transition(trusted, told, NOW, running_sha256=running, hardware="h1")
     assert chosen == release("r2")
 
 

@@ -75,6 +75,10 @@ CHANGES: dict[str, Change] = {
     "hardware that is null": lambda c: c.update(hardware=None),
     "hardware that is a number": lambda c: c.update(hardware=[1]),
     "edges that are text": lambda c: c.update(rollback_from="r2"),
+    "an end that is text": lambda c: c.update(rollback_until="2026-06-01T12:00:00Z"),
+    "an end that is a float": lambda c: c.update(rollback_until=0.0),
+    "an end before 1970": lambda c: c.update(rollback_until=-1),
+    "an end that is null": lambda c: c.update(rollback_until=None),
     "an edge in capitals": lambda c: c.update(rollback_from=["R2"]),
     "an edge and a line end": lambda c: c.update(rollback_from=["r2\n"]),
 }
