@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import device, entry, ops, problems, releases, rollouts
+from service.api import artifacts, device, entry, ops, problems, releases, rollouts
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
 from service.core.identity import Provider
@@ -67,7 +67,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.provider = Provider(settings.oidc) if settings.oidc else None
     app.state.wake = threading.Event()
     problems.install(app)
-    people = (releases.router, rollouts.router, ops.router, entry.router)
+    people = (releases.router, artifacts.router, rollouts.router, ops.router, entry.router)
     for router in (*people, ops.public, device.router):
         app.include_router(router)
     app.include_router(pages.router)

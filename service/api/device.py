@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from service.api.artifacts import ARTIFACT, send_artifact
 from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
 from service.api.origin import certificate_of, limit_address
 from service.api.problems import document
-from service.api.releases import ARTIFACT, send_artifact
 from service.api.strict import StrictRoute
 from service.core import access, offers, reports
 from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, Sha256

@@ -13,7 +13,7 @@ from service.core import access, catalog
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
 from service.core.freshness import metrics, publisher_view
 from service.core.health import device_view, fleet_view
-from service.db import queries
+from service.db import documents, queries
 from service.db.tables import ApiToken
 
 router = for_people("operations")
@@ -31,7 +31,7 @@ EVENTS_SHOWN_MAX = 50
 @public.get("/healthz")
 def healthz(session: Reader, store: Store) -> dict[str, str]:
     """Answer if the database and the artifact store do; needs no credential, tells nothing."""
-    queries.newest_versions(session)
+    documents.newest_versions(session)
     store.ready()
     return {"status": "ok"}
 

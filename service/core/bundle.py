@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from service.core.catalog import listed
 from service.core.offers import Answer, Hold, plan_of
-from service.db import queries
+from service.db import documents
 from service.db.tables import MetadataFile
 from trust.roles import family_role
 
@@ -31,7 +31,7 @@ def bundle_of(
             version is not sent again.
         canary_timeout_s: how long the device may listen.
     """
-    newest = queries.newest_metadata(session, "timestamp")
+    newest = documents.newest_metadata(session, "timestamp")
     hold = Hold.NOTHING_PUBLISHED if newest is None else answer.hold
     metadata = _metadata(session, answer.row.model, newest, root, timestamp) if newest else {}
     order = plan = None
@@ -44,7 +44,7 @@ def bundle_of(
 
 def fleet_version(session: Session) -> str:
     """Return what changes whenever signed metadata does."""
-    row = queries.newest_metadata(session, "timestamp")
+    row = documents.newest_metadata(session, "timestamp")
     return str(row.version) if row else "0"
 
 
@@ -58,7 +58,7 @@ def _metadata(
     session: Session, model: str, newest: MetadataFile, root: int, timestamp: int
 ) -> dict[str, str]:
     """Return the files of the current snapshot that this device lacks, as text."""
-    files = {f"{row.version}.root.json": row for row in queries.roots_after(session, root)}
+    files = {f"{row.version}.root.json": row for row in documents.roots_after(session, root)}
     if newest.version != timestamp:
         files["timestamp.json"] = newest
         current = _listed(session, newest.version)

@@ -22,7 +22,7 @@ from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.manifest import read_manifest
 from service.core.patches import unchecked
-from service.db import queries
+from service.db import documents, queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
@@ -82,7 +82,7 @@ def metadata_file(session: Session, filename: str) -> bytes:
     if match is None:
         raise errors.NotFound(f"{filename} is not the name of a metadata file")
     if match[1] is None:
-        row = queries.newest_metadata(session, match[2])
+        row = documents.newest_metadata(session, match[2])
     else:
         row = session.get(MetadataFile, (match[2], int(match[1])))
     if row is None:
@@ -185,7 +185,7 @@ def listed(snapshot: Snapshot | None) -> dict[str, int]:
 
 def published_family(session: Session, model: str) -> Family | None:
     """Return what the newest accepted family document of a model says."""
-    row = queries.newest_metadata(session, family_role(model))
+    row = documents.newest_metadata(session, family_role(model))
     if row is None:
         return None
     return read_family(model, Metadata[Targets].from_bytes(row.body).signed)
@@ -193,7 +193,7 @@ def published_family(session: Session, model: str) -> Family | None:
 
 def newest_body(session: Session, role: str) -> bytes | None:
     """Return the newest accepted document of a role, as it was signed."""
-    row = queries.newest_metadata(session, role)
+    row = documents.newest_metadata(session, role)
     return row.body if row else None
 
 
@@ -205,7 +205,7 @@ def _beside(session: Session, role: str) -> Delegator | None:
 
 def _check_below(session: Session, role: str, signed: Delegator) -> None:
     """Check that what is published below still has enough signatures: devices would refuse it."""
-    found = queries.newest_versions(session)
+    found = documents.newest_versions(session)
     families = [name for name in found if name.startswith("family-")]
     below = {"root": ["targets"], "targets": families}.get(role, [])
     for name in below:

@@ -18,7 +18,7 @@ from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.bodies import NewSignature
 from service.core.catalog import Reviewed, accept_metadata, refusals, review_metadata
-from service.db import queries
+from service.db import documents
 from service.db.tables import Draft
 from trust.accept import Signatures, canonical, signatures_of
 
@@ -103,7 +103,7 @@ def view(session: Session, blobs: Blobs, draft: Draft, now: datetime) -> dict[st
 
 def views(session: Session, blobs: Blobs, now: datetime) -> list[dict[str, Any]]:
     """Return every draft as `view` does."""
-    return [view(session, blobs, draft, now) for draft in queries.all_drafts(session)]
+    return [view(session, blobs, draft, now) for draft in documents.all_drafts(session)]
 
 
 def _signatures(role: str, reviewed: Reviewed) -> Signatures:

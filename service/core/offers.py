@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.core import chain, deployments, policy
-from service.db import queries
+from service.db import documents, queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
 from trust.roles import family_role
@@ -210,5 +210,5 @@ def _barred(session: Session, release: Release, row: DeviceModel, now: datetime)
 def _expired(session: Session, model: str, now: datetime) -> bool:
     """Whether a document that people sign ran out: every device would refuse, and not its fault."""
     roles = ("root", "targets", family_role(model))
-    rows = [queries.newest_metadata(session, role) for role in roles]
+    rows = [documents.newest_metadata(session, role) for role in roles]
     return any(row is None or row.expires_at <= now for row in rows)

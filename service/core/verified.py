@@ -15,7 +15,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from service.core.record import Record
-from service.db import documents, queries
+from service.db import documents
 from service.db.tables import MetadataFile
 from trust.accept import accept_family, check_signed, read_metadata
 from trust.errors import Untrusted, require
@@ -92,7 +92,7 @@ def signed_by(roots: Sequence[Root], row: MetadataFile) -> Metadata[Any] | None:
 
 
 def _follow_roots(session: Session, found: Verified) -> None:
-    for row in queries.roots_after(session, found.roots[-1].version):
+    for row in documents.roots_after(session, found.roots[-1].version):
         before = found.roots[-1].version
         try:
             _signed("root", row.body, found.root)

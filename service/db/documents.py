@@ -1,4 +1,4 @@
-"""Every SELECT over the versions of signed documents."""
+"""Every SELECT over signed documents: their versions, and the drafts of the next ones."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.db.tables import MetadataFile
+from service.db.tables import Draft, MetadataFile
 
 
 def newest_first(session: Session, role: str, limit: int) -> Sequence[MetadataFile]:
@@ -22,3 +22,25 @@ def newest_ends(session: Session) -> dict[str, datetime]:
     same = (MetadataFile.role == last.c.role, MetadataFile.version == last.c.version)
     rows = select(MetadataFile.role, MetadataFile.expires_at).where(*same)
     return {role: end for role, end in session.execute(rows)}
+
+
+def newest_metadata(session: Session, role: str) -> MetadataFile | None:
+    """Return the newest accepted version of a signed document."""
+    return next(iter(newest_first(session, role, 1)), None)
+
+
+def newest_versions(session: Session) -> dict[str, int]:
+    """Return role -> newest accepted version."""
+    rows = select(MetadataFile.role, func.max(MetadataFile.version)).group_by(MetadataFile.role)
+    return {key: value for key, value in session.execute(rows)}
+
+
+def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
+    """Return every root newer than a version, oldest first."""
+    newer = select(MetadataFile).where(MetadataFile.role == "root", MetadataFile.version > version)
+    return session.scalars(newer.order_by(MetadataFile.version)).all()
+
+
+def all_drafts(session: Session) -> Sequence[Draft]:
+    """Return the documents that wait for signatures, by role."""
+    return session.scalars(select(Draft).order_by(Draft.role)).all()

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
-from service.db import documents
 from service.db.rollout_tables import (
     LIVE,
     OPEN,
@@ -27,8 +26,6 @@ from service.db.tables import (
     Artifact,
     Device,
     DeviceModel,
-    Draft,
-    MetadataFile,
     Model,
     Patch,
     Release,
@@ -41,28 +38,6 @@ Row = TypeVar("Row", bound=Table)
 def first(session: Session, table: type[Row], **equal: object) -> Row | None:
     """Return a row whose columns have these values, None if there is none."""
     return session.scalars(select(table).filter_by(**equal)).first()
-
-
-def newest_metadata(session: Session, role: str) -> MetadataFile | None:
-    """Return the newest accepted version of a signed document."""
-    return next(iter(documents.newest_first(session, role, 1)), None)
-
-
-def newest_versions(session: Session) -> dict[str, int]:
-    """Return role -> newest accepted version."""
-    rows = select(MetadataFile.role, func.max(MetadataFile.version)).group_by(MetadataFile.role)
-    return {key: value for key, value in session.execute(rows)}
-
-
-def roots_after(session: Session, version: int) -> Sequence[MetadataFile]:
-    """Return every root newer than a version, oldest first."""
-    newer = select(MetadataFile).where(MetadataFile.role == "root", MetadataFile.version > version)
-    return session.scalars(newer.order_by(MetadataFile.version)).all()
-
-
-def all_drafts(session: Session) -> Sequence[Draft]:
-    """Return the documents that wait for signatures, by role."""
-    return session.scalars(select(Draft).order_by(Draft.role)).all()
 
 
 def artifact_bytes(session: Session) -> int:
