@@ -61,7 +61,7 @@ def test_m45_an_agent_killed_at_any_moment_keeps_a_whole_model_and_its_floors(
         lives += 1
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
-                process.wait(0.2 + lives * 0.05)
+                process.wait(0.1 * 1.25**lives)
             except subprocess.TimeoutExpired:
                 process.kill()
         kept = Journal(lab.config.state_dir).memory.floors
