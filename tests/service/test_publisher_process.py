@@ -1,5 +1,6 @@
 """The publisher and the server as two real processes, on one database."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -28,8 +30,10 @@ from tests.service.programs import (
     program,
 )
 from tests.service.publishing import FAMILY, newest, published, trusted_by
-from tests.service.world import BASE, World, digest, opened
+from tests.service.world import BASE, BETTER, MODEL, World, digest, opened
+from trust import sign
 from trust.floors import Floors
+from trust.order import read_envelope, read_order
 
 
 @pytest.fixture
@@ -83,6 +87,33 @@ def test_the_server_holds_no_key_anywhere_and_what_it_accepts_is_signed_all_the_
         assert any(str(tmp_path / "publisher" / "online") in where for where in found)
         assert any(where.startswith("memory") for where in found), "the search finds keys"
         assert listens(server) and not listens(publisher)
+
+
+@pytest.mark.attack("A25")
+def test_a_device_gets_its_order_from_a_server_that_could_not_have_signed_it(
+    today: World, tmp_path: Path
+) -> None:
+    first, second = today.release("r1", BASE), today.release("r2", BETTER)
+    for body in (BASE, BETTER):
+        today.upload(body)
+    today.sign_family(*[sign.release_target(MODEL, release) for release in (first, second)])
+    today.ok("POST", "/v1/cohorts", json={"name": "all", "model": MODEL, "filter": {}})
+    phone, port = today.enroll("s1"), free_port()
+    today.start_rollout("r2", "all", stages=[{"share_bp": 10_000}])
+
+    def order() -> Any:
+        url = f"http://127.0.0.1:{port}/device/v1/poll?s={digest(BASE)}"
+        request = urllib.request.Request(url)
+        request.add_header("Authorization", f"Bearer {phone.credential}")
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return json.load(reply)["order"]
+
+    with serving(today, tmp_path, port):
+        assert order() is None, "the tick of the server wishes, and cannot grant"
+        with publishing(today, tmp_path):
+            eventually(order, "the order is signed")
+            envelope = json.dumps(order()).encode()
+    assert read_order(read_envelope(envelope).payload).release == "r2"
 
 
 def rounds_of(database: Database) -> str:
