@@ -13,14 +13,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from securesystemslib.signer import Signer
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from service.db.tables import AuditEntry, AuditHead
-from trust.audit import SIGN, Head, entry_digest, head_envelope
+from trust.audit import SIGN, Head, entry_digest, follow, head_envelope
+from trust.errors import require
 
 logger = logging.getLogger(__name__)
 SIGNED_EVERY = timedelta(days=1)
+PART_ENTRIES = 1000  # of the log in memory at a time
 FIELDS = "seq actor action object result details ip request_id previous_sha256"
 
 
@@ -61,20 +63,51 @@ def record(
     session.info.setdefault("audit", []).append(entry)
 
 
-def sign_head(session: Session, director: Signer, now: datetime) -> None:
-    """Let the publisher vouch once a day for how far the log goes; the log keeps the signature.
-
-    The API holds no key: whoever takes it over cannot write yesterday anew.
-    """
+def is_signature_due(session: Session, now: datetime) -> bool:
+    """Whether nobody vouched for the log since yesterday."""
     row = session.get_one(AuditHead, 1)
-    if row.signed_at is not None and now - row.signed_at < SIGNED_EVERY:
-        return
-    session.refresh(row, with_for_update=True)  # the signature is the very next entry
-    envelope = head_envelope(Head(row.seq, row.sha256))
+    return row.signed_at is None or now - row.signed_at >= SIGNED_EVERY
+
+
+def head_at(session: Session, seq: int) -> Head:
+    """Return the log's head as it was at an entry."""
+    entry = session.get(AuditEntry, seq) if seq else None
+    return Head(seq, entry.sha256) if entry else Head()
+
+
+def follow_log(session: Session, head: Head) -> Head:
+    """Follow the chain from a head to its end.
+
+    Raises:
+        Untrusted: E_AUDIT, naming the first entry that is missing or is not what was written.
+    """
+    rows = select(AuditEntry).where(AuditEntry.seq > head.seq).order_by(AuditEntry.seq)
+    for part in session.scalars(rows.execution_options(yield_per=PART_ENTRIES)).partitions():
+        head = follow(head, shown(part))
+    return head
+
+
+def sign_head(session: Session, director: Signer, checked: Head, now: datetime) -> Head:
+    """Vouch for how far the log goes; the log keeps the signature, and this returns the head.
+
+    Args:
+        session: to append to.
+        director: whose key the API does not hold: who takes it over cannot write yesterday anew.
+        checked: a head from which the chain is followed to the one that is signed.
+        now: the time.
+
+    Raises:
+        Untrusted: E_AUDIT, and nothing is signed.
+    """
+    row = session.get_one(AuditHead, 1, with_for_update=True)  # the signature is the next entry
+    head = follow_log(session, checked)
+    require(head == Head(row.seq, row.sha256), "E_AUDIT", "the audit log was cut off")
+    envelope = head_envelope(head)
     envelope.sign(director)
     row.signed_at = now
-    record(session, SIGN, str(row.seq), now, envelope=envelope.to_dict())
-    logger.info("audit head", extra={"seq": row.seq, "sha256": row.sha256})
+    record(session, SIGN, str(head.seq), now, envelope=envelope.to_dict())
+    logger.info("audit head", extra=head._asdict())
+    return head
 
 
 def shown(entries: Sequence[AuditEntry]) -> list[dict[str, Any]]:

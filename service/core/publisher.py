@@ -30,10 +30,12 @@ from service.core.record import Record
 from service.core.verified import Verified, signed_by, verify_all
 from service.db.session import Database, insert_into
 from service.db.tables import MetadataFile, PublisherState
+from trust.errors import Untrusted, require
 from trust.roles import ONLINE_ROLES
 from trust.sign import LIFETIME, next_snapshot, next_timestamp, sign
 
 logger = logging.getLogger(__name__)
+AUDIT = "audit"  # the log's name in the record: how far it went, and the digest it ended in
 NOTED_S = 10  # seconds after which a round that found nothing new is noted again
 
 
@@ -95,9 +97,26 @@ def publish(database: Database, publisher: Publisher, found: Verified, now: date
 
 
 def sign_log(database: Database, publisher: Publisher, found: Verified, now: datetime) -> None:
-    """Vouch once a day for how far the audit log goes."""
-    with database.writer() as session:
-        audit.sign_head(session, publisher.keys.director, now)
+    """Vouch once a day for how far the audit log goes, if it goes on from where we last did.
+
+    Raises:
+        Blocked: REFUSED: an entry is not the one that was written.
+    """
+    record = publisher.record
+    seq = record.highest(AUDIT)
+    try:
+        with database.reader() as session:
+            if not audit.is_signature_due(session, now):
+                return
+            known = audit.head_at(session, seq)
+            ours = known.seq == seq == record.highest(f"{AUDIT} {known.sha256}")
+            require(ours, "E_AUDIT", f"entry {seq} of the audit log is not the one we vouched for")
+            checked = audit.follow_log(session, known)  # here, where nobody waits for us
+        with database.writer() as session:
+            head = audit.sign_head(session, publisher.keys.director, checked, now)
+    except Untrusted as error:
+        raise Blocked(Trouble.REFUSED, AUDIT, error.message) from error
+    record.take({AUDIT: head.seq, f"{AUDIT} {head.sha256}": head.seq})
 
 
 def _still_good(

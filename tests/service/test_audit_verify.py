@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from tuf.api.metadata import Metadata, Targets
 
 from release_manager import audit as auditing
 from release_manager.__main__ import main
+from service.db.tables import AuditEntry
 from tests.service.served import served
 from tests.service.test_access import invitation
 from tests.service.test_audit import log_of, told
 from tests.service.world import World, refused
-from trust.audit import Head, entry_digest, follow, head_envelope, signed_head
+from trust.audit import SIGN, Head, entry_digest, follow, head_envelope, signed_head
 
 Verify = Callable[[], tuple[int, str]]
 
@@ -176,3 +178,43 @@ def test_a_log_written_anew_keeps_no_signature_that_a_stranger_to_it_could_check
     assert follow(Head(), log_of(world)), "the chain itself is whole"
     code, said = verify()
     assert code == 1 and "the publisher signed another entry" in said
+
+
+CHANGED = {  # at how many entries after the signed one, and what
+    "changed": (2, "UPDATE audit_entry SET actor = 'nobody' WHERE seq = {}"),
+    "removed": (2, "DELETE FROM audit_entry WHERE seq = {}"),
+    "cut off": (2, "DELETE FROM audit_entry WHERE seq >= {}"),
+    "what was signed is gone": (0, "DELETE FROM audit_entry WHERE seq = {}"),
+    "what was signed is another": (0, "UPDATE audit_entry SET sha256 = 'ab' WHERE seq = {}"),
+}
+
+
+@pytest.mark.attack("A27")
+@pytest.mark.parametrize("how", CHANGED)
+def test_the_publisher_does_not_vouch_for_a_log_that_somebody_changed(
+    pinned_sqlite: World, how: str
+) -> None:
+    world, (after, statement) = pinned_sqlite, CHANGED[how]
+    world.tick()
+    signed = int(told(world, "audit.sign")[0]["object"])
+    world.enroll("serial-1")
+    sql(world, statement.format(signed + after))
+    world.now += timedelta(days=1)
+    for _ in range(2):
+        problems = world.work()
+        assert [(p["trouble"], p["role"]) for p in problems] == [("refused", "audit")]
+    with world.app.state.database.reader() as session:
+        assert session.query(AuditEntry).filter_by(action=SIGN).count() == 1, "nothing is signed"
+
+
+@pytest.mark.attack("A27")
+def test_the_publisher_remembers_which_log_it_vouched_for(pinned: World) -> None:
+    pinned.tick()
+    pinned.enroll("serial-1")
+    pinned.now += timedelta(days=1)
+    assert pinned.work() == [] and len(told(pinned, "audit.sign")) == 2
+    rewrite(pinned)
+    pinned.now += timedelta(days=1)
+    detail = pinned.work()[0]["detail"]
+    assert "is not the one we vouched for" in detail
+    assert len(told(pinned, "audit.sign")) == 2, "nothing is signed"
