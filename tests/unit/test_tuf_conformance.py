@@ -227,6 +227,12 @@ def another_family(world: SignedWorld, device: Device) -> None:
     resign(world, "snapshot")
 
 
+def same_number_again(world: SignedWorld, device: Device) -> None:
+    """Of a timestamp with a number that was seen, nothing is looked at."""
+    world.documents["timestamp"].snapshot_meta.version = 99
+    world.put("timestamp", world.documents["timestamp"])
+
+
 RIGHT: list[tuple[str, Callable[[SignedWorld, Device], None]]] = [
     ("nothing new", lambda world, device: None),
     ("the same twice and nothing once", again),
@@ -239,6 +245,7 @@ RIGHT: list[tuple[str, Callable[[SignedWorld, Device], None]]] = [
     ("64 roots", longest_chain),
     ("no cache", no_cache),
     ("a cache of empty files", empty_cache),
+    ("another timestamp of the same number", same_number_again),
     ("no hashes in snapshot", lambda w, d: set_meta("snapshot", FAMILY_FILE, hashes=None)(w)),
     ("no lengths in snapshot", lambda w, d: set_meta("snapshot", FAMILY_FILE, length=None)(w)),
     ("no hash in timestamp", lambda w, d: set_meta("timestamp", "", hashes=None, length=None)(w)),

@@ -1,6 +1,9 @@
 """Rotation of keys and thresholds, as TUF's conformance suite and python-tuf test it."""
 
+import json
+from copy import copy, deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
@@ -92,3 +95,46 @@ def test_keys_of_other_roles(
             device.refresh(world.files)
     if not good:
         refuses(device, world.files, "E_SIG")
+
+
+# How keys and signatures are written
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scheme": "rsassa-pss-sha256"}, {"keytype": "rsa"}, {"keyval": {"public": "00"}}],
+    ids=str,
+)
+def test_a_key_that_is_described_otherwise_verifies_nothing(
+    world: SignedWorld, device: Device, changes: dict[str, Any]
+) -> None:
+    root = world.documents["root"]
+    keyid = root.roles["timestamp"].keyids[0]
+    root.keys[keyid] = copy(root.keys[keyid])
+    vars(root.keys[keyid]).update(changes)
+    resign(world, "root")
+    resign(world, "timestamp")
+    refuses(device, world.files, "E_SIG")
+
+
+def test_a_signature_that_does_not_verify_does_no_harm_beside_enough_that_do(
+    world: SignedWorld, device: Device
+) -> None:
+    world.signers["timestamp"].append(signer("another"))
+    world.sign_root()
+    resign(world, "timestamp")
+    document = json.loads(world.files["timestamp.json"])
+    document["signatures"][1]["sig"] = "00" * 64
+    world.files["timestamp.json"] = json.dumps(document).encode()
+    assert device.refresh(world.files).versions["timestamp"] == 2
+
+
+def test_members_of_keys_that_are_no_more_are_passed_over(
+    world: SignedWorld, device: Device
+) -> None:
+    root = world.documents["root"]
+    root.keys = deepcopy(root.keys)  # signers are shared by all tests
+    for key in root.keys.values():
+        key.unrecognized_fields["keyid_hash_algorithms"] = ["sha256", "md5"]
+    resign(world, "root")
+    assert device.refresh(world.files).versions["root"] == 2
