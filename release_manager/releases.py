@@ -98,7 +98,7 @@ def withdraw(args: Namespace, settings: Settings) -> Reply:
                     "give an older release that is active",
                 )
             edges = dict.fromkeys((*back.rollback_from, release.name))
-            changed.append(replace(back, rollback_from=tuple(edges)))
+            changed.append(replace(back, rollback_from=tuple(edges), rollback_until=0))
         return changed
 
     return _change(args, settings, change)

@@ -138,6 +138,8 @@ def test_the_way_back_ends_when_it_was_asked_to(
     signed = family_of(published)
     published.json(*words)  # again, without an end: the edge is there, and stays as it is
     assert family_of(published) == signed
+    published.json("release", "withdraw", "asr", "r2", "--fallback", "r1")
+    assert family_of(published).releases["r1"].rollback_until == 0  # what has ended opens again
 
 
 # --- refusals: nothing is signed, nothing is uploaded
