@@ -31,7 +31,7 @@ def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         token = access.create_token(session, "t", list(access.SCOPES), lifetime, now)[1]
     database.close()
     port = free_port()
-    patience = {"FLEETDIFF_HEAD_S_MAX": "1", "FLEETDIFF_BODY_S_MAX": "1"}
+    patience = {"FLEETDIFF_HEAD_S_MAX": "3", "FLEETDIFF_BODY_S_MAX": "3"}
     with program(folder, "serve", "--data", folder, "--port", port, **patience):
         eventually(lambda: answers(port), "the server answers")
         yield port, token, folder / "artifacts"
