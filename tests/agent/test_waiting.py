@@ -1,0 +1,54 @@
+"""How long a device waits: between polls, after trouble, and when it is told to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_agent import agent
+from device_agent.client import backoff_s
+from device_agent.config import Limits
+from device_agent.errors import Unavailable
+from tests.agent.conftest import Lab
+
+unit = st.floats(0, 1)
+periods = st.floats(0.001, 1e5)
+
+
+@given(failures=st.integers(0, 10_000), period=periods, most=periods, draw=unit)
+def test_backoff_stays_within_its_limits(
+    failures: int, period: float, most: float, draw: float
+) -> None:
+    assert 0 <= backoff_s(failures, period, most, lambda: draw) <= most
+
+
+@given(failures=st.integers(1, 100), period=periods, most=periods, draw=unit)
+def test_backoff_never_shrinks_with_another_failure(
+    failures: int, period: float, most: float, draw: float
+) -> None:
+    now, later = (backoff_s(n, period, most, lambda: draw) for n in (failures, failures + 1))
+    assert now <= later <= 2 * now
+
+
+@given(period=periods, draw=unit)
+def test_the_first_delay_is_spread_over_a_whole_period(period: float, draw: float) -> None:
+    assert backoff_s(1, period, 1e9, lambda: draw) == draw * period
+
+
+@pytest.mark.attack("A10")
+@given(asked=st.none() | st.floats(0, 1e7), draw=unit, status=st.sampled_from([429, 503]))
+def test_a_fleet_that_is_told_to_wait_comes_back_within_a_period(
+    asked: float | None, draw: float, status: int
+) -> None:
+    limits = Limits()
+    error = Unavailable("busy", status, asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("random.random", lambda: draw)
+        delay = agent.retry_delay_s(error, 1, limits)
+    period = min(max(limits.poll_s if asked is None else asked, 1.0), limits.poll_s_max)
+    assert delay == draw * period
+
+
+def test_polls_follow_what_the_server_asks_for(lab: Lab) -> None:
+    with lab.device() as device:
+        agent.run_once(device)
+        assert 54 <= agent.poll_delay_s(device) <= 60
