@@ -8,7 +8,7 @@ from typing import Any
 
 from release_manager import metadata, show
 from release_manager.client import connect
-from release_manager.config import Settings, replace_file
+from release_manager.config import PUBLIC, Settings, replace_file
 from release_manager.documents import publish_root, update_root, update_targets
 from release_manager.errors import Refused, Usage
 from release_manager.keys import KeyFolder, make_keys
@@ -88,7 +88,7 @@ def make(args: Namespace, settings: Settings) -> Reply:
         document = shown(f"file:{path}", generate_key(path, passphrase))
     except FileExistsError:
         raise Refused(f"{path} is there already", "a key is never overwritten") from None
-    replace_file(public, show.json_text(document).encode())
+    replace_file(public, show.json_text(document).encode(), PUBLIC)
     return Reply({**document, "give": str(public)})
 
 
@@ -149,7 +149,7 @@ def _prepare(folder: KeyFolder, held: dict[str, Holders], now: datetime) -> list
         raise Refused(f"{folder.root_file} is there already", "use another folder: --keys DIR")
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for role in ("targets", "root"):  # root last: while it is missing, nothing was begun
-        replace_file(folder.path / f"{role}.json", bodies[role])
+        replace_file(folder.path / f"{role}.json", bodies[role], PUBLIC)
     return ["root.json", "targets.json"]
 
 

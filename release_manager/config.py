@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from release_manager.errors import Usage
 
+PUBLIC = 0o644  # mode of a file that is for everybody, as a root is
 _FIELDS = ("server", "token", "keys")
 
 
@@ -71,10 +72,10 @@ def write_config(path: Path, values: Mapping[str, str]) -> None:
     replace_file(path, "".join(lines).encode())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file readable by its owner only at `path`: whole, or not at all."""
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Put a file at `path`, readable by its owner only: whole, or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.touch(mode=0o600, exist_ok=False)
+    part.touch(mode=mode, exist_ok=False)
     try:
         with part.open("wb") as file:
             file.write(content)

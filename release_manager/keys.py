@@ -20,7 +20,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets
 
-from release_manager.config import replace_file
+from release_manager.config import PUBLIC, replace_file
 from release_manager.errors import Refused
 from release_manager.signers import load_file
 from trust.accept import check_signed, read_metadata
@@ -127,8 +127,8 @@ def make_keys(folder: KeyFolder, now: datetime) -> list[str]:
             generate_key(file)
             made.append(str(file.relative_to(folder.path)))
     keys = {role: folder.signer(role).public_key for role in TOP_LEVEL_ROLES}
-    replace_file(folder.root_file, sign(new_root(keys, now, dev=True), [folder.signer("root")]))
-    folder.root_file.chmod(0o644)
+    root = sign(new_root(keys, now, dev=True), [folder.signer("root")])
+    replace_file(folder.root_file, root, PUBLIC)
     return [*made, folder.root_file.name]
 
 

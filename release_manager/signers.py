@@ -111,7 +111,7 @@ def read_public(path: Path) -> Key:
         document = json.loads(path.read_bytes())
         keyval = {"public": document["public"]}
         return SSlibKey(document["keyid"], document["keytype"], document["scheme"], keyval)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused(
             f"{path} is no public key: {error!r}", "make it: fleetdiff key show URI --json"
         ) from None

@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata
 
 from release_manager import show
 from release_manager.client import connect
-from release_manager.config import Settings, replace_file
+from release_manager.config import PUBLIC, Settings, replace_file
 from release_manager.difference import as_lines, difference
 from release_manager.documents import find_draft
 from release_manager.errors import Refused, Usage
@@ -99,7 +99,7 @@ def _sign_file(args: Namespace, file: Path) -> Reply:
     try:
         body = file.read_bytes()
         role = str(json.loads(body)["signed"]["_type"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(f"{file} is no signed document", "give what init --ceremony made") from None
     beside = None
     if role != "root":
@@ -110,7 +110,7 @@ def _sign_file(args: Namespace, file: Path) -> Reply:
     asked = delegators(document, None, beside)
     rows = difference({}, document.signed.to_dict())
     keyid = _sign(role, document, asked, rows, args.key, args.yes)
-    replace_file(file, canonical(document))
+    replace_file(file, canonical(document), PUBLIC)
     missing = signatures_of(role, document, asked).missing
     return _reply(role, document, keyid, missing, rows, published=False)
 

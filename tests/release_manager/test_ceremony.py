@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,7 @@ def test_two_people_on_two_machines_sign_the_first_root(begun: Town) -> None:
     assert begun.ben.sign("root", carried)["missing"] == 0
     root = accept_root(carried.read_bytes(), None, begun.world.now)
     assert len(root.signatures) == 2
+    assert stat.S_IMODE(carried.stat().st_mode) == stat.S_IMODE(file.stat().st_mode) == 0o644
     assert [root.signed.roles[r].threshold for r in ("root", "targets", "timestamp")] == [2, 2, 1]
     assert root.signed.unrecognized_fields == {}
 
@@ -149,7 +151,7 @@ def test_a_file_that_is_no_ceremony_is_refused(the_town: Town, tmp_path: Path, t
     assert "bad.toml is no ceremony" in the_town.anne.err
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"signed": 1}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"signed": 1}', b"\xff", b"[" * 60_000])
 def test_a_file_that_is_no_document_is_not_signed(
     the_town: Town, tmp_path: Path, body: bytes
 ) -> None:

@@ -119,7 +119,15 @@ def test_a_key_service_whose_library_is_missing_says_so(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b'{"keyid":"a","keytype":"b","scheme":"c","public":1}', b"\xff"]
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"keyid":"a","keytype":"b","scheme":"c","public":1}',
+        b"\xff",
+        b"[" * 60_000,
+    ],
 )
 def test_a_public_key_that_is_none_is_refused(the_town: Town, tmp_path: Path, body: bytes) -> None:
     (tmp_path / "bad.pub").write_bytes(body)
