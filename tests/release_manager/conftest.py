@@ -2,14 +2,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from release_manager import client, rollouts
 from service.db.migrate import migrate
-from service.settings import Settings
 from tests.release_manager.desk import Desk
 from tests.release_manager.fake_server import TOKEN, FakeServer
 from tests.release_manager.town import Town, town
@@ -51,55 +49,73 @@ def ready(desk: Desk) -> Desk:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "fleetdiff.db"
-    migrate(f"sqlite:///{path}")
-    return path
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A town as it grows, kept stage by stage; each test opens a copy of one."""
+    home, kept = tmp_path_factory.mktemp("town"), {}
+
+    def keep(name: str) -> None:
+        kept[name] = shutil.copytree(home, tmp_path_factory.mktemp("stages") / name)
+
+    migrate(f"sqlite:///{home / 'fleetdiff.db'}")
+    keep("empty")
+    files = model_files(tmp_path_factory.mktemp("models"))
+    with town(home) as made:
+        made.found()
+        made.add_model()
+        staged = made.anne.json("release", "publish", "asr", "r1", files[0])
+        assert (staged["published"], staged["staged"]["missing"]) == (False, 2)
+    keep("staged")
+    with town(home) as made:
+        made.ben.sign("family-asr")
+        made.carl.sign("family-asr")
+        made.publish("release", "publish", "asr", "r2", files[1])
+    keep("published")
+    return kept
 
 
 @pytest.fixture
-def the_town(
-    migrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> Iterator[Town]:
-    """A server without a root, and three people who have nothing yet."""
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing that a town's people type comes from outside; returns where the town may lie."""
     for name in ("SERVER", "TOKEN", "KEYS", "PASSPHRASE"):
         monkeypatch.delenv(f"FLEETDIFF_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
-    shutil.copy(migrated, tmp_path / "fleetdiff.db")
-    database = f"sqlite:///{tmp_path / 'fleetdiff.db'}"
-    settings = Settings(database=database, artifacts=str(tmp_path / "artifacts"))
-    with town(settings, tmp_path, capsys) as made:
+    return tmp_path / "town"
+
+
+@pytest.fixture
+def the_town(stages: dict[str, Path], quiet: Path) -> Iterator[Town]:
+    """A server without a root, and three people who have nothing yet."""
+    with town(shutil.copytree(stages["empty"], quiet)) as made:
         yield made
 
 
 @pytest.fixture
-def team(the_town: Town, files: list[Path]) -> Town:
+def team(stages: dict[str, Path], quiet: Path) -> Iterator[Town]:
     """A town with a root, the model `asr`, and r1 = files[0] staged by Anne."""
-    the_town.found()
-    the_town.add_model()
-    staged = the_town.anne.json("release", "publish", "asr", "r1", files[0])
-    assert (staged["published"], staged["staged"]["missing"]) == (False, 2)
-    return the_town
+    with town(shutil.copytree(stages["staged"], quiet)) as made:
+        yield made
 
 
 @pytest.fixture
-def both(team: Town, files: list[Path]) -> Town:
+def both(stages: dict[str, Path], quiet: Path) -> Iterator[Town]:
     """A town with the releases r1 and r2, published."""
-    team.ben.sign("family-asr")
-    team.carl.sign("family-asr")
-    team.publish("release", "publish", "asr", "r2", files[1])
-    return team
+    with town(shutil.copytree(stages["published"], quiet)) as made:
+        yield made
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Four model files, each a little different from the one before."""
+    return model_files(tmp_path)
+
+
+def model_files(folder: Path) -> list[Path]:
     noise = np.random.default_rng(7)
     codes = noise.integers(-128, 128, 20_000, np.int8)
     made = []
     for number in range(1, 5):
-        path = tmp_path / f"m{number}.safetensors"
+        path = folder / f"m{number}.safetensors"
         header = json.dumps({"w": {"dtype": "I8", "shape": [20_000], "data_offsets": [0, 20_000]}})
         path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + codes.tobytes())
         made.append(path)

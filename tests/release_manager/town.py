@@ -4,12 +4,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 import uvicorn
 from tuf.api.metadata import Metadata, Targets
 
@@ -31,11 +32,13 @@ class Machine:
 
     def run(self, *words: str | Path) -> int:
         common = ["--server", self.town.address, "--token", self.town.world.token]
-        try:
-            code = main([str(w) for w in (*words, "--keys", self.folder, *common)])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        self.out, self.err = self.town.capsys.readouterr()
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = main([str(w) for w in (*words, "--keys", self.folder, *common)])
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        self.out, self.err = out.getvalue(), err.getvalue()
         return code
 
     def json(self, *words: str | Path) -> Any:
@@ -58,10 +61,8 @@ class Machine:
 class Town:
     """A server, the people who sign, and the publisher's keys in a place of their own."""
 
-    def __init__(
-        self, world: World, address: str, home: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        self.world, self.address, self.home, self.capsys = world, address, home, capsys
+    def __init__(self, world: World, address: str, home: Path) -> None:
+        self.world, self.address, self.home = world, address, home
         self.anne, self.ben, self.carl = (Machine(self, name) for name in PEOPLE)
         self.publisher = Machine(self, "publisher")
 
@@ -124,8 +125,11 @@ def what(done: Any) -> list[str]:
 
 
 @contextmanager
-def town(settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Town]:
-    with opened(settings, home / "unused") as world:
+def town(home: Path) -> Iterator[Town]:
+    """Open the town whose database and people's folders lie in a folder."""
+    database = f"sqlite:///{home / 'fleetdiff.db'}"
+    settings = Settings(database=database, artifacts=str(home / "artifacts"))
+    with TemporaryDirectory() as unused, opened(settings, Path(unused)) as world:
         world.now = datetime.now(UTC)  # commands read the clock of this machine
         world.token = world.token_with(*access.SCOPES)
         config = uvicorn.Config(world.app, port=0, lifespan="off", log_level="error")
@@ -137,7 +141,7 @@ def town(settings: Settings, home: Path, capsys: pytest.CaptureFixture[str]) -> 
                 assert thread.is_alive()
                 time.sleep(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Town(world, f"http://127.0.0.1:{port}", home, capsys)
+            yield Town(world, f"http://127.0.0.1:{port}", home)
         finally:
             server.should_exit = True
             thread.join()
