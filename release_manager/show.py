@@ -71,6 +71,12 @@ def note_lines(text: str) -> None:
         note(line)
 
 
+def ask(question: str) -> str:
+    """Ask on stderr, since stdout is for the reply, and return what was typed."""
+    print(question, end=" ", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
 def json_text(document: Any) -> str:
     """Return a document as `--json` prints it."""
     return json.dumps(document, indent=1)

@@ -87,6 +87,8 @@ def list_drafts(args: Namespace, settings: Settings) -> Reply:
 def drop(args: Namespace, settings: Settings) -> Reply:
     """Drop a draft, with the signatures it has.
 
+    They stay good for that very document until another version is published, whoever stages it.
+
     Example:
       fleetdiff draft drop family-asr-en-edge
     """
@@ -130,7 +132,7 @@ def _sign(
     if not yes:
         if not sys.stdin.isatty():
             raise Usage("nobody is there to ask", "look at the difference, then give --yes")
-        if input("sign this? [y/N] ").strip().lower() not in ("y", "yes"):
+        if show.ask("sign this? [y/N]").lower() not in ("y", "yes"):
             raise Refused("nothing was signed", "drop it if it is wrong: fleetdiff draft drop")
     allowed = [key for named in asked for key in holders_of(named, role).keys]
     signer = open_signer(uri, allowed)

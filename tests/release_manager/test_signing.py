@@ -1,6 +1,7 @@
 """Two people on two machines sign one document, and what one could be made to sign."""
 
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,12 @@ def test_nobody_is_asked_where_nobody_is(team: Town, monkeypatch: pytest.MonkeyP
     words = ["sign", "family-asr", "--key", str(team.ben.folder / "family-asr.pem")]
     assert team.ben.run(*words) == 2
     assert "--yes" in team.ben.err and "added    target asr/r1.model" in team.ben.err
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     for answer, code, missing in (("n", 1, 2), ("", 1, 2), ("y", 0, 1)):
-        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
-        assert team.ben.run(*words) == code
+        typed = StringIO(f"{answer}\n")
+        typed.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr("sys.stdin", typed)
+        assert team.ben.run(*words, "--json") == code
+        assert "sign this? [y/N]" in team.ben.err and "sign this" not in team.ben.out
         assert team.drafts()[0]["missing"] == missing
 
 
