@@ -37,7 +37,8 @@ class Device:
             floors=self.floors,
         )
         running = self.phone.runs
-        release = check_transition(trusted, order, running_sha256=running, hardware="h1")
+        told = {"running_sha256": running, "hardware": "h1", "now": now}
+        release = check_transition(trusted, order, **told)
         self.phone.runs = release.sha256
         self.phone.etag = ""
         self.phone.poll()
