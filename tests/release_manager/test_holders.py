@@ -89,6 +89,27 @@ def test_root_is_handed_over_person_by_person_and_machines_follow_from_version_1
     assert not held & {json.loads(p.key("root").read_bytes())["keyid"] for p in team.people}
 
 
+def test_targets_pass_into_other_hands_in_three_steps(team: Town) -> None:
+    """As after a theft: new keys are added, they sign what shall be, the old ones are dropped."""
+    new = [Machine(team, name) for name in ("dora", "emil")]
+    for person in new:
+        person.folder.mkdir()
+        (person.folder / "root.json").write_bytes((team.anne.folder / "root.json").read_bytes())
+    added = [word for person in new for word in ("--add", str(person.key("targets")))]
+    ids = [json.loads(person.key("targets").read_bytes())["keyid"] for person in team.people]
+    dropped = [word for keyid in ids for word in ("--remove", keyid)]
+    assert team.anne.run("key", "rotate", "targets", *added, *dropped) == 1
+    assert "first let those sign targets again" in team.anne.err
+    steps = [("root", added, team.people), ("targets", [], new), ("root", dropped, team.people)]
+    for role, words, holders in steps:
+        assert team.anne.json("key", "rotate", "targets", *words)["staged"]["role"] == role
+        assert [person.sign(role)["published"] for person in holders[:2]] == [False, True]
+    assert team.anne.run("key", "rotate", "targets") == 0
+    key = team.anne.folder / "targets.pem"
+    assert team.anne.run("sign", "targets", "--key", key, "--yes") == 1
+    assert [person.sign("targets")["published"] for person in new] == [False, True]
+
+
 @pytest.mark.parametrize("role", ["root", "targets"])
 def test_root_and_targets_are_signed_again_as_they_are(team: Town, role: str) -> None:
     before = team.world.ok("GET", "/v1/metadata")
