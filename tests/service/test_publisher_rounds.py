@@ -96,7 +96,7 @@ def test_a_key_that_only_root_replaced_signs_at_once_and_no_document_waits_to_gr
     assert pinned.work() == []
     assert newest(pinned, role) == before + 1
     trusted, _ = trusted_by(pinned, phone, tmp_path / "tuf", Floors())
-    assert trusted.root_version == 2
+    assert trusted.versions["root"] == 2
     pinned.work()
     assert newest(pinned, role) == before + 1, "once is enough"
 
