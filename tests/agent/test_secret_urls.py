@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from device_agent.errors import Rejected, Unavailable
-from tests.agent.loopback import Answer, Asked, serving
-from tests.agent.test_client import SHA256, Wire
+from tests.agent.loopback import Answer, Asked, ranged, serving
+from tests.agent.test_client import DATA, SHA256, Wire
 
 
 @pytest.mark.attack("A18")
@@ -31,3 +31,21 @@ def test_no_trouble_with_a_secret_url_repeats_it(
                 wire.fetch()
             assert secret not in f"{caught.value!r} {caught.value} {caplog.text}"
     assert len(there) == bool(status)
+
+
+@pytest.mark.attack("A19", "M43")
+def test_a_redirect_to_a_blob_host_leaves_the_credential_behind(
+    tmp_path: Path,
+) -> None:
+    wire, there = Wire(tmp_path), list[Asked]()
+    with (
+        serving(lambda asked: wire.answer(asked), wire.asked) as wire.address,
+        serving(lambda asked: ranged(DATA, asked), there) as elsewhere,
+    ):
+        wire.blob_hosts = (elsewhere.removeprefix("http://"),)
+        wire.answer = lambda asked: Answer(307, headers={"Location": f"{elsewhere}/blob?key=1"})
+        wire.part.write_bytes(DATA[:10])
+        assert wire.fetch() == DATA
+    assert "authorization" not in there[0].headers
+    assert there[0].headers["range"] == "bytes=10-"
+    assert there[0].query == {"key": "1"}

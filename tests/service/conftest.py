@@ -12,6 +12,7 @@ from service.db.migrate import migrate
 from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
+from tests.service.identity_provider import Provider, config
 from tests.service.publishing import pin
 from tests.service.world import World, opened, patient
 
@@ -69,6 +70,23 @@ def pinned(world: World, tmp_path: Path) -> World:
 @pytest.fixture
 def pinned_sqlite(world_sqlite: World, tmp_path: Path) -> World:
     return pin(world_sqlite, tmp_path)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    made = Provider()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def people(provider: Provider, sqlite_url: str, tmp_path: Path) -> Iterator[World]:
+    """A world whose people come from an identity provider."""
+    artifacts = str(tmp_path / "artifacts")
+    chosen = patient(database=sqlite_url, artifacts=artifacts, oidc=config(provider))
+    with opened(chosen, tmp_path) as world:
+        world.app.state.provider.clock_s = lambda: world.now.timestamp()
+        yield world.found()
 
 
 @pytest.fixture
