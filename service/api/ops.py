@@ -126,7 +126,7 @@ def change_device(
     """Tag a device, quarantine, revoke or readmit it."""
     row = access.device_named(session, device_id)
     if body.tags is not None:
-        row.device.tags = body.tags
+        access.tag_device(session, row, body.tags, now)
     if body.status is not None:
         access.set_device_status(session, row, body.status, now)
     return device_view(row)

@@ -243,6 +243,13 @@ def device_named(session: Session, device_id: str) -> DeviceModel:
     return errors.found(session.get(DeviceModel, device_id), f"device {device_id}")
 
 
+def tag_device(session: Session, row: DeviceModel, tags: dict[str, str], now: datetime) -> None:
+    """Give a device other tags; cohorts by filter follow at once."""
+    if tags != row.device.tags:
+        audit.record(session, "device.tag", row.device_id, now, before=row.device.tags, tags=tags)
+        row.device.tags = tags
+
+
 def set_device_status(session: Session, row: DeviceModel, status: str, now: datetime) -> None:
     """Quarantine, revoke or readmit a device; after a revocation its serial may enroll again."""
     device = row.device

@@ -44,6 +44,8 @@ def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
         world.ok("PUT", f"/v1/cohorts/mine/devices/{phone.id}")
     for verb in ("pause", "resume", "halt"):
         world.ok("POST", f"/v1/rollouts/{rollout}/{verb}", json={"reason": f"to {verb}"})
+    for _ in range(2):
+        world.ok("PATCH", f"/v1/devices/{phone.id}", json={"tags": {"room": "hall"}})
     world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "quarantined"})
     world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "quarantined"})
     r2 = read_family(MODEL, world.family).releases["r2"]  # type: ignore[arg-type]
@@ -63,6 +65,7 @@ def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
         ("rollout.resume", rollout),
         ("rollout.halt", rollout),
         ("device.enroll", phone.id),
+        ("device.tag", phone.id),
         ("device.quarantined", phone.id),
     ):
         assert found.count((action, thing)) == 1, (action, found)
