@@ -28,13 +28,12 @@ from device_agent.states import Idle
 from device_agent.strict import accept
 from trust.errors import Untrusted, require
 from trust.order import Order, read_time, write_time
-from trust.roles import Family
+from trust.roles import DEV_PROFILE, Family
 from trust.verify import Trusted, check_order, check_transition, refresh
 
 logger = logging.getLogger(__name__)
 
 FILES_MAX = 100  # of metadata in one answer
-DEV_PROFILE = "x-fleetdiff-profile"
 
 
 @dataclass(frozen=True)

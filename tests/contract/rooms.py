@@ -1,7 +1,7 @@
 """How large is each room? Lines of code, without docstrings, comments and blank lines.
 
 `python -m tests.contract.rooms` prints the table; `test_shape.py` holds each room to a ratchet;
-the plan's caps are smaller (docs/adr/0008-caps-proposed.md, 0014-what-trust-costs.md).
+the plan's caps are smaller (docs/adr/0008-caps-proposed.md, 0015-what-trust-costs.md).
 """
 
 import ast
