@@ -114,6 +114,17 @@ def test_the_metrics_ask_for_a_token_unless_they_are_configured_open(pinned: Wor
 
 
 @pytest.mark.attack("A28")
+@pytest.mark.attack("T12")
+def test_nothing_that_a_device_says_of_itself_becomes_a_label(pinned: World) -> None:
+    before = set(gauges(pinned))
+    for number in range(3):
+        long = {f"{letter * 100}{number}": letter * 250 for letter in "ab"}
+        phone = pinned.enroll(f"{'s' * 120}{number}", hardware=f"h{number}", attributes=long)
+        phone.say("note", reason="r" * 60, detail="\n# TYPE x counter\nx 1" * 20)
+        phone.poll()
+    assert set(gauges(pinned)) == before
+
+
 def test_whoever_asks_if_the_server_is_ready_learns_no_name(pinned: World) -> None:
     ends_in(pinned, FAMILY, timedelta(0))
     assert FAMILY.removeprefix("family-") not in pinned.client.get("/readyz").text
