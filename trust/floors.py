@@ -14,8 +14,9 @@ class Floors:
 
     Attributes:
         versions: role -> [fingerprint of its key set, version]. Keyed by key set, so that
-            rotating a key recovers from a version that was pushed far ahead.
-        order_seq: the highest order accepted.
+            rotating a key recovers from a version that was pushed far ahead. Of the director
+            it is the ids of the keys that there were at the last order.
+        order_seq: the highest order accepted, since the director last lost a key.
         order_sha256: digest of that order's payload: one number, one content.
         time: the latest moment that is known to have passed.
     """

@@ -108,6 +108,10 @@ def check_order(
     except (tuf.UnsignedMetadataError, ValueError, TypeError) as error:
         raise Untrusted("E_SIG", f"the order is not signed by the director: {error}") from error
     order = read_order(signed.payload)
+    keys = trusted.targets.get_delegated_role(DIRECTOR).keyids
+    # As with metadata: replacing a stolen key recovers from a number that was pushed far ahead.
+    if not set(floors.versions.get(DIRECTOR, ("", 0))[0].split()) <= set(keys):
+        floors = replace(floors, order_seq=0, order_sha256="")
     until, seq, seen = write_time(order.expires), order.seq, floors.order_seq
     mine = (order.device, order.model) == (device_id, model)
     require(mine, "E_AUD", f"an order for {order.device} and {order.model}")
@@ -122,7 +126,9 @@ def check_order(
     require(same, "E_REPLAY", f"two different orders carry number {seq}")
     # A stolen director key may date an order far ahead; the clock caps what it can move.
     passed = max(floors.time, min(order.issued, clock))
-    return order, replace(floors, order_seq=order.seq, order_sha256=digest, time=passed)
+    versions = {**floors.versions, DIRECTOR: (" ".join(sorted(keys)), 0)}
+    floors = replace(floors, versions=versions, time=passed)
+    return order, replace(floors, order_seq=seq, order_sha256=digest)
 
 
 def check_transition(

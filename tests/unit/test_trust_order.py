@@ -109,6 +109,27 @@ def test_m25_an_order_of_a_revoked_director_is_refused(device: Device) -> None:
     device.obey(trusted, order(R2, by=signer("director anew"), seq=2))
 
 
+@pytest.mark.attack("M19", "M25")
+def test_a_number_far_ahead_by_a_stolen_director_counts_until_its_key_is_replaced(
+    device: Device,
+) -> None:
+    """Otherwise one stolen key locks a device out for good: no publisher counts that far."""
+    world = SignedWorld()
+    device.pinned = world.pinned
+    device.obey(device.refresh(world.files), order(R1, seq=(1 << 53) - 1))
+    world.signers["director"].append(signer("director anew"))  # both: the old number still counts
+    world.sign_targets()
+    world.sign_online()
+    honest = order(R2, by=signer("director anew"), seq=2)
+    disobeys(device, device.refresh(world.files), honest, "E_REPLAY")
+    world.signers["director"] = [signer("director anew")]
+    world.sign_targets()
+    world.sign_online()
+    trusted = device.refresh(world.files)
+    device.obey(trusted, honest)
+    disobeys(device, trusted, order(R1, by=signer("director anew"), seq=1), "E_REPLAY")
+
+
 def test_an_expired_order_and_one_that_lives_too_long_are_refused(
     device: Device, trusted: Trusted
 ) -> None:
