@@ -256,8 +256,8 @@ def set_device_status(session: Session, row: DeviceModel, status: str, now: date
     if device.status == "revoked" and status != "revoked":
         raise WrongState(f"device {device.id} is revoked; it must enroll again")
     if status == "revoked" and device.status != "revoked":
-        # The serial is free again; the history stays under the device's id.
-        device.serial = f"{device.serial} (revoked {device.id})"
+        # The serial is free again; the history stays under a name that nobody can have taken.
+        device.serial = f"{device.serial} (revoked {device.id} {secrets.token_hex(8)})"
     if status != "active":
         for deployment in queries.open_deployments(session, device.id):
             deployments.finish(session, deployment, "canceled", status, now)

@@ -212,6 +212,16 @@ def test_a_taken_serial_leaves_the_old_credential_valid_and_a_revoked_one_is_fre
     assert serials[first.id].count("revoked") == 1
 
 
+def test_a_device_that_took_the_name_of_a_revoked_one_keeps_nobody_from_being_revoked(
+    world: World,
+) -> None:
+    """Whoever holds an invitation, and what a stolen device is called, could keep it in."""
+    stolen = world.enroll("serial-1")
+    world.enroll(f"serial-1 (revoked {stolen.id})")
+    world.ok("PATCH", f"/v1/devices/{stolen.id}", json={"status": "revoked"})
+    refused(stolen.request("GET", "/poll"), 401)
+
+
 def test_an_invitation_names_a_model_and_a_static_cohort_of_it(world_sqlite: World) -> None:
     world = world_sqlite
     world.ok("POST", "/v1/models", json={"name": "other"})
