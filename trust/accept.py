@@ -163,6 +163,20 @@ def check_signed(role: str, delegator: Delegator, uploaded: Metadata[Any]) -> No
     require(not signed.missing, "E_SIG", f"{role} has {found} signatures")
 
 
+def check_complete(role: str, delegators: Sequence[Delegator], uploaded: Metadata[Any]) -> None:
+    """Check that a document has all the signatures that it needs, and none that counts nothing.
+
+    Padding would be published with the rest, and fetched by every device.
+
+    Raises:
+        Untrusted: E_SIG.
+    """
+    for delegator in delegators:
+        check_signed(role, delegator, uploaded)
+    void = set(uploaded.signatures) - set(signatures_of(role, uploaded, delegators).given)
+    require(not void, "E_SIG", f"{len(void)} signatures are not of {role}, or of no key of it")
+
+
 def accept_family(model: str, uploaded: Targets, before: Family | None) -> Family:
     """Return the family that an accepted document describes; what was released never changes.
 

@@ -29,7 +29,7 @@ from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, P
 from trust.accept import (
     Delegator,
     accept_family,
-    check_signed,
+    check_complete,
     delegators,
     review,
     signatures_of,
@@ -137,8 +137,7 @@ def accept_metadata(
     """
     reviewed = review_metadata(session, blobs, role, body, now)
     with refusals(role):
-        for delegator in reviewed.delegators:
-            check_signed(role, delegator, reviewed.document)
+        check_complete(role, reviewed.delegators, reviewed.document)
     for patch in unchecked(session, reviewed.family) if reviewed.family else ():
         raise errors.BadPatch(f"{patch.path} was not applied to its base yet; try again")
     row = store_metadata(session, role, reviewed.document, body, now)

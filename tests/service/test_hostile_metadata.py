@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signature
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from tests.service.world import MODEL, World, digest, refused
 from trust import sign
+from trust.accept import canonical
 from trust.keys import P256
 
 FAMILY = f"family-{MODEL}"
@@ -44,6 +45,23 @@ def test_m37_a_path_that_leads_elsewhere_is_not_published(world_sqlite: World, p
     assert found["code"] == "E_NOT_RELEASED"
     assert world.rows() == before
     world.sign_family((f"{MODEL}/r1.model", entry))
+
+
+@pytest.mark.parametrize("size", [1, 400_000])
+def test_a_signature_that_counts_nothing_is_not_published_with_the_others(
+    world_sqlite: World, size: int
+) -> None:
+    """Whoever uploads what others signed could pad it until no device takes the answer."""
+    world = world_sqlite
+    world.upload(BODY)
+    entry = sign.release_target(MODEL, world.release("r1", BODY))
+    body = world.next_family(entry)
+    padded = Metadata[Targets].from_bytes(body)
+    padded.signatures["ab" * 32] = Signature("ab" * 32, "00" * size)
+    found = refused(put(world, FAMILY, canonical(padded)), 422, "not-acceptable")
+    assert found["code"] == "E_SIG"
+    assert put(world, FAMILY, body).status_code == 201
+    assert world.newest_metadata(FAMILY) == body
 
 
 @pytest.mark.attack("M42")
