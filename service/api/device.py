@@ -59,7 +59,9 @@ def poll(
         wake.set()
     etag = _etag(answer, fleet_version(session), root)
     soon = answer.deployment is not None or answer.hold is Hold.ORDER_PENDING
-    after = config.poll_soon_s if soon else config.poll_after_s
+    # As long again as it waits already: a publisher that is away brings no storm of a whole fleet.
+    soon_s = max(config.poll_soon_s, answer.waits.total_seconds())
+    after = min(soon_s, config.poll_after_s) if soon else config.poll_after_s
     # In the header, never in the body: a random number there would defeat every ETag.
     headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
     renewed = access.renew_credential(device, timedelta(seconds=config.credential_lifetime_s), now)
@@ -103,5 +105,5 @@ def _etag(answer: Answer, version: str, root: int) -> str:
     return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}"'
 
 
-def _jittered(seconds: int) -> int:
+def _jittered(seconds: float) -> int:
     return max(1, round(seconds * random.uniform(1 - JITTER, 1 + JITTER)))

@@ -40,11 +40,16 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a poll is told: either a deployment with its signed order, or a hold."""
+    """What a poll is told: either a deployment with its signed order, or a hold.
+
+    Attributes:
+        waits: for how long it has been waiting for its order, if it is.
+    """
 
     row: DeviceModel
     deployment: Deployment | None
     hold: Hold | None
+    waits: timedelta = timedelta(0)
 
 
 def check_in(
@@ -61,7 +66,7 @@ def check_in(
     row.deployment_id = wanted.id
     expired = row.order_expires_at is None or row.order_expires_at <= now
     if row.order_deployment != wanted.id or row.order_body is None or expired:
-        return Answer(row, None, Hold.ORDER_PENDING)
+        return Answer(row, None, Hold.ORDER_PENDING, now - wanted.updated_at)
     return Answer(row, wanted, None)
 
 

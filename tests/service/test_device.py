@@ -2,7 +2,7 @@
 
 import base64
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from tests.service.world import (
     BASE,
     BETTER,
     MODEL,
+    START,
     Phone,
     World,
     digest,
@@ -246,6 +247,18 @@ def test_senseless_events_are_refused_whole(world_sqlite: World) -> None:
     hundred = [good | {"seq": n} for n in range(1, 101)]
     reply = phone.request("POST", "/events", json={"events": hundred})
     assert reply.json() == {"acknowledged": 100}
+
+
+def test_while_nobody_signs_the_devices_ask_less_and_less(world: World) -> None:
+    """A publisher that is away must not make a fleet ask every other second until it is back."""
+    phone = world.enroll("serial-1", runs=digest(BASE))
+    world.ready()
+    for waited_s, least, most in ((0, 1, 4), (30, 24, 36), (3600, 48, 72)):
+        world.now = START + timedelta(seconds=waited_s)
+        reply = phone.request("GET", "/poll", params={"s": phone.runs})
+        assert reply.json()["hold"] == "order_pending"
+        assert least <= int(reply.headers["poll-after"]) <= most, "as long again, 60 s at most"
+    assert phone.offered()["release"] == "r2"
 
 
 def test_no_claim_of_bytes_overflows_a_sum(world_sqlite: World) -> None:
