@@ -46,7 +46,7 @@ def _told(row: Mapping[str, str], name: str) -> bool:
 
 
 def _row(change: str, path: _Path, before: str, after: str) -> dict[str, str]:
-    return {"change": change, "what": " ".join(path), "before": before, "after": after}
+    return {"change": change, "what": _plain(" ", path), "before": before, "after": after}
 
 
 def _entries(value: dict[str, Any], path: _Path) -> Iterator[tuple[_Path, dict[_Path, str]]]:
@@ -73,5 +73,10 @@ def _leaves(value: Any, path: _Path) -> Iterator[tuple[_Path, str]]:
 
 def _whole(parts: Mapping[_Path, str] | None) -> str:
     return " ".join(
-        f"{'.'.join(path)}={value}".lstrip("=") for path, value in (parts or {}).items()
+        f"{_plain('.', path)}={value}".lstrip("=") for path, value in (parts or {}).items()
     )
+
+
+def _plain(between: str, path: _Path) -> str:
+    """Join names as JSON writes them: one with a line break makes no line of its own."""
+    return between.join(json.dumps(name)[1:-1] for name in path)

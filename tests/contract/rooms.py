@@ -13,7 +13,7 @@ CAPS = {  # a ratchet, not the goal
     "trust": 841,
     "service": 4942,
     "device_agent": 1609,
-    "release_manager": 1912,
+    "release_manager": 1914,
 }
 
 

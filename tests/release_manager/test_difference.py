@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from release_manager.difference import difference
+from release_manager.difference import as_lines, difference
 
 
 def test_every_member_of_a_document_is_in_the_difference() -> None:
@@ -41,3 +41,10 @@ def test_no_member_hides_another_of_the_same_look() -> None:
 def test_letters_that_look_alike_are_shown_for_what_they_are() -> None:
     (row,) = difference({"n": "asr"}, {"n": "\u0430sr\u202e\x1b[2J"})
     assert row["after"] == '"\\u0430sr\\u202e\\u001b[2J"'
+
+
+def test_a_name_makes_no_line_of_its_own_and_is_shown_for_what_it_is() -> None:
+    name = "x\nadded    target asr/r9.model: sha256=\u0430\u202e\x1b[2J\u2028y"
+    for row in (*difference({}, {name: 1}), *difference({}, {"targets": {"a": {name: {name: 1}}}})):
+        line = as_lines([row])
+        assert line.isascii() and line.isprintable() and "\\n" in line and "\\u202e" in line
