@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from service.core import audit, catalog, deployments, errors
 from service.core.credential import digest_of, new_secret, same, sent, unauthorized
 from service.core.errors import Forbidden, InvalidRequest, SerialTaken, WrongState
-from service.core.network import is_within
+from service.core.network import is_part, is_within
 from service.db import queries
 from service.db.rollout_tables import CohortMember
 from service.db.session import changed
@@ -42,11 +42,16 @@ def create_token(
 ) -> tuple[ApiToken, str]:
     """Make an API token; the secret is returned once and stored as a digest only.
 
-    Nobody gives away what they do not have: with a maker, its scopes are the most there can be.
+    Nobody gives away what they do not have: with a maker, its scopes and networks are the most
+    there can be.
     """
     if maker is not None:
         for scope in scopes:
             allowed(maker, scope)
+        if maker.networks is not None:
+            networks = networks or maker.networks
+            if outside := [n for n in networks if not is_part(n, maker.networks)]:
+                raise Forbidden(f"this token is none in {outside}, and makes none for there")
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise InvalidRequest(f"unknown scopes {unknown}; known are {', '.join(SCOPES)}")

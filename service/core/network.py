@@ -19,6 +19,12 @@ def is_within(ip: str, networks: Iterable[str]) -> bool:
     return any(address in ip_network(network) for network in networks)
 
 
+def is_part(network: str, networks: Iterable[str]) -> bool:
+    """Whether a network lies in one of these networks, all of it."""
+    first, last = str(ip_network(network)[0]), str(ip_network(network)[-1])
+    return any(is_within(first, [whole]) and is_within(last, [whole]) for whole in networks)
+
+
 def client_ip(peer: str, forwarded: Sequence[str], proxies: Sequence[str]) -> str:
     """Return who is calling: the last hop that is not one of our own proxies.
 

@@ -90,6 +90,23 @@ def test_a_token_of_a_network_is_none_elsewhere(world_sqlite: World) -> None:
         refused(world.call("POST", "/v1/tokens", json=body), 422)
 
 
+def test_a_token_of_a_network_makes_none_for_elsewhere(world_sqlite: World) -> None:
+    """Whoever stole it and was inside for a moment would have one that works everywhere."""
+    world, scopes = world_sqlite, ["devices:read"]
+    home = ["10.1.0.0/16", "2001:db8::/32"]
+    inside = TestClient(world.app, client=("10.1.2.3", 50_000))
+    inside.headers["Authorization"] = f"Bearer {made(world, *SCOPES, networks=home)['token']}"
+
+    def make(**more: Any) -> Any:
+        return inside.post("/v1/tokens", json={"name": "n", "scopes": scopes} | more)
+
+    assert make().json()["networks"] == home
+    for narrower in (["10.1.2.0/24"], ["10.1.0.0/16", "2001:db8:1::/48"]):
+        assert make(networks=narrower).json()["networks"] == narrower
+    for wider in (["10.0.0.0/8"], ["10.1.2.0/24", "10.2.0.0/16"], ["0.0.0.0/0"], ["::/0"]):
+        refused(make(networks=wider), 403, "forbidden")
+
+
 @pytest.mark.attack("A01", "A02")
 def test_every_route_refuses_every_bad_token_in_the_same_words(world_sqlite: World) -> None:
     world = world_sqlite
