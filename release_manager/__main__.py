@@ -15,17 +15,7 @@ from typing import NoReturn
 
 import release_manager
 from neural_diff.errors import NeuralDiffError
-from release_manager import (
-    audit,
-    ceremony,
-    diffs,
-    fleet,
-    models,
-    releases,
-    rollouts,
-    show,
-    signing,
-)
+from release_manager import audit, ceremony, diffs, fleet, models, releases, rollouts, show, signing
 from release_manager.arguments import ARGUMENTS, COMMON
 from release_manager.config import Settings, read_settings
 from release_manager.errors import Refused

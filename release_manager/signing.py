@@ -26,14 +26,7 @@ from release_manager.keys import KeyFolder, read_signed
 from release_manager.metadata import Desk, desk_of, fetch, newest, utc_now
 from release_manager.show import Reply
 from release_manager.signers import open_signer
-from trust.accept import (
-    Delegator,
-    accept_family,
-    canonical,
-    delegators,
-    review,
-    signatures_of,
-)
+from trust.accept import Delegator, accept_family, canonical, delegators, review, signatures_of
 from trust.roles import ONLINE_ROLES, read_family
 from trust.sign import holders_of
 

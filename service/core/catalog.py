@@ -26,14 +26,7 @@ from service.db import documents, queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
-from trust.accept import (
-    Delegator,
-    accept_family,
-    check_complete,
-    delegators,
-    review,
-    signatures_of,
-)
+from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
 from trust.keys import P256
 from trust.roles import Family, family_role, read_family

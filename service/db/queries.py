@@ -22,15 +22,7 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import (
-    Artifact,
-    Device,
-    DeviceModel,
-    Model,
-    Patch,
-    Release,
-    Table,
-)
+from service.db.tables import Artifact, Device, DeviceModel, Model, Patch, Release, Table
 
 Row = TypeVar("Row", bound=Table)
 
