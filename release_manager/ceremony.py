@@ -15,7 +15,7 @@ from release_manager.keys import KeyFolder, make_keys
 from release_manager.metadata import Desk, desk_of
 from release_manager.show import Reply
 from release_manager.signers import ask_secret, file_of, holders, public_key, shown
-from trust.accept import accept_targets, review
+from trust.accept import accept, review
 from trust.errors import Untrusted
 from trust.roles import DIRECTOR, TOP_LEVEL_ROLES
 from trust.sign import Holders, generate_key, new_root, next_targets, sign
@@ -178,7 +178,7 @@ def _publish_targets(desk: Desk) -> bool:
         return update_targets(desk, lambda _: {}).changed
     body = file.read_bytes()
     try:
-        accept_targets("targets", body, repository.root, None, desk.now)
+        accept("targets", body, repository.root.signed, None, desk.now)
     except Untrusted as error:
         advice = f"let others sign it: fleetdiff sign {file} --key URI"
         raise Refused(f"{file} cannot be published: {error.message}", advice) from None

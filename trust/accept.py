@@ -50,30 +50,19 @@ class Signatures:
     missing: int
 
 
-def accept_root(
-    body: bytes, current: bytes | None, now: datetime, targets: Targets | None = None
-) -> Metadata[Root]:
-    """Return the uploaded root if it may follow the current one (none: version 1).
+def accept(
+    role: str, body: bytes, beside: Delegator | None, current: bytes | None, now: datetime
+) -> Metadata[Any]:
+    """Return a document that may follow the current one, and that enough people signed.
+
+    The arguments are those of `review`.
 
     Raises:
         Untrusted: with the rule it breaks.
     """
-    uploaded = review("root", body, targets, current, now)
-    for delegator in delegators(uploaded, current, targets):
-        check_signed("root", delegator, uploaded)
-    return uploaded
-
-
-def accept_targets(
-    role: str, body: bytes, delegator: Metadata[Any], current: bytes | None, now: datetime
-) -> Metadata[Targets]:
-    """Return the uploaded targets or family document if it may follow the current one.
-
-    Raises:
-        Untrusted: with the rule it breaks.
-    """
-    uploaded = review(role, body, delegator.signed, current, now)
-    check_signed(role, delegator.signed, uploaded)
+    uploaded = review(role, body, beside, current, now)
+    for delegator in delegators(uploaded, current, beside):
+        check_signed(role, delegator, uploaded)
     return uploaded
 
 

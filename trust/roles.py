@@ -93,11 +93,6 @@ class Family:
         """Return the release whose model file has this digest."""
         return next((r for r in self.releases.values() if r.sha256 == sha256), None)
 
-    def blob_bytes(self, sha256: str) -> int | None:
-        """Return the signed size of a file that a plan may name, or None if it is unsigned."""
-        files: list[Release | PatchTarget] = [*self.releases.values(), *self.patches]
-        return next((f.bytes for f in files if f.sha256 == sha256), None)
-
 
 def family_role(model: str) -> str:
     """Return the TUF role that signs a model's files."""

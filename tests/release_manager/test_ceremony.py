@@ -14,7 +14,7 @@ from device_agent.check_in import read_root
 from device_agent.errors import Misconfigured
 from tests.release_manager.desk import Desk
 from tests.release_manager.town import Machine, Town
-from trust.accept import accept_root, accept_targets
+from trust.accept import accept
 
 
 def signing(person: Machine, role: str, file: Path) -> list[str]:
@@ -36,7 +36,7 @@ def test_two_people_on_two_machines_sign_the_first_root(begun: Town) -> None:
     carried = begun.ben.folder / "root.json"
     shutil.copy(file, carried)
     assert begun.ben.sign("root", carried)["missing"] == 0
-    root = accept_root(carried.read_bytes(), None, begun.world.now)
+    root = accept("root", carried.read_bytes(), None, None, begun.world.now)
     assert len(root.signatures) == 2
     assert stat.S_IMODE(carried.stat().st_mode) == stat.S_IMODE(file.stat().st_mode) == 0o644
     assert [root.signed.roles[r].threshold for r in ("root", "targets", "timestamp")] == [2, 2, 1]
@@ -63,7 +63,7 @@ def test_targets_are_signed_after_root(begun: Town) -> None:
         missing = person.sign("targets", file)["missing"]
     assert missing == 0
     root = Metadata[Root].from_file(str(begun.anne.folder / "root.json"))
-    targets = accept_targets("targets", file.read_bytes(), root, None, begun.world.now)
+    targets = accept("targets", file.read_bytes(), root.signed, None, begun.world.now)
     assert isinstance(targets.signed, Targets)
 
 

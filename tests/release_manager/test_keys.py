@@ -8,7 +8,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from release_manager.keys import KeyFolder, make_keys
 from tests.release_manager.desk import Desk
 from tests.release_manager.fake_server import TOKEN
-from trust.accept import accept_root, accept_targets
+from trust.accept import accept
 from trust.sign import generate_key
 
 ALL = [
@@ -34,9 +34,9 @@ def test_init_makes_every_key_and_a_root_that_the_server_accepts(desk: Desk) -> 
     assert sorted(done["made"]) == ALL == list(contents(desk.keys))
     assert done["published"]
     now = datetime.now(UTC)
-    root = accept_root(desk.server.documents["1.root.json"], None, now)
+    root = accept("root", desk.server.documents["1.root.json"], None, None, now)
     targets = desk.server.documents["1.targets.json"]
-    accept_targets("targets", targets, root, None, now)
+    accept("targets", targets, root.signed, None, now)
     assert contents(desk.keys)["root.json"] == desk.server.documents["1.root.json"]
 
 

@@ -11,7 +11,8 @@ from tuf.api.serialization.json import JSONSerializer
 
 from tests.unit.signed_world import DAY, FAMILY, MODEL, NOW, TOP, SignedWorld, signer, twin
 from trust import sign
-from trust.accept import METADATA_BYTES_MAX, accept_root, accept_targets
+from trust.accept import METADATA_BYTES_MAX
+from trust.accept import accept as judge
 from trust.errors import Untrusted
 
 
@@ -24,9 +25,9 @@ def accept(world: SignedWorld, role: str, body: bytes) -> Metadata[Any]:
     """Offer a document to a service that holds everything this world has signed."""
     current = world.bodies.get(role)
     if role == "root":
-        return accept_root(body, current, NOW)
-    delegator = Metadata[Any].from_bytes(world.bodies["root" if role == "targets" else "targets"])
-    return accept_targets(role, body, delegator, current, NOW)
+        return judge(role, body, None, current, NOW)
+    above = Metadata[Any].from_bytes(world.bodies["root" if role == "targets" else "targets"])
+    return judge(role, body, above.signed, current, NOW)
 
 
 def following(world: SignedWorld, role: str) -> Any:

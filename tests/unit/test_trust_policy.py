@@ -18,7 +18,7 @@ from trust.accept import (
     FAMILIES_MAX,
     ROOT_BYTES_MAX,
     ROOT_ROTATIONS_MAX,
-    accept_root,
+    accept,
     delegators,
     review,
     signatures_of,
@@ -65,9 +65,9 @@ def refused(code: str, role: str, document: Metadata[Any], beside: Any = None) -
 def test_a_root_for_a_product_is_signed_by_two_of_three() -> None:
     document = root()
     signers = [signer(f"root {n}") for n in range(2)]
-    assert accept_root(sign.sign(document, signers), None, NOW).signed.version == 1
+    assert accept("root", sign.sign(document, signers), None, None, NOW).signed.version == 1
     with pytest.raises(Untrusted, match="1 of 2"):
-        accept_root(sign.sign(document, signers[:1]), None, NOW)
+        accept("root", sign.sign(document, signers[:1]), None, None, NOW)
 
 
 @pytest.mark.attack("M35")

@@ -44,8 +44,6 @@ def test_a_family_is_read_as_it_was_written() -> None:
     assert family.releases == {"r1": R1, "r2": R2}
     assert (family.patches, family.canary) == ((edge,), CANARY)
     assert family.release_of(R2.sha256) == R2 and family.release_of(digest("?")) is None
-    assert family.blob_bytes(edge.sha256) == 90 and family.blob_bytes(R1.sha256) == 1000
-    assert family.blob_bytes(digest("?")) is None
 
 
 Change = Callable[[dict[str, Any]], Any]
