@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import artifacts, device, entry, ops, problems, releases, rollouts
+from service.api import contract, problems
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
 from service.core.identity import Provider
@@ -67,9 +67,9 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.provider = Provider(settings.oidc) if settings.oidc else None
     app.state.wake = threading.Event()
     problems.install(app)
-    people = (releases.router, artifacts.router, rollouts.router, ops.router, entry.router)
-    for router in (*people, ops.public, device.router):
-        app.include_router(router)
+    for _, routers in contract.AUDIENCES.values():
+        for router in routers:
+            app.include_router(router)
     app.include_router(pages.router)
     app.add_middleware(body_limit, settings=settings)
     return app

@@ -10,7 +10,7 @@ from service.api.problems import document
 from service.api.strict import for_people
 from service.core import access, audit
 from service.core.bodies import Label, NewToken
-from service.db import access_queries
+from service.db import queries
 from service.db.tables import ApiToken, AuditHead
 
 router = for_people("access")
@@ -38,7 +38,7 @@ def list_tokens(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> dict[str, Any]:
     """List the API tokens by id, and when each was used; pass `next` as `cursor`."""
-    items = [row.shown(SHOWN) for row in access_queries.tokens_page(session, cursor or "", limit)]
+    items = [row.shown(SHOWN) for row in queries.tokens_page(session, cursor or "", limit)]
     return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
 
 
@@ -61,5 +61,5 @@ def list_audit(
     `head` is the last entry at the moment of asking: a chain that ends before it was cut off.
     """
     head = session.get_one(AuditHead, 1).shown("seq sha256")  # first: what follows is not older
-    items = audit.shown(access_queries.audit_page(session, cursor, limit, newest_first))
+    items = audit.page(session, cursor, limit, newest_first)
     return {"items": items, "head": head, "next": items[-1]["seq"] if len(items) == limit else None}

@@ -110,6 +110,15 @@ def sign_head(session: Session, director: Signer, checked: Head, now: datetime) 
     return head
 
 
+def page(session: Session, cursor: int | None, limit: int, back: bool) -> list[dict[str, Any]]:
+    """Return a page of the log after a number or, going back from the end, before it."""
+    seq = AuditEntry.seq
+    rows = select(AuditEntry).order_by(seq.desc() if back else seq)
+    if cursor is not None:
+        rows = rows.where(seq < cursor if back else seq > cursor)
+    return shown(session.scalars(rows.limit(limit)).all())
+
+
 def shown(entries: Sequence[AuditEntry]) -> list[dict[str, Any]]:
     """Return entries exactly as their digests are computed from them."""
     return [_signed_part(entry) | {"sha256": entry.sha256} for entry in entries]

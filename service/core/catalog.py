@@ -50,7 +50,7 @@ def model_named(session: Session, name: str) -> Model:
 
 def cohort_named(session: Session, name: str) -> Cohort:
     """Return a cohort, or refuse."""
-    return errors.found(queries.cohort_named(session, name), f"cohort {name}")
+    return errors.found(queries.first(session, Cohort, name=name), f"cohort {name}")
 
 
 def check_room(session: Session, size: int, bytes_max: int) -> None:

@@ -41,7 +41,7 @@ def create_cohort(
 ) -> Cohort:
     """Add a cohort: static if devices are listed, else all devices that match the filter."""
     model_named(session, model)
-    if queries.cohort_named(session, name) is not None:
+    if queries.first(session, Cohort, name=name) is not None:
         raise AlreadyExists(f"there is a cohort {name} already", cohort=name)
     if (devices is None) == (chosen is None):
         raise InvalidRequest("name either devices or a filter")

@@ -32,7 +32,7 @@ def tick(database: Database, now: datetime) -> None:
     with database.writer() as session:
         _reap(session, now)
     with database.reader() as session:
-        running = [rollout.id for rollout in queries.running_rollouts(session)]
+        running = [r.id for r in queries.recent_rollouts(session, states=["running"])]
     for rollout_id in running:
         try:
             with database.writer() as session:

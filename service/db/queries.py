@@ -22,7 +22,7 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import Artifact, Device, DeviceModel, Model, Patch, Release, Table
+from service.db.tables import ApiToken, Artifact, Device, DeviceModel, Model, Patch, Release, Table
 
 Row = TypeVar("Row", bound=Table)
 
@@ -60,15 +60,16 @@ def devices_by_release(session: Session, *which: Any) -> dict[int | None, int]:
     return {key: value for key, value in session.execute(rows)}
 
 
+def tokens_page(session: Session, after: str, limit: int) -> Sequence[ApiToken]:
+    """Return a page of the API tokens, by id."""
+    rows = select(ApiToken).where(ApiToken.id > after).order_by(ApiToken.id)
+    return session.scalars(rows.limit(limit)).all()
+
+
 def last_events(session: Session, device_id: str, limit: int) -> Sequence[Event]:
     """Return a device's newest events."""
     rows = select(Event).filter_by(device_id=device_id).order_by(Event.seq.desc())
     return session.scalars(rows.limit(limit)).all()
-
-
-def cohort_named(session: Session, name: str) -> Cohort | None:
-    """Return a cohort by its name."""
-    return first(session, Cohort, name=name)
 
 
 def all_cohorts(session: Session) -> Sequence[Cohort]:
@@ -155,11 +156,6 @@ def recent_rollouts(
 def live_rollouts(session: Session, model: str) -> Sequence[Rollout]:
     """Return a model's running and paused rollouts, the newest first."""
     return recent_rollouts(session, model=model, states=LIVE)
-
-
-def running_rollouts(session: Session) -> Sequence[Rollout]:
-    """Return every running rollout."""
-    return recent_rollouts(session, states=["running"])
 
 
 def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:

@@ -143,7 +143,7 @@ def test_a_change_appears_without_a_reload_and_what_was_folded_stays_so(
         if number == 2:
             with app.state.database.writer() as session:
                 status_story.add_release(session, "brand-new", 5)
-                for rollout in queries.running_rollouts(session):
+                for rollout in queries.recent_rollouts(session, states=["running"]):
                     rollout.waiting_for = "something else"
         return True
 

@@ -14,7 +14,7 @@ from service.core import canary, policy, rollouts, tick
 from service.core.bodies import NewStage
 from service.core.canary import UNIT
 from service.db import queries
-from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout
+from service.db.rollout_tables import CanaryReport, CanarySums, Cohort, Deployment, Rollout
 from service.db.session import Database
 from service.db.tables import (
     Artifact,
@@ -160,7 +160,7 @@ def _stage(
     plan = STAGES[number - 1]
     release = session.get_one(Release, rollout.release_id)
     took = {d for (d,) in session.query(Deployment.device_id).filter_by(rollout_id=rollout.id)}
-    cohort = queries.cohort_named(session, COHORT)
+    cohort = queries.first(session, Cohort, name=COHORT)
     assert cohort is not None
     ids = sorted(session.scalars(queries.cohort_devices(cohort)))
     ours = [i for i in ids if policy.bucket(rollout.salt, i) < plan.share_bp and i not in took]
