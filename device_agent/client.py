@@ -138,10 +138,8 @@ class Client:
             if late.passed or len(answer) < declared:
                 what = f"the answer was cut off after {len(answer)} bytes"
                 raise Unavailable(what, code=late.code)
-            etag = found.getheader("ETag", "")
-            etag = etag if PRINTABLE.match(etag) else ""
-            renewed = found.getheader("Next-Credential", "")
-            renewed = renewed if PRINTABLE.match(renewed) else ""
+            told = (found.getheader(name, "") for name in ("ETag", "Next-Credential"))
+            etag, renewed = (text if PRINTABLE.match(text) else "" for text in told)
             return Reply(found.status, etag, poll_after_s(found), answer, renewed)
 
     def _download(self, url: str, length: int, part: Path, have: int) -> None:

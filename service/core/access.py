@@ -4,7 +4,6 @@ Each is shown exactly once. The first token is made on the server's own command 
 """
 
 import logging
-import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import audit, catalog, deployments, errors
-from service.core.credential import digest_of, new_secret, same, sent, unauthorized
+from service.core.credential import new_secret, same, sent, unauthorized
 from service.core.errors import Forbidden, InvalidRequest, SerialTaken, WrongState
 from service.core.network import is_part, is_within
 from service.db import queries
@@ -230,9 +229,8 @@ def renew_credential(device: Device, lifetime: timedelta, now: datetime) -> str 
     """
     if now - (device.renewed_at or device.enrolled_at) < lifetime:
         return None
-    secret = secrets.token_urlsafe(32)
-    device.next_credential_sha256 = digest_of(secret)
-    return f"fc_{device.id}_{secret}"
+    _, device.next_credential_sha256, credential = new_secret("fc", device.id)
+    return credential
 
 
 def _supersede(session: Session, device: Device, now: datetime) -> None:

@@ -20,9 +20,9 @@ _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
 
 
-def new_secret(kind: str) -> tuple[str, str, str]:
+def new_secret(kind: str, row_id: str = "") -> tuple[str, str, str]:
     """Return an id, the digest of its secret, and the whole credential, which is shown once."""
-    row_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    row_id, secret = row_id or secrets.token_hex(8), secrets.token_urlsafe(32)
     return row_id, digest_of(secret), f"{kind}_{row_id}_{secret}"
 
 

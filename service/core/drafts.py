@@ -41,7 +41,7 @@ def stage(
         session.add(draft)
         digest = sha256(reviewed.document.signed_bytes).hexdigest()
         audit.record(session, "draft.stage", role, now, sha256=digest)
-    elif _signed_part(draft.body) != _signed_part(body):
+    elif Metadata[Any].from_bytes(draft.body).signed_bytes != reviewed.document.signed_bytes:
         version = reviewed.document.signed.version
         raise errors.WrongState(f"another draft of {role} {version} waits: sign or drop it first")
     return view(session, blobs, draft, now)
@@ -109,10 +109,6 @@ def views(session: Session, blobs: Blobs, now: datetime) -> list[dict[str, Any]]
 def _signatures(role: str, reviewed: Reviewed) -> Signatures:
     with refusals(role):
         return signatures_of(role, reviewed.document, reviewed.delegators)
-
-
-def _signed_part(body: bytes) -> bytes:
-    return Metadata[Any].from_bytes(body).signed_bytes
 
 
 def _shown(draft: Draft, document: Metadata[Any], signed: Signatures) -> dict[str, Any]:

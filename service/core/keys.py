@@ -9,6 +9,7 @@ from securesystemslib.signer import Signer
 
 from service.core.record import Record
 from service.settings import ORDERS_PER_HOUR_MAX, PublisherSettings
+from trust.roles import ONLINE_ROLES
 from trust.sign import load_signer
 
 
@@ -30,9 +31,7 @@ class OnlineKeys:
         Raises:
             OSError, ValueError: naming the file that is missing or not a key.
         """
-        return OnlineKeys(
-            *(load_signer(folder / f"{role}.pem") for role in ("snapshot", "timestamp", "director"))
-        )
+        return OnlineKeys(*(load_signer(folder / f"{role}.pem") for role in ONLINE_ROLES))
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def publish(database: Database, publisher: Publisher, found: Verified, now: date
     snapshot = next_snapshot(found.snapshot, found.bodies, now)
     # What one snapshot lists, the next one must: devices take a role that vanishes for an attack.
     snapshot.signed.meta = {**found.listed, **snapshot.signed.meta}
-    vouched = {n.removesuffix(".json"): f.version for n, f in snapshot.signed.meta.items()}
+    vouched = listed(snapshot.signed)
     for role in found.refused:
         if role not in ("root", *ONLINE_ROLES) and vouched.get(role, 0) < record.highest(role):
             raise Blocked(Trouble.REFUSED, role, "what was published of it must come back first")
