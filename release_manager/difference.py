@@ -32,13 +32,13 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict
     return rows
 
 
-def as_lines(rows: list[dict[str, str]]) -> str:
+def as_lines(rows: list[dict[str, str]]) -> list[str]:
     """Return the changes as people read them, one a line."""
-    return "\n".join(
+    return [
         f"{row['change']:8} {row['what']}: "
         + " -> ".join(row[n] or "none" for n in ("before", "after") if _told(row, n))
         for row in rows
-    )
+    ]
 
 
 def _told(row: Mapping[str, str], name: str) -> bool:

@@ -65,12 +65,6 @@ def note(text: str) -> None:
     print(_clean(text), file=sys.stderr)
 
 
-def note_lines(text: str) -> None:
-    """Print lines on stderr."""
-    for line in text.splitlines():
-        note(line)
-
-
 def ask(question: str) -> str:
     """Ask on stderr, since stdout is for the reply, and return what was typed."""
     print(question, end=" ", file=sys.stderr, flush=True)

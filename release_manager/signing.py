@@ -9,6 +9,7 @@ and targets are signed in files, which people carry from one to the next: there 
 import json
 import sys
 from argparse import Namespace
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from release_manager.config import PUBLIC, Settings, replace_file
 from release_manager.difference import as_lines, difference
 from release_manager.documents import find_draft
 from release_manager.errors import Refused, Usage
+from release_manager.fleet import read_list
 from release_manager.keys import KeyFolder, read_signed
 from release_manager.metadata import Desk, desk_of, fetch, newest, utc_now
 from release_manager.show import Reply
@@ -51,19 +53,10 @@ def sign(args: Namespace, settings: Settings) -> Reply:
     body = find_draft(desk, role)
     if body is None:
         raise Refused(f"no draft of {role} waits", "see what does: fleetdiff draft list")
-    before = canonical(held) if held else None
-    document = review(role, body, beside, before, desk.now)
-    if role.startswith("family-"):
-        model = role.removeprefix("family-")
-        accept_family(model, document.signed, read_family(model, held.signed) if held else None)
-    rows = difference(held.signed.to_dict() if held else {}, document.signed.to_dict())
-    asked = delegators(document, before, beside)
     uri = args.key or f"file:{desk.folder.key_file(role)}"
-    keyid = _sign(role, document, asked, rows, uri, args.yes)
-    signed = {"sha256": sha256(document.signed_bytes).hexdigest()}
-    signed["sig"] = document.signatures[keyid].signature
-    missing = _upload(desk, role, keyid, document, signed)
-    return _reply(role, document, keyid, missing, rows, published=not missing)
+    document, done = _sign(role, body, beside, held, desk.now, uri, args.yes)
+    missing = _upload(desk, role, done["keyid"], document)
+    return _reply(done, missing, published=not missing)
 
 
 def list_drafts(args: Namespace, settings: Settings) -> Reply:
@@ -72,9 +65,8 @@ def list_drafts(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff draft list
     """
-    items = connect(settings).get("/v1/drafts")["items"]
     columns = "role version missing signed_by may_sign staged_by staged_at expires_at refused"
-    return Reply({"items": items}, show.as_table(items, columns))
+    return read_list(settings, "/v1/drafts", columns)
 
 
 def drop(args: Namespace, settings: Settings) -> Reply:
@@ -101,32 +93,37 @@ def _sign_file(args: Namespace, file: Path) -> Reply:
         beside = read_signed("root", KeyFolder(file.parent).pinned_root()).signed
     if not args.key:
         raise Usage("the key is not given", "give --key URI")
-    document = review(role, body, beside, None, utc_now())
-    asked = delegators(document, None, beside)
-    rows = difference({}, document.signed.to_dict())
-    keyid = _sign(role, document, asked, rows, args.key, args.yes)
+    document, done = _sign(role, body, beside, None, utc_now(), args.key, args.yes)
     replace_file(file, canonical(document), PUBLIC)
-    missing = signatures_of(role, document, asked).missing
-    return _reply(role, document, keyid, missing, rows, published=False)
+    return _reply(done, done["missing"], published=False)
 
 
 def _sign(
     role: str,
-    document: Metadata[Any],
-    asked: list[Delegator],
-    rows: list[dict[str, str]],
+    body: bytes,
+    beside: Delegator | None,
+    held: Metadata[Any] | None,
+    now: datetime,
     uri: str,
     yes: bool,
-) -> str:
-    """Show what a signature would say, ask, add it to the document and return its key id."""
-    before = signatures_of(role, document, asked)
-    show.note_lines(f"{role} {document.signed.version}, {before.missing} signatures missing")
-    show.note_lines(as_lines(rows))
-    if not yes:
-        if not sys.stdin.isatty():
-            raise Usage("nobody is there to ask", "look at the difference, then give --yes")
-        if show.ask("sign this? [y/N]").lower() not in ("y", "yes"):
-            raise Refused("nothing was signed", "drop it if it is wrong: fleetdiff draft drop")
+) -> tuple[Metadata[Any], dict[str, Any]]:
+    """Judge a document, show what a signature would say, ask, and sign.
+
+    Returns:
+        The document with the signature, and what was done.
+    """
+    before = canonical(held) if held else None
+    document = review(role, body, beside, before, now)
+    if role.startswith("family-"):
+        model = role.removeprefix("family-")
+        accept_family(model, document.signed, read_family(model, held.signed) if held else None)
+    rows = difference(held.signed.to_dict() if held else {}, document.signed.to_dict())
+    asked = delegators(document, before, beside)
+    missing = signatures_of(role, document, asked).missing
+    title = f"{role} {document.signed.version}, {missing} signatures missing"
+    for line in (title, *as_lines(rows)):
+        show.note(line)
+    _ask(yes)
     allowed = [key for named in asked for key in holders_of(named, role).keys]
     signer = open_signer(uri, allowed)
     try:
@@ -135,16 +132,25 @@ def _sign(
         why = f"{type(error.__cause__).__name__} {error.__cause__ or ''}".strip()
         advice = "check the PIN, the token or the service"
         raise Refused(f"the key at {uri} did not sign: {why}", advice) from error
-    keyid: str = signer.public_key.keyid
-    if keyid not in signatures_of(role, document, asked).given:
+    keyid, signed = signer.public_key.keyid, signatures_of(role, document, asked)
+    if keyid not in signed.given:
         raise Refused(f"the key at {uri} made a wrong signature", "check the token or the service")
-    return keyid
+    done = {"role": role, "version": document.signed.version, "keyid": keyid}
+    return document, done | {"missing": signed.missing, "changes": rows}
 
 
-def _upload(
-    desk: Desk, role: str, keyid: str, document: Metadata[Any], signed: dict[str, str]
-) -> int:
+def _ask(yes: bool) -> None:
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Usage("nobody is there to ask", "look at the difference, then give --yes")
+        if show.ask("sign this? [y/N]").lower() not in ("y", "yes"):
+            raise Refused("nothing was signed", "drop it if it is wrong: fleetdiff draft drop")
+
+
+def _upload(desk: Desk, role: str, keyid: str, document: Metadata[Any]) -> int:
     """Upload a signature and return how many are missing."""
+    signed = {"sha256": sha256(document.signed_bytes).hexdigest()}
+    signed["sig"] = document.signatures[keyid].signature
     try:
         path = f"/v1/drafts/{role}/signatures/{keyid}"
         return int(desk.client.put(path, json.dumps(signed).encode())["missing"])
@@ -157,16 +163,7 @@ def _upload(
         raise
 
 
-def _reply(
-    role: str,
-    document: Metadata[Any],
-    keyid: str,
-    missing: int,
-    rows: list[dict[str, str]],
-    *,
-    published: bool,
-) -> Reply:
-    done = {"role": role, "version": document.signed.version, "keyid": keyid, "missing": missing}
+def _reply(done: dict[str, Any], missing: int, *, published: bool) -> Reply:
     state = "published" if published else f"missing: {missing}" if missing else "complete"
-    done |= {"published": published, "changes": rows}
-    return Reply(done, f"signed {role} {document.signed.version}; {state}")
+    done |= {"missing": missing, "published": published}
+    return Reply(done, f"signed {done['role']} {done['version']}; {state}")

@@ -117,6 +117,18 @@ def test_a_server_that_changes_the_draft_between_two_people_wins_nothing(team: T
     assert "family-asr" not in team.world.ok("GET", "/v1/metadata")
 
 
+@pytest.mark.attack("A16")
+def test_a_name_with_a_line_break_makes_no_line_of_its_own(team: Town) -> None:
+    body = team.world.call("GET", "/v1/drafts/family-asr").content
+    document = Metadata[Targets].from_bytes(body)
+    document.signed.unrecognized_fields["x\nremoved  target asr/r1.model"] = 1
+    forge(team, document)
+    assert team.ben.run("sign", "family-asr", "--key", team.ben.folder / "family-asr.pem") == 2
+    lines = team.ben.err.splitlines()
+    assert any("x\N{REPLACEMENT CHARACTER}removed  target" in line for line in lines)
+    assert not any(line.startswith("removed") for line in lines)
+
+
 @pytest.mark.attack("A15", "A16")
 def test_a_draft_that_breaks_a_rule_is_not_even_shown(team: Town, files: list[Path]) -> None:
     team.ben.sign("family-asr")
