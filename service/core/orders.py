@@ -15,7 +15,7 @@ from service.db.rollout_tables import Deployment
 from service.db.session import Database, changed
 from service.db.tables import DeviceModel
 from trust.order import Order
-from trust.roles import DIRECTOR, Family
+from trust.roles import DIRECTOR, Family, Release
 from trust.sign import LIFETIME, sign_order
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,12 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         for row in queries.orders_to_sign(session, aged, keyid, models, ORDERS_PER_ROUND_MAX):
             family = found.families[row.model]
             deployment = session.get_one(Deployment, row.deployment_id)
-            barred = _barred(family, row, deployment, now)
-            if barred is None:
-                granted.append(
-                    (row, _order(publisher.record, beside, family, row, deployment, now))
-                )
+            release = _allowed(family, row, deployment, now)
+            if isinstance(release, Release):
+                order = _order(publisher.record, beside, release, row, deployment.id, now)
+                granted.append((row, order))
             else:
-                refused.append((row, barred))
+                refused.append((row, release))
     # A limit of its own, which no row can raise: who took the server moves no more than this.
     hour = f"orders in hour {int(now.timestamp()) // 3600}"
     given = publisher.record.highest(hour)
@@ -71,8 +70,10 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
         raise Blocked(Trouble.LIMIT, DIRECTOR, detail)
 
 
-def _barred(family: Family, row: DeviceModel, deployment: Deployment, now: datetime) -> str | None:
-    """Why the signed family does not allow this device to go where the deployment says."""
+def _allowed(
+    family: Family, row: DeviceModel, deployment: Deployment, now: datetime
+) -> Release | str:
+    """Return where the deployment says, or why the signed family lets no such device go there."""
     release = family.release_of(deployment.to_sha256)
     running = family.release_of(row.running_sha256)
     if release is None or release.status != "active" or deployment.device_id != row.device_id:
@@ -81,19 +82,12 @@ def _barred(family: Family, row: DeviceModel, deployment: Deployment, now: datet
         return "hardware"
     if running and not release.takes_back(running, now):
         return "no edge back"
-    return None
+    return release
 
 
 def _order(
-    record: Record,
-    beside: dict[str, int],
-    family: Family,
-    row: DeviceModel,
-    deployment: Deployment,
-    now: datetime,
+    record: Record, beside: dict[str, int], to: Release, row: DeviceModel, wish: str, now: datetime
 ) -> Order:
-    release = family.release_of(deployment.to_sha256)
-    assert release is not None
     stored = row.order_seq if row.order_seq <= SEQ_BELIEVED_MAX else 0
     moment = now.replace(microsecond=0)
     return Order(
@@ -102,11 +96,11 @@ def _order(
         issued=moment,
         expires=moment + LIFETIME["order"],
         model=row.model,
-        release=release.name,
-        sha256=release.sha256,
+        release=to.name,
+        sha256=to.sha256,
         hold=False,
         **beside,
-        deployment=deployment.id,
+        deployment=wish,
     )
 
 
