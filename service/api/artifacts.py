@@ -2,26 +2,24 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.api.deps import Config, Data, Now, Store, operator
+from service.api.deps import Config, Data, Now, Store
 from service.api.problems import document
+from service.api.releases import CanRead, CanWrite
 from service.api.strict import for_people
 from service.blobs import Blobs, WrongDigest, WrongLength
 from service.core import catalog, errors
 from service.core.bodies import Sha256
-from service.db.tables import ApiToken
 from service.settings import Settings
 
 router = for_people("releases")
-CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
-CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
 ONE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))\Z", re.ASCII)
 BLOB = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 ARTIFACT: dict[int | str, dict[str, Any]] = {

@@ -130,7 +130,9 @@ def put_metadata(
 @router.get("/drafts")
 def list_drafts(_caller: CanRead, session: Reader, store: Store, now: Now) -> dict[str, Any]:
     """List the documents that wait for signatures: who signed each, how many are missing."""
-    return {"items": drafts.views(session, store, now)}
+    return {
+        "items": [drafts.view(session, store, row, now) for row in documents.all_drafts(session)]
+    }
 
 
 @router.get("/drafts/{role}", responses=document(404, 422))

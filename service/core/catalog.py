@@ -29,7 +29,7 @@ from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, P
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
 from trust.keys import P256
-from trust.roles import Family, family_role, read_family
+from trust.roles import Family, read_family
 
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 
@@ -110,7 +110,9 @@ def review_metadata(
         family = None
         if role.startswith("family-"):
             model = model_named(session, role.removeprefix("family-")).name
-            family = accept_family(model, document.signed, published_family(session, model))
+            before = Metadata[Targets].from_bytes(current).signed if current else None
+            published = read_family(model, before) if before else None
+            family = accept_family(model, document.signed, published)
         _check_below(session, role, document.signed)
         _check_devices(session, document.signed, current)
     manifest = _check_files(session, blobs, family) if family else None
@@ -173,14 +175,6 @@ def listed(snapshot: Snapshot | None) -> dict[str, int]:
     """Return role -> version of everything that a snapshot vouches for."""
     meta = snapshot.meta if snapshot else {}
     return {name.removesuffix(".json"): file.version for name, file in meta.items()}
-
-
-def published_family(session: Session, model: str) -> Family | None:
-    """Return what the newest accepted family document of a model says."""
-    row = documents.newest_metadata(session, family_role(model))
-    if row is None:
-        return None
-    return read_family(model, Metadata[Targets].from_bytes(row.body).signed)
 
 
 def newest_body(session: Session, role: str) -> bytes | None:

@@ -18,7 +18,6 @@ from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.bodies import NewSignature
 from service.core.catalog import Reviewed, accept_metadata, refusals, review_metadata
-from service.db import documents
 from service.db.tables import Draft
 from trust.accept import Signatures, canonical, signatures_of
 
@@ -99,11 +98,6 @@ def view(session: Session, blobs: Blobs, draft: Draft, now: datetime) -> dict[st
         document = Metadata[Any].from_bytes(draft.body)
         return _shown(draft, document, nobody) | {"refused": refusal.detail}
     return _shown(draft, reviewed.document, signed)
-
-
-def views(session: Session, blobs: Blobs, now: datetime) -> list[dict[str, Any]]:
-    """Return every draft as `view` does."""
-    return [view(session, blobs, draft, now) for draft in documents.all_drafts(session)]
 
 
 def _signatures(role: str, reviewed: Reviewed) -> Signatures:
