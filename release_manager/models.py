@@ -15,7 +15,7 @@ from release_manager.metadata import Repository, desk_of, fetch
 from release_manager.show import Reply
 from release_manager.signers import holders
 from trust.roles import NAME, CanaryTarget, Family, family_role
-from trust.sign import Holders, canary_target
+from trust.sign import Holders, target_of
 
 MANIFEST = "canary.json"
 MANIFEST_BYTES_MAX = 1 << 20
@@ -71,7 +71,7 @@ def publish_canary(args: Namespace, settings: Settings) -> Reply:
         for shard in shards:
             desk.client.upload(args.folder / shard.file, shard.sha256)
         desk.client.upload(manifest, canary.sha256)
-        return [canary_target(args.model, canary)]
+        return [target_of(args.model, canary)]
 
     _, update = update_family(desk, args.model, change)
     done = {"model": args.model, "canary": canary.id, "sha256": canary.sha256}

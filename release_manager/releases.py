@@ -24,7 +24,7 @@ from release_manager.errors import Refused
 from release_manager.metadata import desk_of
 from release_manager.show import Reply
 from trust.roles import Family, PatchTarget, Release, patch_path
-from trust.sign import patch_target, release_target
+from trust.sign import target_of
 
 Releases = dict[str, Release]
 DAY_S = 86_400
@@ -53,10 +53,8 @@ def publish(args: Namespace, settings: Settings) -> Reply:
             desk.client.upload(args.file, digest)
         for path, edge in patches.items():
             desk.client.upload(path, edge.sha256)
-        return [
-            *(release_target(args.model, release) for release in releases),
-            *(patch_target(edge) for edge in patches.values()),
-        ]
+        entries: list[Release | PatchTarget] = [*releases, *patches.values()]
+        return [target_of(args.model, entry) for entry in entries]
 
     family, update = update_family(desk, args.model, change)
     release = family.releases[args.release]
@@ -141,7 +139,7 @@ def _change(
     def entries(family: Family | None) -> Entries:
         known = family.releases.values() if family else ()
         new = [release for release in change(family) if release not in known]
-        return [release_target(args.model, release) for release in new]
+        return [target_of(args.model, release) for release in new]
 
     family, update = update_family(desk_of(settings), args.model, entries, renew=renew)
     releases = [

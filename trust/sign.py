@@ -30,7 +30,7 @@ from tuf.api.serialization.json import JSONSerializer
 from trust import roles
 from trust.fields import signed_names
 from trust.order import PAYLOAD_TYPE, Order, order_payload
-from trust.roles import DEV_PROFILE, CanaryTarget, Entry, PatchTarget, Release
+from trust.roles import DEV_PROFILE, Entry
 
 # Lifetimes of trust.md 3.2: long where people sign, short where a process does.
 LIFETIME = {
@@ -182,19 +182,15 @@ def next_family(
     return _next(tuf.Targets, previous, now + LIFETIME["family"], targets=targets)
 
 
-def release_target(model: str, release: Release) -> tuple[str, tuf.TargetFile]:
-    """Return the target entry that signs a release."""
-    return _target(model, "release", release)
-
-
-def patch_target(patch: PatchTarget) -> tuple[str, tuf.TargetFile]:
-    """Return the target entry that signs a patch."""
-    return _target("", "patch", patch)
-
-
-def canary_target(model: str, canary: CanaryTarget) -> tuple[str, tuf.TargetFile]:
-    """Return the target entry that signs a canary set."""
-    return _target(model, "canary", canary)
+def target_of(model: str, entry: Entry) -> tuple[str, tuf.TargetFile]:
+    """Return the target, with its path, that signs a release, a patch or a canary set."""
+    kind = next(name for name, of in roles.KINDS.items() if isinstance(entry, of))
+    custom: dict[str, Any] = {"v": 1, "kind": kind}
+    for name, field in signed_names(type(entry)).items():
+        value = getattr(entry, field.name)
+        custom[name] = list(value) if isinstance(value, tuple) else value
+    path = roles.target_path(model, entry)
+    return path, tuf.TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
 
 
 def next_snapshot(
@@ -245,15 +241,6 @@ def _hold(given: Key | Holders, keys: dict[str, Key]) -> tuple[list[str], int]:
 def _used(keys: Mapping[str, Key], named: Mapping[str, tuf.Role]) -> dict[str, Key]:
     used = {keyid for role in named.values() for keyid in role.keyids}
     return {keyid: key for keyid, key in keys.items() if keyid in used}
-
-
-def _target(model: str, kind: str, entry: Entry) -> tuple[str, tuf.TargetFile]:
-    custom: dict[str, Any] = {"v": 1, "kind": kind}
-    for name, field in signed_names(type(entry)).items():
-        value = getattr(entry, field.name)
-        custom[name] = list(value) if isinstance(value, tuple) else value
-    path = roles.target_path(model, entry)
-    return path, tuf.TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
 
 
 def _listed(body: bytes) -> tuf.MetaFile:

@@ -121,9 +121,9 @@ class ServerDouble:
     def entries(self) -> list[tuple[str, TargetFile]]:
         """What the family lists."""
         return [
-            *(sign.release_target(MODEL, r) for r in self.releases.values()),
-            *(sign.patch_target(p) for p in self.patches.values()),
-            sign.canary_target(MODEL, self.canary),
+            *(sign.target_of(MODEL, r) for r in self.releases.values()),
+            *(sign.target_of(MODEL, p) for p in self.patches.values()),
+            sign.target_of(MODEL, self.canary),
         ]
 
     def sign_online(self) -> None:

@@ -13,7 +13,7 @@ from release_manager import metadata
 from release_manager.keys import KeyFolder, make_keys
 from tests.release_manager.desk import Desk
 from trust.roles import Release, read_family
-from trust.sign import load_signer, next_family, release_target, sign
+from trust.sign import load_signer, next_family, sign, target_of
 
 EVIL = Release("r0", 9, "active", "e" * 64, 666, "safetensors", (), ())
 
@@ -39,7 +39,7 @@ def family_signer(desk: Desk) -> Any:
 
 def test_an_entry_that_the_server_slips_in_is_noticed(published: Desk, files: list[Path]) -> None:
     document = json.loads(published.server.documents["1.family-asr.json"])
-    path, target = release_target("asr", EVIL)
+    path, target = target_of("asr", EVIL)
     document["signed"]["targets"][path] = target.to_dict()
     published.server.documents["1.family-asr.json"] = json.dumps(document).encode()
     refused(published, files[1], "E_SIG")
@@ -49,7 +49,7 @@ def test_an_entry_signed_by_a_key_of_the_servers_own_is_noticed(
     published: Desk, files: list[Path]
 ) -> None:
     previous = Metadata[Targets].from_bytes(published.server.documents["1.family-asr.json"]).signed
-    forged = next_family(previous, [release_target("asr", EVIL)], datetime.now(UTC))
+    forged = next_family(previous, [target_of("asr", EVIL)], datetime.now(UTC))
     online = load_signer(published.keys / "online/snapshot.pem")
     published.server.documents["2.family-asr.json"] = sign(forged, [online])
     published.server.newest["family-asr"] = 2
@@ -91,7 +91,7 @@ def test_metadata_that_vanished_is_noticed(published: Desk, files: list[Path], r
 def test_another_document_of_the_same_version_is_noticed(
     published: Desk, files: list[Path]
 ) -> None:
-    twin = next_family(None, [release_target("asr", EVIL)], datetime.now(UTC))
+    twin = next_family(None, [target_of("asr", EVIL)], datetime.now(UTC))
     published.server.documents["1.family-asr.json"] = sign(twin, [family_signer(published)])
     refused(published, files[1], "E_EQUIVOCATION")
 
@@ -191,7 +191,7 @@ def test_a_release_of_somebody_else_meanwhile_is_kept(published: Desk, files: li
     server = published.server
     previous = Metadata[Targets].from_bytes(server.documents["1.family-asr.json"]).signed
     theirs = Release("theirs", 2, "active", "a" * 64, 5, "safetensors", (), ())
-    body = next_family(previous, [release_target("asr", theirs)], datetime.now(UTC))
+    body = next_family(previous, [target_of("asr", theirs)], datetime.now(UTC))
     signed = sign(body, [family_signer(published)])
 
     def publish_first() -> None:

@@ -107,7 +107,7 @@ def test_a_server_that_changes_the_draft_between_two_people_wins_nothing(team: T
     team.ben.sign("family-asr")
     body = team.world.call("GET", "/v1/drafts/family-asr").content
     honest = Metadata[Targets].from_bytes(body)
-    evil = sign.next_family(None, [sign.release_target("asr", EVIL)], team.world.now)
+    evil = sign.next_family(None, [sign.target_of("asr", EVIL)], team.world.now)
     evil.signatures = honest.signatures
     forge(team, evil)
     # Carl is shown what he would sign; Ben's signature is not one of this document.
@@ -142,7 +142,7 @@ def test_a_draft_that_breaks_a_rule_is_not_even_shown(team: Town, files: list[Pa
     back = Release(**{**vars(revived), "status": "active"})
     cases = [
         (
-            sign.next_family(current, [sign.release_target("asr", back)], team.world.now),
+            sign.next_family(current, [sign.target_of("asr", back)], team.world.now),
             "E_WITHDRAWN",
         )
     ]

@@ -49,7 +49,7 @@ def test_whatever_people_and_devices_do_is_written_down(world: World) -> None:
     world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "quarantined"})
     world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": "quarantined"})
     r2 = read_family(MODEL, world.family).releases["r2"]  # type: ignore[arg-type]
-    world.sign_family(sign.release_target(MODEL, replace(r2, status="withdrawn")))
+    world.sign_family(sign.target_of(MODEL, replace(r2, status="withdrawn")))
     found = [(entry["action"], entry["object"]) for entry in log_of(world)]
     for action, thing in (
         ("metadata.publish", "1.root.json"),

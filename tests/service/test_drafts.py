@@ -36,7 +36,7 @@ def team(world: World) -> World:
 def release(world: World, name: str = "r1", body: bytes = BASE) -> Metadata[Targets]:
     """Return the unsigned next version of the family, with a release in it."""
     world.upload(body)
-    entry = sign.release_target(MODEL, world.release(name, body))
+    entry = sign.target_of(MODEL, world.release(name, body))
     return sign.next_family(world.family, [entry], world.now)
 
 
@@ -167,7 +167,7 @@ def test_what_could_never_be_published_is_not_staged(team: World) -> None:
         return sign.sign(document, [])
 
     missing = sign.next_family(
-        None, [sign.release_target(MODEL, team.release("r9", b"never uploaded"))], team.now
+        None, [sign.target_of(MODEL, team.release("r9", b"never uploaded"))], team.now
     )
     nested = sign.next_targets(None, {}, team.public["director"], team.now).signed.delegations
     for body, status in (

@@ -38,7 +38,7 @@ SECOND_FORMS: list[Callable[[bytes], bytes]] = [
 def test_m37_a_path_that_leads_elsewhere_is_not_published(world_sqlite: World, path: str) -> None:
     world = world_sqlite
     world.upload(BODY)
-    _, entry = sign.release_target(MODEL, world.release("r1", BODY))
+    _, entry = sign.target_of(MODEL, world.release("r1", BODY))
     target = TargetFile(len(BODY), {"sha256": digest(BODY)}, path, {"custom": entry.custom})
     before = world.rows()
     found = refused(put(world, FAMILY, world.next_family((path, target))), 422, "not-acceptable")
@@ -71,7 +71,7 @@ def test_m42_a_document_in_a_second_form_is_not_published(
 ) -> None:
     world = world_sqlite
     world.upload(BODY)
-    right = world.next_family(sign.release_target(MODEL, world.release("r1", BODY)))
+    right = world.next_family(sign.target_of(MODEL, world.release("r1", BODY)))
     before = world.rows()
     reply = put(world, FAMILY, respell(right))
     assert reply.status_code in (409, 422) and reply.json()["role"] == FAMILY

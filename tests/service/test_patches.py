@@ -75,7 +75,7 @@ def sent(world: World, body: bytes, **more: str) -> Any:
     world.upload(BETTER)
     world.upload(body)
     patch = edge(patch_path(MODEL, "r1", "r2"), body, BASE, BETTER, **more)
-    entries = [sign.release_target(MODEL, world.release("r2", BETTER)), sign.patch_target(patch)]
+    entries = [sign.target_of(MODEL, world.release("r2", BETTER)), sign.target_of(MODEL, patch)]
     return world.call("PUT", f"/v1/metadata/family-{MODEL}", content=world.next_family(*entries))
 
 
@@ -130,8 +130,8 @@ def test_a_patch_whose_base_is_gone_is_refused_with_its_name(world_sqlite: World
     (world.app.state.blobs.folder / digest(BASE)).unlink()
     world.upload(BETTER)
     world.upload(PATCH)
-    patch = sign.patch_target(edge("asr/r1_r2.ndiff", PATCH, BASE, BETTER))
-    release = sign.release_target(MODEL, world.release("r2", BETTER))
+    patch = sign.target_of(MODEL, edge("asr/r1_r2.ndiff", PATCH, BASE, BETTER))
+    release = sign.target_of(MODEL, world.release("r2", BETTER))
     body = world.next_family(release, patch)
     reply = world.call("PUT", f"/v1/metadata/family-{MODEL}", content=body)
     problem = refused(reply, 422, "missing-artifact")
@@ -147,7 +147,7 @@ def test_a_good_patch_is_applied_once_and_for_all(
     world.sign_family()
     other = patch_between(BETTER, BASE)
     world.upload(other)
-    patch = sign.patch_target(edge("asr/r2_r1.ndiff", other, BETTER, BASE))
+    patch = sign.target_of(MODEL, edge("asr/r2_r1.ndiff", other, BETTER, BASE))
     body = world.next_family(patch)
     reply = world.call("PUT", f"/v1/metadata/family-{MODEL}", content=body)
     assert "it was applied again" in refused(reply, 422, "bad-patch")["detail"]
@@ -157,8 +157,8 @@ def test_no_way_to_publish_goes_around_the_check(world: World) -> None:
     world.publish("r1", BASE)
     world.upload(BETTER)
     world.upload(PATCH)
-    patch = sign.patch_target(edge("asr/r1_r2.ndiff", PATCH, BASE, BETTER))
-    body = world.next_family(sign.release_target(MODEL, world.release("r2", BETTER)), patch)
+    patch = sign.target_of(MODEL, edge("asr/r1_r2.ndiff", PATCH, BASE, BETTER))
+    body = world.next_family(sign.target_of(MODEL, world.release("r2", BETTER)), patch)
     state = world.app.state
     with pytest.raises(errors.BadPatch, match="not applied"), state.database.writer() as session:
         catalog.accept_metadata(session, state.blobs, f"family-{MODEL}", body, world.now)

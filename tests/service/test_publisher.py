@@ -83,7 +83,7 @@ def test_a_forged_wish_gets_no_order(pinned: World, wish: str) -> None:
         withdrawn = pinned.release("r2", BETTER, status=wish)
         pinned.seq -= 1
         signed = type(withdrawn)(**{**vars(withdrawn), "seq": 2})
-        pinned.sign_family(sign.release_target(MODEL, signed))
+        pinned.sign_family(sign.target_of(MODEL, signed))
         write(pinned, update(Release).values(status="active"))
     assert pinned.work() == []
     assert order_of(pinned, phone) is None

@@ -96,7 +96,7 @@ def test_a_device_gets_its_order_from_a_server_that_could_not_have_signed_it(
     first, second = today.release("r1", BASE), today.release("r2", BETTER)
     for body in (BASE, BETTER):
         today.upload(body)
-    today.sign_family(*[sign.release_target(MODEL, release) for release in (first, second)])
+    today.sign_family(*[sign.target_of(MODEL, release) for release in (first, second)])
     today.ok("POST", "/v1/cohorts", json={"name": "all", "model": MODEL, "filter": {}})
     phone, port = today.enroll("s1"), free_port()
     today.start_rollout("r2", "all", stages=[{"share_bp": 10_000}])

@@ -114,10 +114,11 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
     ghost = digest(b"never uploaded")
 
     def patch(path: str, source: str, target: str, sha256: str = digest(PATCH)) -> Any:
-        return sign.patch_target(PatchTarget(path, sha256, len(PATCH), source, target, "sparse"))
+        made = PatchTarget(path, sha256, len(PATCH), source, target, "sparse")
+        return sign.target_of(MODEL, made)
 
     def release(changed: Release, model: str = MODEL) -> Any:
-        return sign.release_target(model, changed)
+        return sign.target_of(model, changed)
 
     name, target = release(new)
     foreign = patch_path(MODEL, "r1", "r3")
@@ -138,7 +139,7 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
         "dangling": ([patch(foreign, base.sha256, ghost)], 422, "E_NOT_RELEASED"),
         "loop": ([patch(foreign, base.sha256, base.sha256)], 422, "E_NOT_RELEASED"),
         "no patch": ([patch(foreign, base.sha256, digest(BETTER), ghost)], 422, ""),
-        "no manifest": ([sign.canary_target(MODEL, bad_canary)], 422, ""),
+        "no manifest": ([sign.target_of(MODEL, bad_canary)], 422, ""),
     }
     return table
 
@@ -148,7 +149,7 @@ def test_a_family_that_breaks_a_rule_changes_nothing(world: World) -> None:
     world.publish("r1", BASE)
     world.publish("r2", BETTER, after="r1", patch=PATCH)
     world.upload(BODY)
-    good = [sign.release_target(MODEL, Release("r0", 5, "active", NAME, len(BODY), "raw", (), ()))]
+    good = [sign.target_of(MODEL, Release("r0", 5, "active", NAME, len(BODY), "raw", (), ()))]
     before = world.rows()
     for case, (changed, status, code) in entries(world).items():
         body = world.next_family(*changed)
@@ -214,9 +215,9 @@ def test_a_release_once_withdrawn_never_returns_and_none_ever_vanishes(
 ) -> None:
     world = world_sqlite
     first = world.publish("r1", BASE)
-    world.sign_family(sign.release_target(MODEL, replace(first, status="withdrawn")))
+    world.sign_family(sign.target_of(MODEL, replace(first, status="withdrawn")))
     before = world.rows()
-    back = world.next_family(sign.release_target(MODEL, first))
+    back = world.next_family(sign.target_of(MODEL, first))
     found = refused(world.call("PUT", FAMILY, content=back), 422, "not-acceptable")
     assert found["code"] == "E_WITHDRAWN"
     assert world.family is not None
@@ -229,7 +230,7 @@ def test_a_release_once_withdrawn_never_returns_and_none_ever_vanishes(
 def test_one_version_is_accepted_once_however_many_send_it(world: World) -> None:
     world.upload(BODY)
     release = world.release("r1", BODY)
-    body = world.next_family(sign.release_target(MODEL, release))
+    body = world.next_family(sign.target_of(MODEL, release))
     calls = [partial(world.call, "PUT", FAMILY, content=body)] * 6
     assert outcomes(calls) == [201] + [409] * 5
     assert len(world.rows()["release"]) == 1
@@ -271,7 +272,7 @@ def test_a_canary_manifest_that_devices_could_not_use_is_refused(world_sqlite: W
     for body in raw:
         target = CanaryTarget("canary-1", world.upload(body), len(body))
         before = world.rows()
-        signed = world.next_family(sign.canary_target(MODEL, target))
+        signed = world.next_family(sign.target_of(MODEL, target))
         refused(world.call("PUT", FAMILY, content=signed), 422)
         assert world.rows() == before, body[:80]
     world.publish_canary()

@@ -156,7 +156,7 @@ def test_a_family_that_ran_out_holds_the_fleet_and_blames_nobody(world: World) -
 def test_other_hardware_is_not_offered_what_it_would_refuse(world: World) -> None:
     (phone,) = world.fleet(1, digest(BASE))
     world.upload(FIX)
-    world.sign_family(sign.release_target(MODEL, world.release("r3", FIX, hardware=("h2",))))
+    world.sign_family(sign.target_of(MODEL, world.release("r3", FIX, hardware=("h2",))))
     world.tick()
     world.start_rollout("r3", "all", stages=ALL)
     assert phone.offered() == "no_pipeline"

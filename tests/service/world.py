@@ -188,20 +188,20 @@ class World:
         """Publish a release; `after` is the release one may go back to from it."""
         self.upload(body)
         release = self.release(name, body)
-        entries = [sign.release_target(MODEL, release)]
+        entries = [sign.target_of(MODEL, release)]
         if after:
             assert self.family is not None
             before = read_family(MODEL, self.family).releases[after]
             edges = (*before.rollback_from, name)
             back = Release(**{**vars(before), "rollback_from": edges})
-            entries.append(sign.release_target(MODEL, back))
+            entries.append(sign.target_of(MODEL, back))
             if patch:
                 self.upload(patch)
                 path = patch_path(MODEL, after, name)
                 edge = PatchTarget(
                     path, digest(patch), len(patch), before.sha256, release.sha256, "sparse"
                 )
-                entries.append(sign.patch_target(edge))
+                entries.append(sign.target_of(MODEL, edge))
         self.sign_family(*entries)
         self.tick()
         return release
@@ -222,7 +222,7 @@ class World:
             )
         manifest = json.dumps({"name": "canary-1", "shards": listed}).encode()
         target = CanaryTarget("canary-1", self.upload(manifest), len(manifest))
-        self.sign_family(sign.canary_target(MODEL, target))
+        self.sign_family(sign.target_of(MODEL, target))
 
     def enroll(
         self, serial: str, *, runs: str = "", cohort: str | None = None, **more: Any

@@ -141,8 +141,7 @@ class SignedWorld:
     def publish(self, *entries: Release | PatchTarget) -> None:
         """Sign these releases and patches into the next version, and all that names it."""
         for entry in entries:
-            make = sign.release_target(MODEL, entry) if isinstance(entry, Release) else None
-            path, target = make or sign.patch_target(entry)  # type: ignore[arg-type]
+            path, target = sign.target_of(MODEL, entry)
             self.entries[path] = target
         self.put(FAMILY, self.family())
         self.sign_online()

@@ -22,10 +22,7 @@ from trust.roles import Family, Release, read_family
 
 
 def family_of(*entries: Any, before: Family | None = None, model: str = MODEL) -> Family:
-    pairs = [
-        sign.release_target(MODEL, e) if isinstance(e, Release) else sign.patch_target(e)
-        for e in entries
-    ]
+    pairs = [sign.target_of(MODEL, e) for e in entries]
     return accept_family(model, sign.next_family(None, pairs, NOW).signed, before)
 
 
@@ -93,7 +90,7 @@ def test_m37_a_patch_with_a_path_outside_the_family_is_refused(path: str) -> Non
 @pytest.mark.attack("M37")
 def test_m37_a_release_with_a_path_outside_the_family_is_refused() -> None:
     for path in ("tts/r1.model", "asr/r2.model", "asr/../r1.model", "r1.model"):
-        _, target = sign.release_target(MODEL, R1)
+        _, target = sign.target_of(MODEL, R1)
         document = sign.next_family(None, [(path, target)], NOW).signed
         for judge in (read_family, lambda m, d: accept_family(m, d, None)):
             with pytest.raises(Untrusted, match="E_NOT_RELEASED"):

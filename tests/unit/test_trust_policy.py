@@ -246,7 +246,7 @@ def test_a_root_larger_than_devices_read_is_refused() -> None:
 @pytest.mark.attack("M52")
 def test_more_files_than_a_family_may_list_are_refused() -> None:
     entries = [
-        sign.release_target(MODEL, release(f"r{n}")) for n in range(1, TARGETS_PER_FAMILY_MAX + 2)
+        sign.target_of(MODEL, release(f"r{n}")) for n in range(1, TARGETS_PER_FAMILY_MAX + 2)
     ]
     with pytest.raises(Untrusted, match="E_SIZE"):
         read_family(MODEL, sign.next_family(None, entries, NOW).signed)

@@ -37,8 +37,8 @@ def refused(code: str, *entries: tuple[str, TargetFile]) -> None:
 
 def test_a_family_is_read_as_it_was_written() -> None:
     edge = patch(R1, R2)
-    entries = [sign.release_target(MODEL, r) for r in (R1, R2)]
-    entries += [sign.patch_target(edge), sign.canary_target(MODEL, CANARY)]
+    entries = [sign.target_of(MODEL, r) for r in (R1, R2)]
+    entries += [sign.target_of(MODEL, edge), sign.target_of(MODEL, CANARY)]
     body = sign.sign(Metadata(document(*entries)), [])
     family = read_family(MODEL, Metadata[Targets].from_bytes(body).signed)
     assert family.releases == {"r1": R1, "r2": R2}
@@ -84,7 +84,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_release_that_is_not_understood_is_refused(change: Change) -> None:
-    path, target = sign.release_target(MODEL, R1)
+    path, target = sign.target_of(MODEL, R1)
     change(target.custom)
     refused("E_NOT_RELEASED", (path, target))
 
@@ -98,7 +98,7 @@ def test_an_entry_without_a_custom_object_is_refused(custom: Any) -> None:
 
 @pytest.mark.parametrize("length", [0, BYTES_MAX + 1, True, 1.0])
 def test_a_file_of_an_impossible_size_is_refused(length: Any) -> None:
-    path, target = sign.release_target(MODEL, R1)
+    path, target = sign.target_of(MODEL, R1)
     target.length = length
     refused("E_NOT_RELEASED", (path, target))
 
@@ -108,7 +108,7 @@ def test_a_file_of_an_impossible_size_is_refused(length: Any) -> None:
     [{"sha512": "ab" * 64}, {"sha256": "AB" * 32}, {"sha256": "ab"}, {"sha256": "ab" * 32 + "\n"}],
 )
 def test_a_file_without_a_sha256_is_refused(hashes: dict[str, str]) -> None:
-    path, target = sign.release_target(MODEL, R1)
+    path, target = sign.target_of(MODEL, R1)
     target.hashes = hashes
     refused("E_NOT_RELEASED", (path, target))
 
@@ -126,27 +126,27 @@ def test_a_file_without_a_sha256_is_refused(hashes: dict[str, str]) -> None:
     ],
 )
 def test_a_patch_that_is_not_understood_is_refused(change: dict[str, Any]) -> None:
-    path, target = sign.patch_target(patch(R1, R2))
+    path, target = sign.target_of(MODEL, patch(R1, R2))
     target.custom.update(change)
     refused("E_NOT_RELEASED", (path, target))
 
 
 def test_a_canary_set_under_another_name_and_a_second_one_are_refused() -> None:
-    path, target = sign.canary_target(MODEL, CANARY)
+    path, target = sign.target_of(MODEL, CANARY)
     refused("E_NOT_RELEASED", ("asr/set-2.canary", target))
-    second = sign.canary_target(MODEL, replace(CANARY, id="set-2"))
+    second = sign.target_of(MODEL, replace(CANARY, id="set-2"))
     refused("E_EQUIVOCATION", (path, target), second)
 
 
 @pytest.mark.parametrize("twin", [release("r2", seq=1), release("r2", sha256=R1.sha256)])
 def test_two_releases_with_one_number_or_one_content_are_refused(twin: Release) -> None:
-    refused("E_EQUIVOCATION", *(sign.release_target(MODEL, r) for r in (R1, twin)))
+    refused("E_EQUIVOCATION", *(sign.target_of(MODEL, r) for r in (R1, twin)))
 
 
 @pytest.mark.attack("M52")
 def test_m52_a_family_lists_300_files_and_not_one_more() -> None:
     entries = [
-        sign.release_target(MODEL, release(f"r{n}")) for n in range(1, TARGETS_PER_FAMILY_MAX + 2)
+        sign.target_of(MODEL, release(f"r{n}")) for n in range(1, TARGETS_PER_FAMILY_MAX + 2)
     ]
     assert len(read_family(MODEL, document(*entries[:-1])).releases) == TARGETS_PER_FAMILY_MAX
     refused("E_SIZE", *entries)
