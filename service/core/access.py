@@ -4,6 +4,7 @@ Each is shown exactly once. The first token is made on the server's own command 
 """
 
 import logging
+import secrets
 from datetime import datetime, timedelta
 from typing import Any
 

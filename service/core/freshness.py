@@ -102,7 +102,7 @@ def _reasons(
         yield {
             "reason": "publisher_silent",
             "role": "",
-            "detail": f"{told.strip()}; is it running?",
+            "detail": f"{told.strip()}: start one, or look why it stands",
         }
     for problem in last.problems if last else ():
         told = f"{problem['role']}: {problem['detail']}"

@@ -46,5 +46,5 @@ def test_letters_that_look_alike_are_shown_for_what_they_are() -> None:
 def test_a_name_makes_no_line_of_its_own_and_is_shown_for_what_it_is() -> None:
     name = "x\nadded    target asr/r9.model: sha256=\u0430\u202e\x1b[2J\u2028y"
     for row in (*difference({}, {name: 1}), *difference({}, {"targets": {"a": {name: {name: 1}}}})):
-        line = as_lines([row])
+        (line,) = as_lines([row])
         assert line.isascii() and line.isprintable() and "\\n" in line and "\\u202e" in line
