@@ -78,19 +78,21 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
 def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:
     """Refuse a body over the limit by what arrives, whatever its header says, and one that drips.
 
-    Uploads have a size limit of their own, and the time that their bytes may take.
+    Uploads have a size limit of their own, and the time that the bytes that came may take.
     """
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        seen, more, ends = 0, True, 0.0
+        seen, more, began_s = 0, True, 0.0
 
         async def counted() -> Message:
-            nonlocal seen, more, ends
+            nonlocal seen, more, began_s
             if not more:
                 return await receive()
-            ends = ends or asyncio.get_running_loop().time() + _patience_s(scope, settings)
+            began_s = began_s or asyncio.get_running_loop().time()
+            # Not by its announced length: nobody shall hold a place for days with one byte.
+            earned_s = seen / settings.upload_bytes_per_s_min if _is_upload(scope) else 0
             try:
-                async with asyncio.timeout_at(ends):
+                async with asyncio.timeout_at(began_s + settings.body_s_max + earned_s):
                     message = await receive()
             except TimeoutError:
                 raise TooSlow("the body came too slowly; send it again at once") from None
@@ -107,13 +109,6 @@ def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 def _is_upload(scope: Scope) -> bool:
     return bool(scope["path"].startswith("/v1/artifacts/"))
-
-
-def _patience_s(scope: Scope, settings: Settings) -> float:
-    """Return the seconds that a body may take."""
-    declared = dict(scope["headers"]).get(b"content-length", b"") if _is_upload(scope) else b""
-    size = int(declared) if declared.isdigit() and len(declared) < 20 else 0
-    return settings.body_s_max + size / settings.upload_bytes_per_s_min
 
 
 def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> None:
