@@ -209,17 +209,17 @@ def identify_device(
     )
     if device is None or device.status == "revoked":
         raise refusal
-    if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
-        refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
-        raise refusal
-    if same(device.next_credential_sha256, digest):
-        if lock:
-            _supersede(session, device, now)
-    elif not same(device.credential_sha256, digest):
+    renewed = same(device.next_credential_sha256, digest)
+    if not renewed and not same(device.credential_sha256, digest):
         if same(device.old_credential_sha256, digest):
             refusal.noted["alarm"] = "superseded"  # two hold it: one of them is not the device
             logger.warning("superseded credential", extra={"device": device.id})
         raise refusal
+    if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
+        refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
+        raise refusal
+    if renewed and lock:
+        _supersede(session, device, now)
     return device
 
 

@@ -102,6 +102,10 @@ def test_a_credential_that_was_given_to_a_certificate_is_none_without_it(
     assert [entry["details"].get("alarm") for entry in log[:3]] == ["certificate"] * 3
     enroll = next(entry for entry in log if entry["action"] == "device.enroll")
     assert len(enroll["details"]["certificate"]) == 64
+    guessed = {"Authorization": mine["Authorization"][:-43] + "A" * 43}
+    refused(direct.get(poll, headers=guessed), 401)
+    last = world.ok("GET", "/v1/audit", params={"newest_first": True, "limit": 1})["items"][0]
+    assert "alarm" not in last["details"], "whoever knows an id raises no alarm about its device"
 
 
 @pytest.mark.attack("A09")
