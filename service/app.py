@@ -61,6 +61,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.checking = asyncio.Semaphore(1)
     app.state.uploads = asyncio.Semaphore(settings.uploads_max)
     app.state.blobs = open_blobs(settings.artifacts)
+    app.state.asking_store, app.state.store_trouble = threading.Lock(), ""
     app.state.clock = lambda: datetime.now(UTC)
     kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
     app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}

@@ -28,18 +28,34 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 EVENTS_SHOWN_MAX = 50
 
 
-@public.get("/healthz")
-def healthz(session: Reader, store: Store) -> dict[str, str]:
+def ready(request: Request, store: Store) -> None:
+    """Check the store, one caller at a time; who comes meanwhile is told what was found last.
+
+    It may be slow, and whoever asks needs no credential.
+    """
+    state = request.app.state
+    if state.asking_store.acquire(blocking=False):
+        try:
+            store.ready()
+            state.store_trouble = ""
+        except OSError as error:
+            state.store_trouble = str(error)
+        finally:
+            state.asking_store.release()
+    if state.store_trouble:
+        raise OSError(state.store_trouble)
+
+
+@public.get("/healthz", dependencies=[Depends(ready)])
+def healthz(session: Reader) -> dict[str, str]:
     """Answer if the database and the artifact store do; needs no credential, tells nothing."""
     documents.newest_versions(session)
-    store.ready()
     return {"status": "ok"}
 
 
-@public.get("/readyz")
-def readyz(session: Reader, store: Store, now: Now) -> dict[str, Any]:
+@public.get("/readyz", dependencies=[Depends(ready)])
+def readyz(session: Reader, now: Now) -> dict[str, Any]:
     """Answer if the server can serve, and whether anything is degraded, in words without names."""
-    store.ready()
     reasons = {reason["reason"] for reason in publisher_view(session, now)["reasons"]}
     return {"status": "degraded" if reasons else "ready", "reasons": sorted(reasons)}
 

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.core.freshness import ALARM_DAYS, SILENT
 from service.db.tables import MetadataFile
+from tests.service.programs import eventually
 from tests.service.publishing import FAMILY, newest, write
 from tests.service.world import World, refused
 
@@ -123,6 +126,28 @@ def test_nothing_that_a_device_says_of_itself_becomes_a_label(pinned: World) -> 
         phone.say("note", reason="r" * 60, detail="\n# TYPE x counter\nx 1" * 20)
         phone.poll()
     assert set(gauges(pinned)) == before
+
+
+def test_a_store_that_hangs_holds_one_thread_however_many_ask_without_a_token(
+    pinned_sqlite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty questions that need no credential would leave no thread to a poll."""
+    world, ends, asked = pinned_sqlite, threading.Event(), []
+
+    def hang() -> None:
+        asked.append(1)
+        ends.wait(10)
+
+    monkeypatch.setattr(world.app.state.blobs, "ready", hang)
+    with ThreadPoolExecutor(1) as one:
+        first = one.submit(world.client.get, "/healthz")
+        eventually(lambda: asked, "the store is asked")
+        replies = [world.client.get(path) for path in ("/healthz", "/readyz") * 3]
+        ends.set()
+        assert {reply.status_code for reply in [*replies, first.result()]} == {200}
+    assert len(asked) == 1
+    monkeypatch.setattr(world.app.state.blobs, "ready", lambda: Path("/nowhere/x").read_bytes())
+    assert [world.client.get(path).status_code for path in ("/healthz", "/readyz")] == [500] * 2
 
 
 def test_whoever_asks_if_the_server_is_ready_learns_no_name(pinned: World) -> None:
