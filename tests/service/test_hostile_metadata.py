@@ -54,7 +54,7 @@ def test_a_signature_that_counts_nothing_is_not_published_with_the_others(
     """Whoever uploads what others signed could pad it until no device takes the answer."""
     world = world_sqlite
     world.upload(BODY)
-    entry = sign.release_target(MODEL, world.release("r1", BODY))
+    entry = sign.target_of(MODEL, world.release("r1", BODY))
     body = world.next_family(entry)
     padded = Metadata[Targets].from_bytes(body)
     padded.signatures["ab" * 32] = Signature("ab" * 32, "00" * size)
