@@ -61,8 +61,7 @@ def accept(
         Untrusted: with the rule it breaks.
     """
     uploaded = review(role, body, beside, current, now)
-    for delegator in delegators(uploaded, current, beside):
-        check_signed(role, delegator, uploaded)
+    check_complete(role, delegators(uploaded, current, beside), uploaded)
     return uploaded
 
 
