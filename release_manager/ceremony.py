@@ -15,10 +15,10 @@ from release_manager.keys import KeyFolder, make_keys
 from release_manager.metadata import Desk, desk_of
 from release_manager.show import Reply
 from release_manager.signers import ask_secret, file_of, holders, public_key, shown
-from trust.accept import accept, review
+from trust.accept import accept, canonical, review
 from trust.errors import Untrusted
 from trust.roles import DIRECTOR, TOP_LEVEL_ROLES
-from trust.sign import Holders, generate_key, new_root, next_targets, sign
+from trust.sign import Holders, generate_key, new_root, next_targets
 
 
 def init(args: Namespace, settings: Settings) -> Reply:
@@ -139,7 +139,7 @@ def _prepare(folder: KeyFolder, held: dict[str, Holders], now: datetime) -> list
     """Write the first root and targets, unsigned, and return their names."""
     top = {role: held[role] for role in TOP_LEVEL_ROLES}
     root, targets = new_root(top, now, dev=False), next_targets(None, {}, held[DIRECTOR], now)
-    bodies = {"root": sign(root, []), "targets": sign(targets, [])}
+    bodies = {"root": canonical(root), "targets": canonical(targets)}
     try:
         review("root", bodies["root"], targets.signed, None, now)
         review("targets", bodies["targets"], root.signed, None, now)

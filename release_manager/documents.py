@@ -174,7 +174,7 @@ def _put(
 ) -> Mapping[str, Any] | None:
     """Judge a document as the server will, then publish or stage it; return the draft if staged."""
     before, beside = canonical(held) if held else None, repository.beside(role)
-    body = sign(following, [])
+    body = canonical(following)
     try:
         review(role, body, beside, before, desk.now)
     except Untrusted as error:

@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, Key, Signer
 from tuf.api import metadata as tuf
-from tuf.api.serialization.json import JSONSerializer
 
 from trust import roles
+from trust.accept import canonical
 from trust.fields import signed_names
 from trust.order import PAYLOAD_TYPE, Order, order_payload
 from trust.roles import DEV_PROFILE, Entry
@@ -214,7 +214,7 @@ def sign(metadata: tuf.Metadata[Document], signers: Iterable[Signer]) -> bytes:
     metadata.signatures.clear()
     for signer in signers:
         metadata.sign(signer, append=True)
-    return metadata.to_bytes(JSONSerializer(compact=True))
+    return canonical(metadata)
 
 
 def sign_order(order: Order, director: Signer) -> bytes:
