@@ -162,16 +162,16 @@ def enroll(
     if row is None or not right or row.expires_at <= now or row.model != model:
         detail = "the enrollment token is not valid for this model, or expired"
         raise unauthorized(detail, token)
-    if queries.first(session, Device, serial=serial) is not None:
-        raise SerialTaken(
-            f"serial {serial} is enrolled; an operator must revoke that device first: "
-            'PATCH /v1/devices/ID {"status": "revoked"}'
-        )
     usable = update(EnrollmentToken).where(
         EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
     )
     if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
         raise unauthorized("the enrollment token is used up", token)
+    if queries.first(session, Device, serial=serial) is not None:
+        raise SerialTaken(
+            f"serial {serial} is enrolled; an operator must revoke that device first: "
+            'PATCH /v1/devices/ID {"status": "revoked"}'
+        )
     device_id, digest, credential = new_secret("fc")
     fresh = {"status": "active", "tags": {}, "enrolled_at": now, "credential_sha256": digest}
     device = Device(id=device_id, serial=serial, **fresh, **described)

@@ -78,7 +78,7 @@ def add_signature(
 
 def drop(session: Session, role: str, now: datetime) -> None:
     """Forget a draft."""
-    session.delete(draft_of(session, role))
+    session.delete(draft_of(session, role, lock=True))
     audit.record(session, "draft.drop", role, now)
 
 

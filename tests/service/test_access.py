@@ -180,6 +180,8 @@ def test_one_use_admits_one_device_however_many_ask_at_once(world: World) -> Non
     asked = [partial(introduce, world, token, serial=f"serial-{n}") for n in range(50)]
     assert outcomes(asked) == [201] + [401] * 49
     assert len(world.rows()["device"]) == len(world.rows()["device_model"]) == 1
+    taken = world.rows()["device"][0].split("'")[3]
+    refused(introduce(world, token, serial=taken), 401)  # a used-up token tells no serial
 
 
 def test_one_serial_is_enrolled_once_however_many_ask_at_once(world: World) -> None:
