@@ -40,8 +40,8 @@ types: $(READY)  ## mypy --strict on every package
 imports: $(READY)  ## the import contracts of docs/architecture.md
 	$(BIN)/lint-imports --no-cache
 
-test: $(READY)  ## the tests; one of them: make test T=tests/unit/test_patch.py
-	$(BIN)/python -m pytest $(T)
+test: $(READY)  ## the tests, on every core; one file of them: make test T=tests/unit/test_patch.py
+	$(BIN)/python -m pytest -n auto --dist loadfile $(T)
 
 fuzz: $(READY)  ## look for bytes that the kernel does not expect, for a time: make fuzz T=600
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
