@@ -1,8 +1,8 @@
 """The REST client: one request at a time, streamed, bounded, retried where that is safe.
 
-What may be sent twice (everything but POST) is tried again with growing pauses when the network
-or the server is in trouble; a refusal is final at once. The token goes to the configured server
-only: a redirect, which artifacts may answer with, is followed without it.
+Everything may be sent twice, a POST by its `Idempotency-Key`, and is, with growing pauses, when
+the network or the server is in trouble; a refusal is final at once. The token goes to the
+configured server only: a redirect, which artifacts may answer with, is followed without it.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
+from uuid import uuid4
 
 from release_manager import show
 from release_manager.config import Secret, Settings
@@ -89,7 +90,7 @@ class Client:
         return self._call("GET", f"{path}?{urlencode(given)}" if given else path, _read_json)
 
     def post(self, path: str, document: Mapping[str, Any], none_for: int = 0) -> Any:
-        """Return the JSON answer to a POST, which is never repeated."""
+        """Return the JSON answer to a POST, which is done once however often it is sent."""
         return self._call("POST", path, _read_json, json.dumps(document).encode(), none_for)
 
     def patch(self, path: str, document: Mapping[str, Any]) -> Any:
@@ -142,12 +143,12 @@ class Client:
         self, method: str, path: str, read: _Read, body: _Body = None, none_for: int = 0
     ) -> Any:
         """Send a request until it is answered for good, and return what `read` makes of that."""
-        tries = 1 if method == "POST" else TRIES
-        trouble = ""
-        for attempt in range(tries):
+        trouble, key = "", uuid4().hex
+        for attempt in range(TRIES):
             try:
                 with ExitStack() as stack:
                     request = self._request(method, path, body, stack)
+                    request.add_header("Idempotency-Key", key)
                     return read(stack.enter_context(self._opener.open(request, timeout=TIMEOUT_S)))
             except HTTPError as error:
                 with error:
@@ -157,10 +158,10 @@ class Client:
                 trouble, pause_s = f"it answered {error.code}", _retry_after_s(error.headers)
             except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
                 trouble, pause_s = str(getattr(error, "reason", error)), 0.0
-            if attempt < tries - 1:
+            if attempt < TRIES - 1:
                 time.sleep(max(pause_s, FIRST_PAUSE_S * 2**attempt))
         raise Unreachable(
-            f"{self.server} cannot be reached: {trouble} (tries: {tries})",
+            f"{self.server} cannot be reached: {trouble} (tries: {TRIES})",
             "check the address and that the server runs, then run the same command again",
         )
 

@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
+from service.api import once
 from service.api.origin import certificate_of, limit, origin_of, writing
 from service.blobs import Blobs
 from service.core import access
@@ -63,7 +64,10 @@ Bearer = Annotated[str, Depends(bearer)]
 async def transaction(request: Request) -> AsyncIterator[Session]:
     """Yield the one transaction of a request."""
     async with writing(request) as session:
+        claim = await once.claim(request, session)
         yield session
+        if claim is not None:
+            claim.keep(session, request, request.app.state.clock())
 
 
 def reading(database: Data) -> Iterator[Session]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 
 from service.api.deps import Now, Reader, Tx, operator
+from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core import access, audit
@@ -20,7 +21,7 @@ Seq = Annotated[int, Query(ge=0, le=1 << 53)]
 SHOWN = "id name scopes networks created_at expires_at revoked_at last_used_at"
 
 
-@router.post("/tokens", status_code=201)
+@router.post("/tokens", status_code=201, openapi_extra=SHOWN_ONCE)
 def create_token(caller: CanAdmit, body: NewToken, session: Tx, now: Now) -> dict[str, Any]:
     """Make an API token with scopes that the caller has, too; it is shown once."""
     lifetime, where = timedelta(seconds=body.ttl_s), body.networks

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service.api.deps import Config, Data, Now, Reader, Sent, Store, Tx, bearer, operator
+from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core import access, catalog
@@ -92,7 +93,12 @@ def get_health(_caller: CanReadHealth, session: Reader, now: Now) -> dict[str, A
     return fleet_view(session, now)
 
 
-@router.post("/enrollment-tokens", status_code=201, responses=document(404, 422))
+@router.post(
+    "/enrollment-tokens",
+    status_code=201,
+    responses=document(404, 422),
+    openapi_extra=SHOWN_ONCE,
+)
 def create_enrollment_token(
     _caller: CanEnroll, body: NewEnrollmentToken, session: Tx, now: Now
 ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
+from service.api.once import Repeated
 from service.api.origin import denied
 from service.core.errors import LostRace, Refusal, TooManyRequests, Unauthorized
 
@@ -72,6 +73,14 @@ def install(app: FastAPI) -> None:
     """Make every error of an app a problem."""
     for kind in (Refusal, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Repeated, repeat)
+
+
+async def repeat(_request: Request, repeated: Exception) -> JSONResponse:
+    """Return what was answered to the same request before."""
+    assert isinstance(repeated, Repeated)
+    headers = {"Idempotent-Replayed": "true"}
+    return JSONResponse(repeated.body, repeated.status, headers=headers)
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:

@@ -7,12 +7,21 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from service.api import once
 from service.api.problems import document
 from service.core.errors import InvalidRequest
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON bodies are strict."""
+    """A route whose JSON bodies are strict, and whose POST may be sent again."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **named: Any) -> None:
+        if "POST" in named["methods"]:
+            endpoint = once.remembered(endpoint)
+            extra = named["openapi_extra"] or {}
+            named["openapi_extra"] = {**extra, "parameters": [once.DOCUMENTED]}
+            named["responses"] = document(409) | named["responses"]
+        super().__init__(path, endpoint, **named)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, which reads its body strictly."""

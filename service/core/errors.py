@@ -47,6 +47,14 @@ class NotAsSeen(Refusal):
     kind = "CHANGED"
 
 
+class KeyReused(Refusal):
+    """The idempotency key belongs to another request."""
+
+
+class AnswerShownOnce(Conflict):
+    """This was done before, and its answer held a secret that is shown once."""
+
+
 class LostRace(Conflict):
     """Another request was faster."""
 

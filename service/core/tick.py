@@ -12,18 +12,21 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.core import deployments, policy, rollouts
 from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.db import queries
+from service.db.answers import Answer
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
+ANSWERS_KEPT = timedelta(days=1)  # for who sends a request again
 SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
 
 
@@ -31,6 +34,7 @@ def tick(database: Database, now: datetime) -> None:
     """Do everything that is due; each part in a transaction of its own."""
     with database.writer() as session:
         _reap(session, now)
+        session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))
     with database.reader() as session:
         running = [r.id for r in queries.recent_rollouts(session, states=["running"])]
     for rollout_id in running:

@@ -33,6 +33,7 @@ class FakeServer(ThreadingHTTPServer):
         self.before_put: dict[str, Callable[[], None]] = {}
         self.seen: list[tuple[str, str, Any]] = []
         self.tokens_seen: list[str] = []
+        self.keys_seen: list[str] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}).start()
 
     @property
@@ -67,6 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT" and parts.path in self.server.before_put:
             self.server.before_put.pop(parts.path)()
         self.server.seen.append((self.command, parts.path, body))
+        if self.command == "POST":
+            self.server.keys_seen.append(self.headers.get("Idempotency-Key", ""))
         self.server.tokens_seen.append(self.headers.get("Authorization", ""))
         try:
             if self.server.fail:

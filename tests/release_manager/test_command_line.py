@@ -144,10 +144,13 @@ def test_a_token_is_asked_for_with_its_scopes_and_its_end(desk: Desk) -> None:
     assert desk.run("token", "list") == 0 and "releases:write, releases:read" in desk.out
 
 
-def test_a_post_is_never_repeated(desk: Desk) -> None:
-    desk.server.fail = [(503, {}), (503, {})]
-    assert desk.run("rollout", "pause", "ro_1") == 75
-    assert len(desk.server.calls("POST")) == 1
+def test_a_post_is_sent_again_with_the_same_key_and_the_next_one_with_another(desk: Desk) -> None:
+    desk.server.answers["POST /v1/rollouts/ro_1/pause"] = {"id": "ro_1", "state": "paused"}
+    desk.server.fail = [(503, {}), (429, {})]
+    for _ in range(2):
+        assert desk.run("rollout", "pause", "ro_1") == 0
+    first, again, third, other = desk.server.keys_seen
+    assert first and first == again == third != other
 
 
 def test_an_answer_that_is_no_json_is_refused(desk: Desk) -> None:
