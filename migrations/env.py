@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 
-import service.db.answers
+import service.db.pipelines
 import service.db.rollout_tables  # noqa: F401  (fills the metadata)
 from service.db.tables import Table
 

@@ -15,7 +15,18 @@ from typing import NoReturn
 
 import release_manager
 from neural_diff.errors import NeuralDiffError
-from release_manager import audit, ceremony, diffs, fleet, models, releases, rollouts, show, signing
+from release_manager import (
+    audit,
+    ceremony,
+    diffs,
+    fleet,
+    models,
+    releases,
+    rollouts,
+    show,
+    signing,
+    webhooks,
+)
 from release_manager.arguments import ARGUMENTS, COMMON
 from release_manager.config import Settings, read_settings
 from release_manager.errors import Refused
@@ -65,6 +76,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "token create NAME --scope [--lifetime] [--network]": fleet.create_token,
     "token list": fleet.list_tokens,
     "token revoke ID": fleet.revoke_token,
+    "webhook create URL [--event]": webhooks.create,
+    "webhook list": webhooks.list_all,
+    "webhook delete ID": webhooks.delete,
+    "webhook enable ID": webhooks.enable,
+    "webhook test ID": webhooks.test,
     "audit list [--limit]": audit.show_log,
     "audit verify": audit.verify,
 }
@@ -79,6 +95,7 @@ GROUPS = {
     "rollout": "bring a release to a cohort in stages",
     "device": "let devices in, and look at them",
     "token": "who may use the admin API, and for what",
+    "webhook": "addresses that are told what happens",
     "audit": "what was done, and whether all of that is still there",
 }
 FAILED = 1

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import contract, problems
+from service.api import contract, problems, webhooks
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
 from service.core.identity import Provider
@@ -42,10 +42,17 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
         beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
+        sender = webhooks.sender_of(settings)
+        calls = None
         if ticking:
             beat.start()
+            if sender is not None:
+                calls = asyncio.create_task(webhooks.call_for_ever(app, sender))
         yield
         stop.set()
+        if calls is not None:
+            calls.cancel()
+            await asyncio.wait([calls])
         app.state.wake.set()
         if ticking:
             beat.join()

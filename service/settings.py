@@ -1,5 +1,6 @@
 """Every setting of the server, in one frozen object read from `FLEETDIFF_*` once."""
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,10 +18,15 @@ from pydantic import (
 )
 
 
+def _words(value: object) -> object:
+    """Return a list that was written with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    return tuple(str(word).strip() for word in words if word)  # type: ignore[attr-defined]
+
+
 def _networks(value: object) -> object:
     """Return a list of networks that was written with commas; each must be one."""
-    words = value.split(",") if isinstance(value, str) else value
-    return tuple(str(ip_network(str(word).strip())) for word in words if word)  # type: ignore[attr-defined]
+    return tuple(str(ip_network(word)) for word in _words(value))  # type: ignore[attr-defined]
 
 
 class Oidc(BaseModel):
@@ -117,6 +123,12 @@ class Settings(FromEnviron):
     client_cert_header: Literal["off", "Client-Cert", "Client-Cert-Sha256"] = Field(
         default="off", description="in which a trusted proxy with the secret names certificates"
     )
+    webhooks_to: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        default=(), description="how the address of a webhook may begin, as https://hooks.example/"
+    )
+    webhooks_key: SecretStr | None = Field(
+        default=None, min_length=32, description="from which the secrets of webhooks are derived"
+    )
     operator_calls_per_min: int = Field(default=600, ge=1, description="of one API token")
     device_calls_per_min: int = Field(default=240, ge=1, description="of one device")
     enrolls_per_min: int = Field(default=300, ge=1, description="from one address")
@@ -131,6 +143,14 @@ class Settings(FromEnviron):
     body_bytes_max: int = Field(default=1 << 20, ge=1024)
     url_lifetime_s_max: int = Field(default=900, ge=60, le=86400, description="of a secret URL")
     url_bytes_s_min: int = Field(default=64 << 10, ge=256, description="of a link that is slow")
+
+    @field_validator("webhooks_to")
+    @classmethod
+    def _ends_its_host(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for start in given:
+            if not re.match(r"https?://[^/?#@\\]+/", start):
+                raise ValueError(f"{start} must begin with http(s)://HOST/, the slash included")
+        return given
 
     @field_validator("online_keys")
     @classmethod

@@ -8,12 +8,20 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from service.api import artifacts, device, entry, ops, releases, rollouts
+from service.api import artifacts, device, entry, ops, releases, rollouts, webhooks
 
 AUDIENCES: dict[str, tuple[str, list[APIRouter]]] = {
     "admin.json": (
         "Fleetdiff: for people and pipelines",
-        [releases.router, artifacts.router, rollouts.router, ops.router, entry.router, ops.public],
+        [
+            releases.router,
+            artifacts.router,
+            rollouts.router,
+            ops.router,
+            entry.router,
+            webhooks.router,
+            ops.public,
+        ],
     ),
     "device.json": ("Fleetdiff: for device agents", [device.router]),
 }

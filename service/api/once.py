@@ -19,7 +19,7 @@ from fastapi.encoders import jsonable_encoder
 from sqlalchemy.orm import Session
 
 from service.core.errors import AnswerShownOnce, InvalidRequest, KeyReused
-from service.db.answers import Answer
+from service.db.pipelines import Answer
 
 HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,128}")

@@ -69,6 +69,18 @@ class NewToken(Body):
     networks: Annotated[list[Network], Field(min_length=1, max_length=32)] | None = None
 
 
+EventName = Annotated[
+    str, Field(pattern=r"^(cohort|draft|metadata|release|rollout)\.([a-z_]{1,64}|\*)$")
+]
+
+
+class NewWebhook(Body):
+    """An address that wants to be told of some kinds of events."""
+
+    url: Annotated[str, Field(max_length=2000, pattern=r"^https?://[\x21-\x7e]+$")]
+    events: Annotated[list[EventName], Field(min_length=1, max_length=32)] = ["rollout.*"]
+
+
 class NewSignature(Body):
     """A signature on a draft, and the digest of what was signed."""
 

@@ -19,7 +19,7 @@ from service.core import deployments, policy, rollouts
 from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.db import queries
-from service.db.answers import Answer
+from service.db.pipelines import Answer
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 
 import migrations
-import service.db.answers
+import service.db.pipelines
 import service.db.rollout_tables  # noqa: F401  (fills the metadata)
 from service.db.migrate import migrate
 from service.db.session import Database

@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from pydantic import SecretStr
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -85,6 +86,9 @@ def test_no_made_up_request_gets_an_answer_that_is_not_documented(world: World, 
     phone.offered()
     token = world.token if name == "admin.json" else phone.credential
     spare = world.enroll("serial-2").id
+    told = {"webhooks_to": ("https://hooks.example/",), "webhooks_key": SecretStr("k" * 32)}
+    world.app.state.settings = world.app.state.settings.model_copy(update=told)
+    hook = world.ok("POST", "/v1/webhooks", json={"url": "https://hooks.example/"})
     real = {
         "model": MODEL,
         "rollout_id": rollout,
@@ -94,6 +98,7 @@ def test_no_made_up_request_gets_an_answer_that_is_not_documented(world: World, 
         "role": f"family-{MODEL}",
         "keyid": digest(BASE),
         "filename": "timestamp.json",
+        "webhook_id": hook["id"],
         "token_id": world.token_with("devices:read")[3:19],
     }
     schema = schemathesis.openapi.from_dict(documents()[name])

@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return self._answer(status, answer)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = _serve  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815
 
     def _answer(self, status: int, answer: Any) -> None:
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()

@@ -144,6 +144,21 @@ def test_a_token_is_asked_for_with_its_scopes_and_its_end(desk: Desk) -> None:
     assert desk.run("token", "list") == 0 and "releases:write, releases:read" in desk.out
 
 
+def test_an_address_is_told_of_rollouts_unless_it_asks_for_something_else(desk: Desk) -> None:
+    desk.server.answers["POST /v1/webhooks"] = lambda _query, body: json.loads(body)
+    made = desk.json("webhook", "create", "https://hooks.example/ci")
+    assert made == {"url": "https://hooks.example/ci"}, "the server knows the default"
+    words = "webhook create https://hooks.example/ci --event release.* --event cohort.create"
+    assert desk.json(*words.split())["events"] == ["release.*", "cohort.create"]
+    for verb in ("enable", "test"):
+        desk.server.answers[f"POST /v1/webhooks/0a/{verb}"] = {"id": "0a", "state": "active"}
+        assert desk.json("webhook", verb, "0a")["state"] == "active"
+    desk.server.answers["DELETE /v1/webhooks/0a"] = {}
+    assert desk.json("webhook", "delete", "0a") == {"deleted": "0a"}
+    desk.server.answers["GET /v1/webhooks"] = {"items": [{"id": "0a", "last_error": "it fell"}]}
+    assert desk.run("webhook", "list") == 0 and "it fell" in desk.out
+
+
 def test_a_post_is_sent_again_with_the_same_key_and_the_next_one_with_another(desk: Desk) -> None:
     desk.server.answers["POST /v1/rollouts/ro_1/pause"] = {"id": "ro_1", "state": "paused"}
     desk.server.fail = [(503, {}), (429, {})]
