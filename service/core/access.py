@@ -42,10 +42,12 @@ def create_token(
 ) -> tuple[ApiToken, str]:
     """Make an API token; the secret is returned once and stored as a digest only.
 
-    Nobody gives away what they do not have: with a maker, its scopes and networks are the most
-    there can be.
+    Nobody gives away what they do not have: with a maker, its scopes, networks and end are the
+    most there can be.
     """
+    expires = now + lifetime
     if maker is not None:
+        expires = min(expires, maker.expires_at)
         for scope in scopes:
             allowed(maker, scope)
         if maker.networks is not None:
@@ -64,7 +66,7 @@ def create_token(
         secret_sha256=digest,
         scopes=sorted(set(scopes)),
         created_at=now,
-        expires_at=now + lifetime,
+        expires_at=expires,
         networks=networks,
     )
     session.add(row)

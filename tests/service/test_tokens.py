@@ -45,6 +45,19 @@ def test_a_token_lives_no_longer_than_it_was_made_for(world_sqlite: World) -> No
         refused(world_sqlite.call("POST", "/v1/tokens", json=body), 422)
 
 
+def test_no_token_outlives_the_one_that_made_it(world_sqlite: World) -> None:
+    """Whoever held a token for an hour would have one for a year."""
+    world = world_sqlite
+    maker = made(world, "tokens:admin", "devices:read", ttl_s=3600)
+    body = {"name": "heir", "scopes": ["tokens:admin"], "ttl_s": 365 * 86400}
+    heir = world.call("POST", "/v1/tokens", token=maker["token"], json=body).json()
+    assert heir["expires_at"] == maker["expires_at"]
+    short = world.call("POST", "/v1/tokens", token=maker["token"], json=body | {"ttl_s": 60}).json()
+    assert short["expires_at"] < maker["expires_at"]
+    world.tick(3600)
+    refused(world.call("GET", "/v1/whoami", token=heir["token"]), 401)
+
+
 def test_use_is_noted_once_a_minute(world_sqlite: World) -> None:
     world = world_sqlite
     token = made(world, "devices:read")["token"]
