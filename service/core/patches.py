@@ -101,8 +101,5 @@ def _check(blobs: Blobs, patch: PatchTarget, target: Release) -> None:
 
 
 def _key(patch: PatchTarget) -> dict[str, str]:
-    return {
-        "sha256": patch.sha256,
-        "from_sha256": patch.from_sha256,
-        "to_sha256": patch.to_sha256,
-    }
+    names = ("sha256", "from_sha256", "to_sha256", "kind")
+    return {name: getattr(patch, name) for name in names}

@@ -152,6 +152,7 @@ class CheckedPatch(Table):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     from_sha256: Mapped[str] = mapped_column(primary_key=True)
     to_sha256: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)  # as which it was signed
     checked_at: Mapped[datetime]
 
 

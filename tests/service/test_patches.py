@@ -236,5 +236,13 @@ def test_the_server_answers_while_a_patch_is_applied(
 def test_what_was_applied_is_noted_by_what_it_holds(world: World) -> None:
     world.publish_all()
     with world.app.state.database.reader() as session:
-        key = (digest(PATCH), digest(BASE), digest(BETTER))
+        key = (digest(PATCH), digest(BASE), digest(BETTER), "sparse")
         assert session.get(CheckedPatch, key) is not None
+
+
+def test_a_patch_that_was_checked_as_one_kind_is_not_published_as_another(world: World) -> None:
+    world.publish_all()
+    other = edge(patch_path(MODEL, "r1", "r2"), PATCH, BASE, BETTER, "hashed")
+    body = world.next_family(sign.target_of(MODEL, other))
+    reply = world.call("PUT", f"/v1/metadata/family-{MODEL}", content=body)
+    assert "of kind sparse, and signed as hashed" in refused(reply, 422, "bad-patch")["detail"]
