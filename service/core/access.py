@@ -157,6 +157,7 @@ def enroll(
     Raises:
         Unauthorized: the token is unknown, used up or expired, or of another model.
         SerialTaken: that serial is enrolled; its credential stays valid.
+        CannotVerify: it has not what it takes to verify this fleet's keys.
     """
     row_id, digest = sent("fe", token)
     row = session.get(EnrollmentToken, row_id)
@@ -174,6 +175,7 @@ def enroll(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
             'PATCH /v1/devices/ID {"status": "revoked"}'
         )
+    catalog.check_sight(session, described["attributes"])
     device_id, digest, credential = new_secret("fc")
     fresh = {"status": "active", "tags": {}, "enrolled_at": now, "credential_sha256": digest}
     device = Device(id=device_id, serial=serial, **fresh, **described)

@@ -69,6 +69,10 @@ class SerialTaken(Conflict):
     audited = True
 
 
+class CannotVerify(Conflict):
+    """This device could not verify what this fleet publishes."""
+
+
 class ReportClosed(Conflict):
     """The rollout takes no more reports."""
 

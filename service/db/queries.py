@@ -124,11 +124,12 @@ def _conditions(model: str, chosen: dict[str, Any]) -> list[Any]:
     return conditions
 
 
-def count_devices_without(session: Session, attribute: str) -> int:
-    """Return how many devices do not say "yes" to an attribute."""
+def devices_without(session: Session, attribute: str, since: datetime) -> Sequence[str]:
+    """Return the devices heard of since then that do not say "yes" to an attribute."""
     said = func.coalesce(Device.attributes[attribute].as_string(), "")
-    devices = select(func.count()).where(Device.status != "revoked", said != "yes")
-    return session.execute(devices).scalar_one()
+    heard = func.coalesce(Device.last_seen_at, Device.enrolled_at)
+    devices = select(Device.id).where(Device.status != "revoked", said != "yes", heard >= since)
+    return session.scalars(devices.order_by(Device.id)).all()
 
 
 def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner, Signature
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
+from service.core.access import SCOPES
+from service.db.tables import Device
 from tests.service.world import MODEL, World, digest, refused
 from trust import sign
 from trust.accept import canonical
@@ -117,10 +120,50 @@ def test_m48_a_key_that_some_device_cannot_verify_is_not_published(world: World,
 
 @pytest.mark.attack("M48")
 def test_m48_a_key_that_is_published_already_does_not_bar_what_follows(world_sqlite: World) -> None:
-    """A device that came since is locked out by what is, not by what is to come."""
+    """A device that cannot verify is locked out by what is, not by what is to come."""
     world = world_sqlite
     world.put_metadata("targets", with_p256(world, "targets"))
-    world.enroll("without cryptography", attributes={P256: "no"})
+    phone = world.enroll("without cryptography", attributes={P256: "yes"})
+    with world.app.state.database.writer() as session:  # as one did that enrolled long ago
+        session.get_one(Device, phone.id).attributes = {P256: "no"}
     following = Metadata[Targets].from_bytes(world.newest_metadata("targets"))
     following.signed.version += 1
     world.put_metadata("targets", sign.sign(following, [world.signers["targets"]]))
+
+
+@pytest.mark.attack("M48")
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_m48_a_device_that_cannot_verify_a_fleet_does_not_enroll_into_it(
+    world_sqlite: World, role: str
+) -> None:
+    """It would hold its invitation, and never believe an update."""
+    world = world_sqlite
+    world.put_metadata(role, with_p256(world, role))
+    token = world.ok("POST", "/v1/enrollment-tokens", json={"model": MODEL})["token"]
+    asked = {"enrollment_token": token, "model": MODEL, "serial": "s", "hardware": "h"}
+    before = world.rows()
+    for attributes in ({}, {P256: "no"}):
+        body = asked | {"agent_version": "1", "attributes": attributes}
+        found = refused(world.client.post("/device/v1/enroll", json=body), 409, "cannot-verify")
+        assert "fleetdiff[p256]" in found["detail"]
+    assert world.rows() == before, "the invitation is good for one that can"
+    body = asked | {"agent_version": "1", "attributes": {P256: "yes"}}
+    assert world.client.post("/device/v1/enroll", json=body).status_code == 201
+
+
+@pytest.mark.attack("M48")
+def test_m48_a_device_that_was_lost_long_ago_holds_up_no_rotation(world_sqlite: World) -> None:
+    world = world_sqlite
+    lost = world.enroll("lost", attributes={P256: "no"})
+    assert lost.poll() is not None
+    world.now += timedelta(days=80)
+    world.token = world.token_with(*SCOPES)
+    there = world.enroll("there", attributes={P256: "no"})
+    found = refused(put(world, "targets", with_p256(world, "targets")), 422, "not-acceptable")
+    assert found["detail"].startswith("2 devices") and lost.id in found["detail"], "and is named"
+    world.now += timedelta(days=11)
+    world.token = world.token_with(*SCOPES)
+    found = refused(put(world, "targets", with_p256(world, "targets")), 422, "not-acceptable")
+    assert there.id in found["detail"] and lost.id not in found["detail"]
+    world.ok("PATCH", f"/v1/devices/{there.id}", json={"status": "revoked"})
+    assert put(world, "targets", with_p256(world, "targets")).status_code == 201
