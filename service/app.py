@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from weakref import WeakValueDictionary
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,7 @@ from service.db.session import Database
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+CHECKS_MAX = 3  # of drafts at once; what is signed has a place of its own
 
 
 def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True) -> FastAPI:
@@ -65,7 +67,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.settings = settings
     app.state.database = Database(settings.database, durable=durable)
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
-    app.state.checking = asyncio.Semaphore(1)
+    app.state.checking, app.state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
     app.state.uploads = asyncio.Semaphore(settings.uploads_max)
     app.state.blobs = open_blobs(settings.artifacts)
     app.state.asking_store, app.state.store_trouble = threading.Lock(), ""

@@ -1,5 +1,7 @@
 """Release managers: models, signed documents and their drafts, and what follows from them."""
 
+import asyncio
+import contextlib
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Response
@@ -14,6 +16,7 @@ from service.core.health import model_view, release_views
 from service.core.patches import check_patches, unchecked
 from service.db import documents, queries
 from service.db.tables import ApiToken
+from trust.roles import Family, PatchTarget
 
 router = for_people("releases")
 CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
@@ -88,18 +91,24 @@ async def checked_patches(
     """Have the patches of a family applied that never were, before there is a transaction.
 
     Callers queue in the event loop: a patch takes its time, and a thread that waits is one less.
+    What is signed has a place that nothing else takes; who only stages has one place, not all.
     """
 
-    def check() -> None:
+    def look() -> tuple[Family | None, list[PatchTarget]]:
         with state.database.reader() as session:
-            family = catalog.review_metadata(session, state.blobs, role, body, now).family
-            patches = unchecked(session, family) if family else []
-        if family and patches:
-            check_patches(state.database, state.blobs, family, patches, now)
+            reviewed = catalog.review_metadata(session, state.blobs, role, body, now)
+            if not staged:
+                catalog.check_signed(role, reviewed)
+            return reviewed.family, unchecked(session, reviewed.family) if reviewed.family else []
 
-    state = request.app.state
-    async with state.checking:
-        await run_in_threadpool(check)
+    state, staged = request.app.state, request.url.path.startswith("/v1/drafts/")
+    family, patches = await run_in_threadpool(look)
+    if family is None or not patches:
+        return
+    turn = state.turns.setdefault(request.state.actor if staged else "", asyncio.Lock())
+    places = state.checking if staged else contextlib.nullcontext()
+    async with turn, places:
+        await run_in_threadpool(check_patches, state.database, state.blobs, family, patches, now)
 
 
 Checked = Annotated[None, Depends(checked_patches)]

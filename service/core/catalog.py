@@ -134,8 +134,7 @@ def accept_metadata(
         BadPatch: it lists a patch that `patches` has not applied yet.
     """
     reviewed = review_metadata(session, blobs, role, body, now)
-    with refusals(role):
-        check_complete(role, reviewed.delegators, reviewed.document)
+    check_signed(role, reviewed)
     for patch in unchecked(session, reviewed.family) if reviewed.family else ():
         raise errors.BadPatch(f"{patch.path} was not applied to its base yet; try again")
     row = store_metadata(session, role, reviewed.document, body, now)
@@ -143,6 +142,12 @@ def accept_metadata(
     if reviewed.family is not None:
         _publish(session, reviewed.family, reviewed.manifest, now)
     return row
+
+
+def check_signed(role: str, reviewed: Reviewed) -> None:
+    """Refuse a document that lacks signatures."""
+    with refusals(role):
+        check_complete(role, reviewed.delegators, reviewed.document)
 
 
 @contextmanager

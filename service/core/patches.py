@@ -1,7 +1,7 @@
 """Every patch is applied to its base here before a family that lists it is accepted.
 
 A patch is the one upload that the server has to understand, and it comes from whoever has a token,
-so a process apart applies it (`apart`), outside of any transaction, one at a time. What it made is
+so a process apart applies it (`apart`), outside of any transaction, few at a time. What it made is
 hashed here: if it is the signed release byte for byte, that is written down once and for all, for
 the patch, its base and its target are named by what they hold.
 """

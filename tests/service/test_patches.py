@@ -4,10 +4,12 @@ import json
 import os
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tuf.api.metadata import Metadata
 
 from neural_diff.patch import read_patch
 from service.blobs import LocalBlobs
@@ -231,6 +233,51 @@ def test_the_server_answers_while_a_patch_is_applied(
         flag.touch()
         thread.join()
     assert "enough" in refused(replies[0], 422, "bad-patch")["detail"]
+
+
+def test_who_only_stages_holds_up_nobody_who_signs_or_stages(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a key, a token may stage what takes minutes to apply, and again, and again."""
+    flag, began, replies = tmp_path / "flag", tmp_path / "began", []
+    world.publish("r1", BASE)
+    world.upload(BETTER)
+    bodies = []
+    for padding in range(3):
+        target = BETTER + bytes(padding)
+        patch = patch_between(BASE, target)
+        world.upload(target)
+        world.upload(patch)
+        named = edge(patch_path(MODEL, "r1", "r2"), patch, BASE, target)
+        release = replace(a_release("r2", target), seq=2)
+        entries = [sign.target_of(MODEL, release), sign.target_of(MODEL, named)]
+        bodies.append(sign.sign(sign.next_family(world.family, entries, world.now), []))
+    signed = sign.sign(Metadata.from_bytes(bodies[2]), [world.signers["family"]])
+    path, own = f"/v1/drafts/family-{MODEL}", world.token_with("releases:write")
+    honest = apart.__file__
+    replaced(monkeypatch, tmp_path, WAITS, flag=str(flag), began=str(began))
+    hostile = [
+        threading.Thread(
+            target=lambda: replies.append(world.call("PUT", path, token=own, content=bodies[0]))
+        )
+        for _ in range(10)
+    ]
+    for thread in hostile:
+        thread.start()
+    try:
+        while not began.exists():
+            assert any(thread.is_alive() for thread in hostile)
+        monkeypatch.setattr(apart, "__file__", honest)
+        assert world.call("PUT", path, content=bodies[1]).status_code == 201
+        unsigned = world.call("PUT", f"/v1/metadata/family-{MODEL}", content=bodies[2])
+        assert "signatures" in refused(unsigned, 422, "not-acceptable")["detail"]
+        world.put_metadata(f"family-{MODEL}", signed)
+        assert not replies
+    finally:
+        flag.touch()
+        for thread in hostile:
+            thread.join()
+    assert len(replies) == 10
 
 
 def test_what_was_applied_is_noted_by_what_it_holds(world: World) -> None:
