@@ -215,7 +215,12 @@ class Client:
         connect = secure if parts.scheme == "https" else HTTPConnection
         connection = connect(parts.netloc, timeout=self._limits.silence_s_max)
         try:
-            connection.connect()  # what it raises is no HTTPException
+            try:
+                connection.connect()
+            except OSError as error:  # In its own words it would not say who does not answer.
+                how = "is it running, and `server` (or `ca_file`) in the configuration right?"
+                where = f"{parts.scheme}://{parts.netloc}"
+                raise Unavailable(f"{where} cannot be reached: {error}; {how}") from error
             late = Deadline(self._limits.request_s_max, partial(_cut, connection.sock))
             with late:
                 target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def test_a_device_says_at_enrollment_whether_it_verifies_p256(
     agent.enroll(config, "token", None)
     described = json.loads(lab.server.asked[-1].body)["attributes"]
     assert described == {"room": "hall", "ecdsa-sha2-nistp256": said}
+
+
+def test_a_server_that_does_not_answer_is_named(
+    lab: Lab, toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        toml.write_text(toml.read_text().replace(lab.config.server, address))
+        assert main(["once", "--config", str(toml)]) == 75
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"fleetdiff-agent: {address} cannot be reached: ")
+    assert "`server`" in line
 
 
 def test_enrolling_twice_is_refused(lab: Lab) -> None:
