@@ -95,6 +95,11 @@ class Settings(FromEnviron):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#\s]+$",
+        description="scheme and host as devices call it; behind a proxy, what is signed names it",
+    )
     status_page: Literal["token", "open"] = Field(
         default="token", description="who may see the page at /: token or open, to anyone"
     )

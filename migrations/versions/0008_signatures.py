@@ -1,4 +1,4 @@
-"""A patch is checked as the kind that it is signed as."""
+"""Devices that sign their requests; a patch is checked as the kind that it is signed as."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,12 +8,16 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     _checked_patch("sha256", "from_sha256", "to_sha256", "kind")
+    op.add_column("device", sa.Column("signed_number", INTEGER, nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("device", "signed_number")
     _checked_patch("sha256", "from_sha256", "to_sha256")
 
 

@@ -16,8 +16,10 @@ from sqlalchemy.orm import Session
 
 from service.api import once
 from service.api.origin import certificate_of, limit, origin_of, writing
+from service.api.signed import is_signed, read_signature
 from service.blobs import Blobs
-from service.core import access
+from service.core import access, devices
+from service.core.credential import Shown, shown_by
 from service.core.errors import Unauthorized
 from service.db.session import Database
 from service.db.tables import ApiToken, Device
@@ -107,27 +109,54 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
     return admit
 
 
-def fetching_device(request: Request, database: Data, now: Now, credential: Bearer) -> Device:
-    """Return the device that calls to fetch something; a download holds no connection."""
+async def signature(request: Request, now: Now) -> Shown | None:
+    """Return what the signature of a request shows, None if it has none."""
+    return await read_signature(request, now) if is_signed(request) else None
+
+
+SignedOrNot = Annotated[Shown | None, Depends(signature)]
+
+
+async def shown(request: Request, sent: Sent, now: Now) -> Shown:
+    """Return what a device shows of itself: the credential that it sent, or else its signature."""
+    if sent is None and is_signed(request):
+        return await read_signature(request, now)
+    return shown_by(await bearer(sent))
+
+
+IsShown = Annotated[Shown, Depends(shown)]
+
+
+def admitted_device(request: Request, database: Data, now: Now, shown: IsShown) -> Device:
+    """Return the device that calls; what it signed is not counted yet."""
     with database.reader() as session:
-        found = access.identify_device(session, credential, certificate_of(request), now)
+        found = devices.identify_device(session, shown, certificate_of(request), now)
     request.state.actor = f"device {found.id}"
     limit(request, "device_calls", found.id)
     return found
 
 
+Admitted = Annotated[Device, Depends(admitted_device)]
+
+
+async def fetching_device(request: Request, admitted: Admitted, shown: IsShown) -> Device:
+    """Return the device that calls to fetch something; a download holds no connection."""
+    if shown.number is not None:
+        async with writing(request) as session:
+            await run_in_threadpool(devices.count_request, session, shown)
+    return admitted
+
+
 Fetcher = Annotated[Device, Depends(fetching_device)]
 
 
-def device(
-    request: Request, _admitted: Fetcher, session: Tx, now: Now, credential: Bearer
-) -> Device:
+def device(request: Request, _admitted: Admitted, session: Tx, now: Now, shown: IsShown) -> Device:
     """Return the device that calls, in the transaction of its request, one at a time.
 
     It is admitted first: a stranger never gets as far as a transaction. Routes ask for their
     caller before they ask for `Tx`, for the same reason.
     """
-    return access.identify_device(session, credential, certificate_of(request), now, lock=True)
+    return devices.identify_device(session, shown, certificate_of(request), now, lock=True)
 
 
 device.scope = fetching_device.scope = "device"  # type: ignore[attr-defined]

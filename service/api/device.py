@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.api.artifacts import ARTIFACT, send_artifact
-from service.api.deps import Caller, Config, Fetcher, Now, Store, Tx, Wake
+from service.api.deps import Caller, Config, Fetcher, Now, SignedOrNot, Store, Tx, Wake
 from service.api.origin import certificate_of, limit_address
 from service.api.problems import document
 from service.api.strict import StrictRoute
-from service.core import access, offers, reports
-from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, Sha256
+from service.core import devices, offers, reports
+from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
 from service.core.bundle import bundle_of, fleet_version, root_digest
+from service.core.errors import Unauthorized
 from service.core.offers import Answer, Hold
 
 router = APIRouter(
@@ -30,11 +31,23 @@ JITTER = 0.2
     responses=document(401, 408, 409, 413, 422),
     dependencies=[Depends(limit_address("enrolls"))],
 )
-def enroll(request: Request, body: Enrollment, session: Tx, now: Now) -> dict[str, str]:
-    """Admit a device; its credential is shown once."""
-    described = body.model_dump(exclude={"enrollment_token"})
+def enroll(
+    request: Request, body: Enrollment, signed: SignedOrNot, session: Tx, now: Now
+) -> dict[str, str]:
+    """Admit a device; its credential is shown once, unless it signs: then it has none."""
+    if body.public_key is not None:
+        key = devices.key_sha256(body.public_key)
+        if signed is None or signed.device_id or signed.sha256 != key:
+            raise Unauthorized("sign this request with the key, to prove that you have it")
+    described = body.model_dump(exclude={"enrollment_token", "public_key"})
     described["certificate_sha256"] = certificate_of(request)
-    device, credential = access.enroll(session, body.enrollment_token, now=now, **described)
+    device, credential = devices.enroll(
+        session,
+        body.enrollment_token,
+        now=now,
+        signed=signed if body.public_key else None,
+        **described,
+    )
     root = root_digest(session)
     return {"device_id": device.id, "credential": credential, "root_sha256": root}
 
@@ -64,13 +77,20 @@ def poll(
     after = min(soon_s, config.poll_after_s) if soon else config.poll_after_s
     # In the header, never in the body: a random number there would defeat every ETag.
     headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
-    renewed = access.renew_credential(device, timedelta(seconds=config.credential_lifetime_s), now)
+    renewed = devices.renew_credential(device, timedelta(seconds=config.credential_lifetime_s), now)
     if renewed is not None:
         headers["Next-Credential"] = renewed
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
     body = bundle_of(session, answer, root, t, config.canary_timeout_s)
     return Response(json.dumps(body), headers=headers, media_type="application/json")
+
+
+@router.post("/key", status_code=202, responses=document(401, 408, 409, 413, 422))
+def post_key(device: Caller, body: NewKey, session: Tx) -> dict[str, str]:
+    """Take the next key of a device that signs; both are good until this one is first used."""
+    devices.take_key(device, body.public_key)
+    return {"device_id": device.id}
 
 
 @router.get("/artifacts/{sha256}", responses=ARTIFACT | document(401), response_class=Response)

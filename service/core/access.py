@@ -1,26 +1,21 @@
-"""Who is calling: API tokens with scopes, enrollment tokens, device credentials.
+"""Who is calling: API tokens with scopes, enrollment tokens; `devices` says so of devices.
 
 Each is shown exactly once. The first token is made on the server's own command line.
 """
 
-import logging
 import secrets
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import audit, catalog, deployments, errors
 from service.core.credential import new_secret, same, sent, unauthorized
-from service.core.errors import Forbidden, InvalidRequest, SerialTaken, WrongState
+from service.core.errors import Forbidden, InvalidRequest, WrongState
 from service.core.network import is_part, is_within
 from service.db import queries
-from service.db.rollout_tables import CohortMember
-from service.db.session import changed
-from service.db.tables import ApiToken, Device, DeviceModel, EnrollmentToken
+from service.db.tables import ApiToken, DeviceModel, EnrollmentToken
 
-logger = logging.getLogger(__name__)
 SCOPES = tuple(
     "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
     "devices:read devices:write enroll:write telemetry:read audit:read "
@@ -144,106 +139,6 @@ def create_enrollment_token(
     session.add(row)
     audit.record(session, "invitation.create", row.id, now, model=model, uses=uses)
     return row, token
-
-
-def enroll(
-    session: Session, token: str, *, model: str, serial: str, now: datetime, **described: Any
-) -> tuple[Device, str]:
-    """Admit a device; returns its row and its credential, which is shown once.
-
-    What else is known of it is `described`: hardware, attributes, agent_version, and the
-    certificate that its credential is bound to from now on, if there is one.
-
-    Raises:
-        Unauthorized: the token is unknown, used up or expired, or of another model.
-        SerialTaken: that serial is enrolled; its credential stays valid.
-        CannotVerify: it has not what it takes to verify this fleet's keys.
-    """
-    row_id, digest = sent("fe", token)
-    row = session.get(EnrollmentToken, row_id)
-    right = row is not None and same(row.secret_sha256, digest)
-    if row is None or not right or row.expires_at <= now or row.model != model:
-        detail = "the enrollment token is not valid for this model, or expired"
-        raise unauthorized(detail, token)
-    usable = update(EnrollmentToken).where(
-        EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
-    )
-    if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
-        raise unauthorized("the enrollment token is used up", token)
-    if queries.first(session, Device, serial=serial) is not None:
-        raise SerialTaken(
-            f"serial {serial} is enrolled; an operator must revoke that device first: "
-            'PATCH /v1/devices/ID {"status": "revoked"}'
-        )
-    catalog.check_sight(session, described["attributes"])
-    device_id, digest, credential = new_secret("fc")
-    fresh = {"status": "active", "tags": {}, "enrolled_at": now, "credential_sha256": digest}
-    device = Device(id=device_id, serial=serial, **fresh, **described)
-    session.add(device)
-    session.flush()
-    session.add(DeviceModel(device_id=device.id, model=model, running_sha256="", order_seq=0))
-    if row.cohort_id is not None:
-        session.add(CohortMember(cohort_id=row.cohort_id, device_id=device.id))
-    told = {"serial": serial, "model": model, "invitation": row.id}
-    bound = {"certificate": device.certificate_sha256} if device.certificate_sha256 else {}
-    audit.record(session, "device.enroll", device.id, now, **told, **bound)
-    return device, credential
-
-
-def identify_device(
-    session: Session, credential: str, certificate: str | None, now: datetime, *, lock: bool = False
-) -> Device:
-    """Return the device that a credential belongs to; a new one that is used is the one in force.
-
-    Args:
-        session: to read from.
-        credential: what the device sent.
-        certificate: by which TLS knows the device, if it does.
-        now: the time.
-        lock: one request of a device after the other; what it numbered itself counts once.
-
-    Raises:
-        Unauthorized: unknown, wrong, revoked or superseded, all alike.
-    """
-    row_id, digest = sent("fc", credential)
-    # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
-    device = session.get(Device, row_id, with_for_update={"key_share": True} if lock else None)
-    refusal = unauthorized(
-        "send a valid device credential as `Authorization: Bearer fc_...`", credential
-    )
-    if device is None or device.status == "revoked":
-        raise refusal
-    renewed = same(device.next_credential_sha256, digest)
-    if not renewed and not same(device.credential_sha256, digest):
-        if same(device.old_credential_sha256, digest):
-            refusal.noted["alarm"] = "superseded"  # two hold it: one of them is not the device
-            logger.warning("superseded credential", extra={"device": device.id})
-        raise refusal
-    if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
-        refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
-        raise refusal
-    if renewed and lock:
-        _supersede(session, device, now)
-    return device
-
-
-def renew_credential(device: Device, lifetime: timedelta, now: datetime) -> str | None:
-    """Return a new credential for a device whose own grew old, None if it did not.
-
-    Both are valid until the new one is used. An answer may get lost: then there is another one.
-    """
-    if now - (device.renewed_at or device.enrolled_at) < lifetime:
-        return None
-    _, device.next_credential_sha256, credential = new_secret("fc", device.id)
-    return credential
-
-
-def _supersede(session: Session, device: Device, now: datetime) -> None:
-    assert device.next_credential_sha256 is not None
-    device.old_credential_sha256 = device.credential_sha256
-    device.credential_sha256 = device.next_credential_sha256
-    device.next_credential_sha256, device.renewed_at = None, now
-    audit.record(session, "device.renew", device.id, now)
 
 
 def device_named(session: Session, device_id: str) -> DeviceModel:

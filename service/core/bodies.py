@@ -163,6 +163,15 @@ class Enrollment(Body):
     hardware: Label
     attributes: Labels = {}
     agent_version: Label
+    public_key: Annotated[
+        Sha256 | None, Field(description="Ed25519, in hexadecimal: by which this request is signed")
+    ] = None
+
+
+class NewKey(Body):
+    """The Ed25519 key, in hexadecimal, with which a device that signs will sign from now on."""
+
+    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class DeviceEvent(Body):

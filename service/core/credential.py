@@ -9,15 +9,33 @@ import hmac
 import re
 import secrets
 from base64 import b64decode
+from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_der_x509_certificate
+from securesystemslib.signer import SSlibKey
 
 from service.core.errors import Unauthorized
+from trust.keys import ED25519, check_key
 
 _TOKEN = re.compile(r"(fd|fe|fc)_([0-9a-f]{8,32})_([A-Za-z0-9_-]{43})\Z")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}\Z")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a device shows of itself: a secret that it sent, or a key that it signed with.
+
+    Attributes:
+        device_id: who it says it is.
+        sha256: the digest of the secret, or of the public key.
+        number: of a signed request; None: a secret was sent.
+    """
+
+    device_id: str
+    sha256: str
+    number: int | None = None
 
 
 def new_secret(kind: str, row_id: str = "") -> tuple[str, str, str]:
@@ -36,6 +54,15 @@ def sent(kind: str, credential: str) -> tuple[str, str]:
     if match is None or match[1] != kind:
         raise unauthorized("the credential is missing or malformed", credential)
     return match[2], digest_of(match[3])
+
+
+def shown_by(credential: str) -> Shown:
+    """Return what a device shows that sends its credential.
+
+    Raises:
+        Unauthorized: it is no device's.
+    """
+    return Shown(*sent("fc", credential))
 
 
 def same(kept: str | None, told: str | None) -> bool:
@@ -64,6 +91,17 @@ def read_certificate(text: str) -> str | None:
 def digest_of(secret: str) -> str:
     """Return what is stored of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def check_public_key(public_key: str) -> str:
+    """Return what is stored of the Ed25519 key, in hexadecimal, with which a device will sign.
+
+    Raises:
+        Untrusted: it is weak, or none.
+    """
+    key_sha256 = digest_of(public_key)
+    check_key(SSlibKey(key_sha256, ED25519, ED25519, {"public": public_key}))
+    return key_sha256
 
 
 def unauthorized(detail: str, credential: str) -> Unauthorized:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.core import canary, policy
+from service.core.devices import authentication
 from service.core.freshness import publisher_view
 from service.core.tick import observe
 from service.db import queries
@@ -110,7 +111,8 @@ def device_view(row: DeviceModel) -> dict[str, Any]:
     """Return a device and what it runs."""
     told = row.device.shown("id serial hardware status last_seen_at attributes tags")
     release = row.release.name if row.release else None
-    return told | row.shown("model running_sha256") | {"running_release": release}
+    found = {"running_release": release, "authentication": authentication(row.device)}
+    return told | row.shown("model running_sha256") | found
 
 
 def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:

@@ -192,7 +192,7 @@ class EnrollmentToken(Table):
 
 
 class Device(Table):
-    """One device; its credential is stored as a digest."""
+    """One device; its credential, or the key that it signs with, is stored as a digest."""
 
     id: Mapped[str] = mapped_column(primary_key=True)
     serial: Mapped[str] = mapped_column(unique=True)
@@ -205,6 +205,7 @@ class Device(Table):
     next_credential_sha256: Mapped[str | None]  # takes the other's place when it is first used
     old_credential_sha256: Mapped[str | None]  # whoever still has it is not the device
     renewed_at: Mapped[datetime | None]
+    signed_number: Mapped[int | None]  # the highest of a signed request; None: a bearer's secret
     certificate_sha256: Mapped[str | None]  # without which the credential is none
     enrolled_at: Mapped[datetime]
     last_seen_at: Mapped[datetime | None]

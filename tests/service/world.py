@@ -24,7 +24,7 @@ from tuf.api.metadata import Metadata, Targets
 
 from neural_diff.make import make_patch
 from service.app import create_app
-from service.core import access, offers, publisher
+from service.core import access, devices, offers, publisher
 from service.core.keys import OnlineKeys, Publisher
 from service.core.tick import tick
 from service.db.tables import Table
@@ -260,7 +260,7 @@ class World:
             token = access.create_enrollment_token(session, MODEL, count, lifetime, None, self.now)
             session.flush()
             for number in range(count):
-                device, credential = access.enroll(
+                device, credential = devices.enroll(
                     session,
                     token[1],
                     model=MODEL,
