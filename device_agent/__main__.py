@@ -67,7 +67,7 @@ def _once(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 def _enroll(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     if options.model_file is not None and not options.model_file.exists():
         raise Misconfigured(f"--model-file {options.model_file} does not exist")
-    answer = agent.enroll(config, options.token, options.model_file)
+    answer = agent.enroll(config, options.token, options.model_file, signature=options.signature)
     if not answer["root_is_the_servers"]:
         print("the server's root is not the pinned one: updates may be refused", file=sys.stderr)
     return answer
@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         if function is _enroll:
             command.add_argument("--token", required=True, help="an enrollment token")
             command.add_argument("--model-file", type=Path, help="the model it was born with")
+            says = "sign each request with a key of its own (takes fleetdiff[signature])"
+            command.add_argument("--signature", action="store_true", help=says)
     return parser
 
 

@@ -15,8 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +24,10 @@ from typing import Any
 from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
 from device_agent.config import Config, Limits
-from device_agent.credential import CREDENTIAL, Credential, keep
+from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots, open_file, sync
-from device_agent.errors import Busy, Misconfigured, Unavailable
+from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
 from device_agent.strict import accept, read
@@ -39,7 +38,6 @@ AGENT_VERSION = "0.1.0"
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
 P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
-UTC_NOW = partial(datetime.now, UTC)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iter
     """
     known = read_credential(config)
     with locked(config.state_dir):
-        device = LocalDevice(config, known.device_id, (known.credential, known.before), clock)
+        device = LocalDevice(config, known, clock)
         if device.journal.newborn:  # With its floors it lost what protects it from old metadata.
             raise Misconfigured(f"{config.state_dir} lost its journal; {AFRESH}")
         yield device
@@ -139,11 +137,25 @@ def poll_delay_s(device: LocalDevice) -> float:
     return min(slower, max(period, limits.poll_s_max)) * (0.9 + 0.1 * random.random())
 
 
-def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any]:
+def enroll(
+    config: Config,
+    token: str,
+    model_file: Path | None,
+    *,
+    signature: bool = False,
+    clock: Callable[[], datetime] = UTC_NOW,
+) -> dict[str, Any]:
     """Make this device known to its server, with FILE as the model it was born with.
 
+    Args:
+        config: of the device.
+        token: an invitation.
+        model_file: the model that it has.
+        signature: it signs with a key that it makes, and gets no secret to send.
+        clock: to sign by.
+
     Raises:
-        Misconfigured: it is enrolled already, or the root cannot be used.
+        Misconfigured: it is enrolled already, the root cannot be used, or nothing here can sign.
         Rejected: the server refuses; E_BASE if FILE is no regular file.
         OSError: no answer; nothing is enrolled here.
     """
@@ -161,8 +173,14 @@ def enroll(config: Config, token: str, model_file: Path | None) -> dict[str, Any
             "attributes": config.attributes | {P256: "yes" if find_spec("cryptography") else "no"},
             "agent_version": AGENT_VERSION,
         }
-        answer = accept(Enrolled, Client(config).post("enroll", request), "E_HTTP")
-        keep(config.state_dir, Credential(answer.device_id, answer.credential))
+        key = signing().new_key() if signature else ""
+        request |= {"public_key": signing().public_of(key)} if key else {}
+        client = Client(config, Identity(Credential("", key), config.state_dir, clock))
+        answer = accept(Enrolled, client.post("enroll", request), "E_HTTP")
+        if bool(answer.credential) == signature:
+            raise Rejected("E_HTTP", "the server gives another kind of credential than was asked")
+        mine = key or answer.credential
+        keep(config.state_dir, Credential(answer.device_id, mine, proven=mine))
     return {
         "device_id": answer.device_id,
         "model_sha256": factory,
@@ -190,7 +208,7 @@ def status(config: Config) -> dict[str, Any]:
     if not (config.state_dir / CREDENTIAL).exists():
         return {"enrolled": False}
     journal, slots = Journal(config.state_dir), Slots(config.state_dir)
-    memory = journal.memory
+    memory, known = journal.memory, read_credential(config)
     found = {"running": slots.active_sha256(fresh=True), "spare": slots.spare_sha256()}
     models = {
         slot: {"sha256": sha256, "release": memory.good.get(sha256), "good": sha256 in memory.good}
@@ -198,7 +216,8 @@ def status(config: Config) -> dict[str, Any]:
     }
     return {
         "enrolled": True,
-        "device_id": read_credential(config).device_id,
+        "device_id": known.device_id,
+        "authentication": "signature" if known.credential.startswith("fs_") else "bearer",
         "state": type(journal.state).__name__,
         **models,
         "order_seq": memory.floors.order_seq,

@@ -18,7 +18,6 @@ from typing import Any
 
 from device_agent.client import Client, Reply
 from device_agent.config import Config
-from device_agent.credential import Credential, keep
 from device_agent.disk import Slots
 from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
@@ -50,7 +49,6 @@ class CheckIn:
     """A device's dialogue with its server about what to run."""
 
     config: Config
-    device_id: str
     client: Client
     slots: Slots
     journal: Journal
@@ -130,12 +128,15 @@ class CheckIn:
 
     def _poll(self, active: str, etag: str) -> Reply:
         root, timestamp = self._verified("root", self._root_version), self._verified("timestamp", 0)
-        reply = self.client.poll(active, root, timestamp, etag)
+        try:
+            reply = self.client.poll(active, root, timestamp, etag)
+        except Unavailable as error:
+            if error.refused:
+                self.client.identity.was_refused()
+            raise
+        self.client.identity.was_accepted()
         self.poll_after_s = reply.poll_after_s
-        if reply.credential:
-            known = (reply.credential, self.client.credentials[0])
-            keep(self.config.state_dir, Credential(self.device_id, *known))
-            self.client.credentials = known  # only now: what is used is on the disk
+        self.client.renew(reply.credential)
         return reply
 
     def _verified(self, role: str, otherwise: int) -> int:
@@ -192,14 +193,17 @@ class CheckIn:
         return trusted
 
     def _check_order(self, trusted: Trusted, envelope: Any) -> Order:
+        identity, before = self.client.identity, self.journal.memory.floors
         order, floors = check_order(
             trusted,
             json.dumps(envelope).encode(),
-            device_id=self.device_id,
+            device_id=identity.known.device_id,
             model=self.config.model,
             now=self.clock(),
-            floors=self.journal.memory.floors,
+            floors=before,
         )
+        if floors.order_seq > before.order_seq:
+            identity.was_proven()
         expires = write_time(min(trusted.expires, order.expires))
         self.journal.remember(floors=floors, fresh_until=expires)
         return order

@@ -7,6 +7,7 @@ stays behind. What may be better later is `Unavailable`; what will not be is `Re
 """
 
 import json
+import logging
 import re
 import socket
 import ssl
@@ -17,15 +18,18 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from time import monotonic as clock_s
+from time import sleep
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from device_agent.config import Config
+from device_agent.credential import Credential, Identity, signing
 from device_agent.deadline import Deadline
 from device_agent.disk import hash_file
 from device_agent.errors import Rejected, Unavailable, one_line
 from device_agent.plan import PRINTABLE
 
+logger = logging.getLogger(__name__)
 BUNDLE_BYTES_MAX = 2 * 1024 * 1024
 RECEIPT_BYTES_MAX = 64 * 1024
 PROBLEM_BYTES_MAX = 64 * 1024
@@ -33,6 +37,8 @@ CHUNK_BYTES = 64 * 1024
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 SECONDS = re.compile(r"\d{1,7}(\.\d{1,9})?\Z")
 TRY_LATER = frozenset({401, 403, 408, 421, 425, 429})  # and 3xx, 5xx
+REALM = 'realm="fleetdiff"'  # a refusal without it may be a proxy's
+DATE_S = 1.0  # as exact as the header Date is
 OURS = {"Accept-Encoding": "identity"}  # A poll is a few hundred bytes: no header without a use.
 
 Headers = dict[str, str]
@@ -66,22 +72,18 @@ class Client:
 
     Args:
         config: the server, the blob hosts and the limits.
-        credentials: the first is sent to the server, and to nobody else; where it is refused,
-            the one before it is tried next. None before enrollment.
+        identity: who calls; the server is told so, and nobody else. None before enrollment.
     """
 
-    def __init__(self, config: Config, *credentials: str) -> None:
+    def __init__(self, config: Config, identity: Identity | None = None) -> None:
         self._limits, self._blob_hosts = config.limits, config.blob_hosts
         self._api = config.server.rstrip("/") + "/device/v1/"
-        self.credentials = tuple(filter(None, credentials))
+        self.identity = identity or Identity(Credential("", ""), config.state_dir)
+        self._clock_was_wrong = False
         secure = config.server.startswith("https:")
         self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
         if self._tls and config.client_cert:
             self._tls.load_cert_chain(config.client_cert)
-
-    @property
-    def _identity(self) -> Headers:
-        return {"Authorization": f"Bearer {self.credentials[0]}"} if self.credentials else {}
 
     def poll(self, active: str, root: int, timestamp: int, etag: str) -> Reply:
         """Ask for news, given the digest that runs, what was verified and the last answer's ETag.
@@ -104,6 +106,18 @@ class Client:
         headers, body = {"Content-Type": "application/json"}, json.dumps(document).encode()
         return self._ask(path, headers, RECEIPT_BYTES_MAX, body).body
 
+    def renew(self, told: str) -> None:
+        """Be known by the credential that the server gives, or by a key that it asks us to make."""
+        if told and self.identity.signs:
+            told = signing().new_key()
+            try:
+                self.post("key", {"public_key": signing().public_of(told)})
+            except (Unavailable, Rejected) as error:
+                logger.warning("the server asks for a new key and does not take it: %s", error)
+                return
+        if told:
+            self.identity.renew(told)
+
     def fetch(self, sha256: str, length: int, part: Path) -> None:
         """Bring an artifact whole into `part`, going on from what is there.
 
@@ -123,11 +137,17 @@ class Client:
             raise Rejected("E_HASH", f"artifact {sha256[:12]} has other bytes than its name")
 
     def _ask(self, path: str, headers: Headers, most: int, body: bytes = b"") -> Reply:
-        headers = self._identity | headers
+        try:
+            return self._ask_once(path, headers, most, body)
+        except Unavailable:
+            if not self._clock_was_wrong:
+                raise
+        sleep(DATE_S)  # or what a process before this one signed might have a later time
+        return self._ask_once(path, headers, most, body)
+
+    def _ask_once(self, path: str, headers: Headers, most: int, body: bytes) -> Reply:
         with self._request(self._api + path, headers, body) as (found, late):
             if found.status not in (200, 201, 202, 304):
-                if found.status == 401:
-                    self.credentials = self.credentials[::-1]
                 raise self._refusal(found)
             declared = found.length or 0
             if declared > most:
@@ -144,12 +164,12 @@ class Client:
 
     def _download(self, url: str, length: int, part: Path, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with self._request(url, headers | self._identity) as (found, late):
+        with self._request(url, headers) as (found, late):
             if found.status != 307:
                 self._save(found, late, length, part, have)
                 return
             elsewhere = self._blob_url(url, found.getheader("Location", ""))
-        with self._request(elsewhere, headers) as (found, late):
+        with self._request(elsewhere, headers, ours=False) as (found, late):
             self._save(found, late, length, part, have)
 
     def _save(
@@ -207,9 +227,12 @@ class Client:
         return target.geturl()
 
     @contextmanager
-    def _request(self, url: str, headers: Headers, body: bytes = b"") -> Iterator[Answer]:
+    def _request(
+        self, url: str, headers: Headers, body: bytes = b"", *, ours: bool = True
+    ) -> Iterator[Answer]:
         """Make one request and yield its answer; what breaks HTTP may be better later."""
         method = "POST" if body else "GET"
+        sent = OURS | headers | (self.identity.headers(method, url, body) if ours else {})
         parts = urlsplit(url)
         secure = partial(HTTPSConnection, context=self._tls)
         connect = secure if parts.scheme == "https" else HTTPConnection
@@ -224,8 +247,10 @@ class Client:
             late = Deadline(self._limits.request_s_max, partial(_cut, connection.sock))
             with late:
                 target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-                connection.request(method, target, body or None, OURS | headers)
+                connection.request(method, target, body or None, sent)
                 response = connection.getresponse()
+                if ours:
+                    self._clock_was_wrong = self.identity.read_date(response)
                 if response.getheader("Content-Encoding", "identity") != "identity":
                     raise Rejected("E_HTTP", "the server answers in an encoding nobody asked for")
                 yield response, late
@@ -244,9 +269,11 @@ class Client:
         message = f"{found.status} {one_line(str(said))[:300].strip(': ')}"
         final = 400 <= found.status < 500 and found.status not in TRY_LATER
         # A person may yet mend that a credential is refused, but not that a token is.
-        if final or (found.status in (401, 403) and not self._identity):
+        nobody = self.identity.is_nobody and not self._clock_was_wrong
+        if final or (found.status in (401, 403) and nobody):
             return Rejected("E_HTTP", message)
-        return Unavailable(message, found.status, poll_after_s(found))
+        refused = found.status == 401 and REALM in found.getheader("WWW-Authenticate", "")
+        return Unavailable(message, found.status, poll_after_s(found), refused=refused)
 
 
 def poll_after_s(found: HTTPResponse) -> float | None:

@@ -20,6 +20,7 @@ from device_agent import canary
 from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
+from device_agent.credential import Credential, Identity
 from device_agent.disk import Slots, settle
 from device_agent.errors import Rejected, Unavailable
 from device_agent.journal import Journal
@@ -39,24 +40,16 @@ LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
 class LocalDevice:
     """A real device, whose folder the caller has locked; `states.Device` says what methods do."""
 
-    def __init__(
-        self,
-        config: Config,
-        device_id: str,
-        credentials: tuple[str, ...],
-        clock: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, config: Config, known: Credential, clock: Callable[[], datetime]) -> None:
         folder = config.state_dir
         self._downloads, self._canary = folder / "downloads", folder / "canary"
         for path in (self._downloads, self._canary):
             path.mkdir(exist_ok=True)
-        self.config, self.device_id, self._clock = config, device_id, clock
+        self.config, self.device_id, self._clock = config, known.device_id, clock
         self.journal, self.slots = Journal(folder), Slots(folder)
         self.outbox = Outbox(self.journal, lambda: write_time(clock()))
-        self.client = Client(config, *credentials)
-        self.check_in = CheckIn(
-            config, device_id, self.client, self.slots, self.journal, self.outbox, clock
-        )
+        self.client = Client(config, Identity(known, folder, clock))
+        self.check_in = CheckIn(config, self.client, self.slots, self.journal, self.outbox, clock)
 
     def check(self) -> Plan | None:
         """Ask the server for news."""

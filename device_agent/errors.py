@@ -36,15 +36,22 @@ class Unavailable(OSError):
         status: the HTTP status, or 0 if there was none.
         code: what was wrong, if it looks like an attack and the server should hear of it.
         poll_after_s: when the server wants to be asked again, if it said so.
+        refused: the server itself says that it does not know this credential.
     """
 
     def __init__(
-        self, message: str, status: int = 0, poll_after_s: float | None = None, code: str = ""
+        self,
+        message: str,
+        status: int = 0,
+        poll_after_s: float | None = None,
+        code: str = "",
+        refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.poll_after_s = poll_after_s
+        self.refused = refused
 
 
 class Misconfigured(ValueError):

@@ -48,6 +48,9 @@ def ranged(data: bytes, asked: Asked) -> Answer:
     return Answer(206, data[start:], {"Content-Range": header})
 
 
+REFUSED = {"WWW-Authenticate": 'Bearer realm="fleetdiff"'}
+
+
 def problem(status: int, name: str, title: str, **headers: str) -> Answer:
     document = {"type": f"/problems/{name}", "title": title, "status": status, "detail": ""}
     return Answer(

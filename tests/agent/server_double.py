@@ -18,7 +18,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile
 
 from neural_diff.make import make_patch
-from tests.agent.loopback import Answer, Asked, Lie, problem, ranged, serving
+from tests.agent.loopback import REFUSED, Answer, Asked, Lie, problem, ranged, serving
 from trust import sign
 from trust.order import Order
 from trust.roles import CanaryTarget, PatchTarget, Release, family_role, patch_path
@@ -216,7 +216,7 @@ class ServerDouble:
         if asked.headers.get("authorization") != f"Bearer {CREDENTIAL}":
             if asked.path == "/device/v1/enroll":
                 return self._enroll(asked)
-            return problem(401, "bad-credential", "Who is this?")
+            return problem(401, "bad-credential", "Who is this?", **REFUSED)
         if asked.path == "/device/v1/poll":
             return self._poll(asked)
         if asked.path == "/device/v1/events":

@@ -9,6 +9,7 @@ import pytest
 
 from device_agent.client import Client
 from device_agent.config import Config
+from device_agent.credential import Credential, Identity
 from device_agent.errors import Rejected, Unavailable
 from tests.agent.conftest import FAST
 from tests.agent.loopback import Answer, Asked, problem, ranged, serving
@@ -42,7 +43,7 @@ class Wire:
             blob_hosts=self.blob_hosts,
             limits=self.limits,
         )
-        return Client(config, CREDENTIAL)
+        return Client(config, Identity(Credential("d1", CREDENTIAL), self.folder))
 
     def fetch(self) -> bytes:
         self.client().fetch(SHA256, len(DATA), self.part)

@@ -10,7 +10,7 @@ import pytest
 from device_agent import agent
 from device_agent.errors import Misconfigured, Unavailable
 from tests.agent.conftest import Lab
-from tests.agent.loopback import Answer, Asked, problem
+from tests.agent.loopback import REFUSED, Answer, Asked, problem
 from tests.agent.server_double import CREDENTIAL
 
 NEW = "fc_0123456789abcdef_" + "n" * 43
@@ -20,7 +20,7 @@ class Renewing:
     """A server that renews the credential and takes the old one until the new one is used."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab, self.offers, self.valid = lab, NEW, {CREDENTIAL}
+        self.lab, self.offers, self.valid, self.proxy = lab, NEW, {CREDENTIAL}, False
         self.sent: list[str] = []
         lab.server.lie = self
         lab.server.offer("r2")
@@ -29,7 +29,8 @@ class Renewing:
         sent = asked.headers.get("authorization", "").removeprefix("Bearer ")
         self.sent.append(sent)
         if sent not in self.valid:
-            return problem(401, "unauthorized", "A valid credential is required")
+            ours = {} if self.proxy else REFUSED
+            return problem(401, "unauthorized", "A valid credential is required", **ours)
         if sent == NEW:
             self.valid = {NEW}
         asked.headers["authorization"] = f"Bearer {CREDENTIAL}"
@@ -48,7 +49,8 @@ def test_a_new_credential_is_kept_before_it_is_used(lab: Lab) -> None:
     server = Renewing(lab)
     with lab.device() as device:
         agent.run_once(device)
-        assert file_of(lab) == {"device_id": "d1", "credential": NEW, "before": CREDENTIAL}
+        kept = {"credential": NEW, "before": CREDENTIAL, "proven": NEW, "refused": 0}
+        assert file_of(lab) == {"device_id": "d1"} | kept
         assert (lab.config.state_dir / agent.CREDENTIAL).stat().st_mode & 0o777 == 0o600
     assert server.sent[0] == CREDENTIAL and set(server.sent[1:]) == {NEW}
     lab.once()
@@ -67,12 +69,60 @@ def test_a_server_set_back_to_before_the_renewal_still_knows_its_device(lab: Lab
     server = Renewing(lab)
     lab.once()
     server.valid, server.offers = {CREDENTIAL}, ""
-    with lab.device() as device:
+    for _ in range(3):  # each by a process of its own, as a timer starts them
         with pytest.raises(Unavailable, match="401"):
-            agent.run_once(device)
-        agent.run_once(device)
-    assert server.sent[-2:] == [NEW, CREDENTIAL]
-    assert file_of(lab)["before"] == CREDENTIAL, "nothing is forgotten"
+            lab.once()
+    lab.once()
+    assert server.sent[-4:] == [NEW, NEW, NEW, CREDENTIAL]
+    assert file_of(lab)["credential"] == CREDENTIAL
+    assert file_of(lab)["before"] == NEW, "nothing is forgotten"
+    server.offers = NEW.replace("n", "m")
+    lab.once()
+    assert file_of(lab)["credential"] == server.offers and file_of(lab)["before"] == CREDENTIAL
+
+
+@pytest.mark.attack("A07")
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_refusal_that_passes_makes_no_device_show_its_old_credential(
+    lab: Lab, proxy: bool
+) -> None:
+    """It would raise the alarm that two hold it. A proxy may say no for as long as it likes."""
+    server = Renewing(lab)
+    lab.once()
+    server.valid, server.proxy, good = set(), proxy, server.valid
+    for _ in range(7 if proxy else 2):
+        with pytest.raises(Unavailable, match="401"):
+            lab.once()
+    server.valid, before = good, len(server.sent)
+    lab.once()
+    assert CREDENTIAL not in server.sent[1:] and len(server.sent) > before
+    assert file_of(lab)["credential"] == NEW and file_of(lab)["refused"] == 0
+
+
+@pytest.mark.attack("A07")
+def test_false_credentials_do_not_push_out_the_one_that_brought_an_order(lab: Lab) -> None:
+    """Somebody in the network with a broken TLS hands out one after the other, and goes away."""
+    server = Renewing(lab)
+    server.offers = ""
+    lab.once()
+    assert file_of(lab)["proven"] == CREDENTIAL
+    for number in range(5):
+        told = f"fc_{'0' * 16}_{number}"
+
+        def lie(asked: Asked, answer: Answer, told: str = told) -> Answer:
+            return Answer(
+                200, b'{"metadata": {}, "order": null, "plan": null}', {"Next-Credential": told}
+            )
+
+        lab.server.lie = lie
+        lab.once()
+        assert file_of(lab)["credential"] == told
+    lab.server.lie, server.valid = server, {CREDENTIAL}
+    for _ in range(6):
+        with pytest.raises(Unavailable, match="401"):
+            lab.once()
+    lab.once()
+    assert file_of(lab)["credential"] == CREDENTIAL
 
 
 def test_a_refused_credential_alone_is_sent_again(lab: Lab) -> None:

@@ -73,14 +73,15 @@ class SigningPhone:
     ) -> dict[str, str]:
         """Return the headers of a request that is signed, rightly if nothing is given."""
         self.number += 1
+        created = int(self.world.now.timestamp() - age_s)
         key = key or self.key
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         values = {"@method": method, "@target-uri": f"{host}/device/v1{path}"}
         values |= {"content-digest": f"sha-256=:{digest}:", "content-type": "application/json"}
         how = f"({' '.join(json.dumps(name) for name in covered)})" + parameters.format(
-            created=int(self.world.now.timestamp() - age_s),
+            created=created,
             keyid=f"{self.id}.{public_of(key)}" if keyid is None else keyid,
-            nonce=self.number if nonce is None else nonce,
+            nonce=created * 1_000_000 + self.number if nonce is None else nonce,
         )
         base = "".join(f'"{name}": {values[name]}\n' for name in covered)
         base += f'"@signature-params": {how}'

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from device_agent.client import Client
 from device_agent.config import Config
+from device_agent.credential import Credential, Identity
 from device_agent.errors import Unavailable
 from service.db.tables import Device
 from service.settings import Settings
@@ -260,7 +261,8 @@ def test_an_agent_shows_its_certificate_through_a_real_tls_proxy(
                     ca_file=str(pem(tmp_path, "ca")),
                     client_cert=str(pem(tmp_path, name)) if name else "",
                 )
-                return Client(config, *credentials)
+                known = Credential("", *credentials) if credentials else Credential("", "")
+                return Client(config, Identity(known, tmp_path))
 
             mine = json.loads(client("a").post("enroll", asked))["credential"]
             assert client("a", mine).poll("", 0, 0, "").status == 200

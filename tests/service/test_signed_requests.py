@@ -65,6 +65,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "signed a day ago": {"age_s": DAY_S},
     "signed tomorrow": {"age_s": -DAY_S},
     "signed 301 s ago": {"age_s": 301},
+    "signed in 6 s": {"age_s": -6},
     "another host": {"host": "http://elsewhere"},
     "another scheme": {"host": "https://testserver"},
     "without the method": {"covered": COVERED[1:]},
@@ -85,8 +86,10 @@ WRONG: dict[str, dict[str, Any]] = {
     },
     "a number that is none": {"nonce": "n"},
     "a number below one": {"nonce": "0"},
+    "a number of another time": {"nonce": "1780315100000000"},
     "a number in other digits": {"nonce": "\\u0661"},
     "a number without end": {"nonce": "9" * 19},
+    "a number with a sign": {"nonce": "+1780315200000001"},
 }
 
 
