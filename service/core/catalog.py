@@ -8,33 +8,30 @@ second place that could say something else.
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
-from tuf.api.metadata import Key, Metadata, Snapshot, Targets
+from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.manifest import read_manifest
 from service.core.patches import unchecked
+from service.core.sight import check_devices
 from service.db import documents, queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
-from trust.keys import P256
 from trust.roles import Family, read_family
 
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
-
-SILENT = timedelta(days=90)  # a device that was not heard of for so long is lost
-SHOWN_MAX = 10  # devices that a refusal names
 
 
 def create_model(session: Session, name: str, now: datetime) -> Model:
@@ -117,7 +114,7 @@ def review_metadata(
             published = read_family(model, before) if before else None
             family = accept_family(model, document.signed, published)
         _check_below(session, role, document.signed)
-        _check_devices(session, document.signed, current, now)
+        check_devices(session, document.signed, current, now)
     manifest = _check_files(session, blobs, family) if family else None
     return Reviewed(document, delegators(document, current, beside), family, manifest)
 
@@ -207,38 +204,6 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
             missing = signatures_of(name, Metadata[Any].from_bytes(body), [signed]).missing
             first = f"first let those sign {name} again who stay, or whom the one before adds"
             require(not missing, "E_SIG", f"{missing} signatures would be missing; {first}")
-
-
-def check_sight(session: Session, attributes: Mapping[str, str]) -> None:
-    """Refuse a device that could not verify what is published: it would never be updated."""
-    bodies = filter(None, (newest_body(session, role) for role in ("root", "targets")))
-    keys = [
-        key for body in bodies for key in _keys_of(Metadata[Any].from_bytes(body).signed).values()
-    ]
-    if attributes.get(P256) != "yes" and any(key.scheme == P256 for key in keys):
-        raise errors.CannotVerify(
-            f"this fleet has {P256} keys; install fleetdiff[p256] on the device"
-        )
-
-
-def _check_devices(
-    session: Session, signed: Delegator, current: bytes | None, now: datetime
-) -> None:
-    """Check that every device can verify by the keys that are new: it would be locked out.
-
-    One that was silent for long holds up nobody; it must enroll again if it ever comes back.
-    """
-    known = _keys_of(Metadata[Any].from_bytes(current).signed) if current else {}
-    new = {key.scheme for keyid, key in _keys_of(signed).items() if keyid not in known}
-    blind = queries.devices_without(session, P256, now - SILENT) if P256 in new else ()
-    how = "sign with Ed25519, give them fleetdiff[p256] and enroll them again, or revoke them"
-    named = ", ".join(blind[:SHOWN_MAX])
-    require(not blind, "E_SIG", f"{len(blind)} devices cannot verify {P256} ({named}); {how}")
-
-
-def _keys_of(signed: Any) -> dict[str, Key]:
-    holder = signed if signed.type == "root" else signed.delegations
-    return holder.keys if holder else {}
 
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:

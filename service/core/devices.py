@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import audit, catalog
+from service.core import audit
 from service.core.credential import Shown, check_public_key, new_secret, same, sent, unauthorized
 from service.core.errors import InvalidRequest, SerialTaken, Unauthorized, WrongState
+from service.core.sight import check_sight
 from service.db import queries
 from service.db.rollout_tables import CohortMember
 from service.db.session import changed
@@ -57,7 +58,7 @@ def enroll(
             f"serial {serial} is enrolled; an operator must revoke that device first: "
             'PATCH /v1/devices/ID {"status": "revoked"}'
         )
-    catalog.check_sight(session, described["attributes"])
+    check_sight(session, described["attributes"])
     device_id, digest, credential = new_secret("fc")
     if signed is not None:
         digest, credential = signed.sha256, ""
