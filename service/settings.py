@@ -140,6 +140,10 @@ class Settings(FromEnviron):
     failed_calls_per_min: int = Field(default=60, ge=1, description="from one address")
     artifact_bytes_max: int = Field(default=4 << 30, ge=1)
     store_bytes_max: int = Field(default=1 << 40, ge=1, description="of all artifacts together")
+    upload_bytes_per_day_max: int = Field(default=1 << 38, ge=1, description="of one caller")
+    upload_bytes_unused_max: int = Field(
+        default=1 << 37, ge=1, description="of one caller, in no release yet"
+    )
     uploads_max: int = Field(default=4, ge=1, le=32, description="at once; others wait")
     upload_bytes_per_s_min: int = Field(default=16 << 10, ge=1)
     connections_max: int = Field(default=10_000, ge=10)

@@ -15,7 +15,7 @@ from service.api.problems import document
 from service.api.releases import CanRead, CanWrite
 from service.api.strict import for_people
 from service.blobs import Blobs, WrongDigest, WrongLength
-from service.core import catalog, errors
+from service.core import access, catalog, errors, uploads
 from service.core.bodies import Sha256
 from service.settings import Settings
 
@@ -35,11 +35,11 @@ IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 @router.put(
     "/artifacts/{sha256}",
     status_code=201,
-    responses={**document(408, 411, 413, 422), 200: {"description": "It was there already"}},
+    responses={**document(408, 411, 413, 422, 429), 200: {"description": "It was there already"}},
     openapi_extra={"requestBody": {"required": True, "content": BLOB}},
 )
 async def put_artifact(
-    _caller: CanWrite,
+    caller: CanWrite,
     sha256: Sha256,
     request: Request,
     response: Response,
@@ -56,12 +56,21 @@ async def put_artifact(
     size = _declared_bytes(request, config)
 
     def keep() -> bool:
-        if store.size(sha256) != size:
-            with database.reader() as session:
-                catalog.check_room(session, size, config.store_bytes_max)
-            store.put(_from_thread(request.stream()), sha256, size)
+        if store.size(sha256) == size:
+            with database.writer() as session:
+                return catalog.record_artifact(session, sha256, size, now)
         with database.writer() as session:
-            return catalog.record_artifact(session, sha256, size, now)
+            row = uploads.take_room(session, access.actor(caller), sha256, size, config, now)
+        new = False
+        try:
+            store.put(_from_thread(request.stream()), sha256, size)
+            with database.writer() as session:
+                new = catalog.record_artifact(session, sha256, size, now)
+        finally:
+            if not new:
+                with database.writer() as session:
+                    uploads.give_back(session, row)
+        return new
 
     try:
         async with request.app.state.uploads:  # each holds a thread until its body is whole

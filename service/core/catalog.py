@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Targets
 
@@ -26,7 +26,16 @@ from service.core.sight import check_devices
 from service.db import documents, queries
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
-from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
+from service.db.tables import (
+    Artifact,
+    CanarySet,
+    Draft,
+    MetadataFile,
+    Model,
+    Patch,
+    Release,
+    Upload,
+)
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
 from trust.roles import Family, read_family
@@ -51,13 +60,6 @@ def model_named(session: Session, name: str) -> Model:
 def cohort_named(session: Session, name: str) -> Cohort:
     """Return a cohort, or refuse."""
     return errors.found(queries.first(session, Cohort, name=name), f"cohort {name}")
-
-
-def check_room(session: Session, size: int, bytes_max: int) -> None:
-    """Refuse an artifact that would make all of them together more than may be stored."""
-    stored = queries.artifact_bytes(session)
-    if stored + size > bytes_max:
-        raise errors.TooLarge(f"{stored} bytes of {bytes_max} are stored; there is no room for it")
 
 
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
@@ -244,6 +246,10 @@ def _publish(
         row.rollback_from = list(signed.rollback_from)
     session.flush()
     _publish_patches(session, family)
+    files = (*family.releases.values(), *family.patches, family.canary)
+    used = [file.sha256 for file in files if file is not None]
+    used += [shard["sha256"] for shard in (manifest or {"shards": ()})["shards"]]
+    session.execute(update(Upload).where(Upload.sha256.in_(used)).values(used=True))
     if family.canary is not None:
         sha256 = family.canary.sha256
         session.merge(CanarySet(model=family.model, sha256=sha256, manifest=manifest))

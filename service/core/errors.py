@@ -131,6 +131,14 @@ class TooLarge(Refusal):
     kind = "TOO_LARGE"
 
 
+class TooMuchUnused(TooLarge):
+    """Too much of what this caller uploaded is in no release yet."""
+
+
+class DayUsedUp(TooManyRequests):
+    """This caller has uploaded all that it may within a day."""
+
+
 class TooSlow(Refusal):
     """The body did not arrive in time."""
 

@@ -9,7 +9,7 @@ import json
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Engine, Update, create_engine, event
+from sqlalchemy import Engine, Update, create_engine, event, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, make_url
@@ -67,6 +67,12 @@ def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:
     """Return an INSERT that can say what happens when the row is there already."""
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     return sqlite_insert(table) if is_sqlite else postgresql_insert(table)
+
+
+def take_turns(session: Session, name: str) -> None:
+    """Let transactions that name this go on one after the other; SQLite's do so by themselves."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
 
 def _json(value: object) -> str:
