@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import Request
 from http_message_signatures import (
+    HTTPMessageSignaturesException,
     HTTPMessageVerifier,
     HTTPSignatureKeyResolver,
     InvalidSignature,
@@ -26,6 +27,7 @@ from service.core.errors import Unauthorized
 COVERED = ("@method", "@target-uri", "content-digest")
 PARAMETERS = {"created", "keyid", "nonce"}
 AGE_S_MAX = 300  # of a signature, by the server's clock
+HEADER_LETTERS_MAX = 1024
 AHEAD_S_MAX = 5  # of that clock: whoever is further on locks themselves out until then
 _KEYID = re.compile(r"([0-9a-f]{0,32})\.([0-9a-f]{64})\Z")
 _NUMBER = re.compile(r"[1-9]\d{0,17}\Z", re.ASCII)
@@ -78,6 +80,8 @@ async def read_signature(request: Request, now: datetime) -> Shown:
     url += request.scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
     lines = {name: request.headers.getlist(name) for name in _HEADERS}
     headers = {name: ", ".join(values) for name, values in lines.items() if values}
+    if max(map(len, headers.values()), default=0) > HEADER_LETTERS_MAX:
+        raise Unauthorized(_HOW)  # before anybody reads it
     message, body = _Message(request.method, url, headers), await request.body()
     try:
         (found,) = _Verifier(now).verify(message, max_age=None, body=body)
@@ -88,7 +92,7 @@ async def read_signature(request: Request, now: datetime) -> Shown:
             raise InvalidSignature("other components or parameters than are demanded")
         if not (named and number and int(number[0]) // 1_000_000 == found.parameters["created"]):
             raise InvalidSignature("`nonce` is not `created` in microseconds")
-    except InvalidSignature as error:
+    except HTTPMessageSignaturesException as error:
         refusal = Unauthorized(_HOW)
         refusal.noted = {"signature": str(error)[:200]}
         raise refusal from error

@@ -100,6 +100,8 @@ def identify_device(
         raise refusal
     if (device.signed_number is None) != (shown.number is None):
         raise refusal  # a key's digest is no secret's, nor the other way round
+    if shown.number is not None and shown.number <= (device.signed_number or 0):
+        raise _repeated(refusal)  # whoever repeats what they heard raises no alarm about keys
     renewed = same(device.next_credential_sha256, digest)
     if not renewed and not same(device.credential_sha256, digest):
         if same(device.old_credential_sha256, digest):
@@ -109,8 +111,6 @@ def identify_device(
     if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
         refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
         raise refusal
-    if shown.number is not None and shown.number <= (device.signed_number or 0):
-        raise _repeated(refusal)
     if lock:
         count_request(session, shown)
     if renewed and lock:

@@ -133,6 +133,13 @@ def test_what_was_signed_is_all_that_is_taken(phone: SigningPhone) -> None:
         "no signature": ("POST", "/events", BODY, right | {"Signature": ""}),
         "a broken one": ("POST", "/events", BODY, right | {"Signature": "sig=:AAAA:"}),
         "another label": ("POST", "/events", BODY, right | {"Signature": second["Signature"]}),
+        "a long input": (
+            "POST", "/events", BODY,
+            right | {"Signature-Input": right["Signature-Input"] + ", x=()" * 500},
+        ),
+        "letters beyond ASCII": (
+            "POST", "/events", BODY, right | {"Content-Digest": b"sha-256=:\xe9:"}
+        ),
         "a broken input": ("POST", "/events", BODY, right | {"Signature-Input": "sig=((("}),
     }  # fmt: skip
     for how, (method, path, body, headers) in tried.items():
@@ -239,8 +246,11 @@ def test_the_next_key_is_signed_by_the_old_one_which_ends_when_it_is_used(
         reply = phone.request("POST", "/key", {"public_key": public_of(key)})
         assert reply.status_code == 202, reply.text
     refused(phone.request("GET", "/poll", key=lost), 401, "unauthorized")
-    assert phone.request("GET", "/poll").status_code == 200, "the old one is good until then"
+    heard = phone.headers("GET", "/poll")
+    assert phone.send("GET", "/poll", b"", heard).status_code == 200, "it is good until then"
     assert "next-credential" not in phone.request("GET", "/poll", key=new).headers
+    refused(phone.send("GET", "/poll", b"", heard), 401, "unauthorized")
+    assert "alarm" not in denied(world), "whoever repeats what they heard has no key"
     with caplog.at_level(logging.WARNING):
         refused(phone.request("GET", "/poll"), 401, "unauthorized")
     assert denied(world)["alarm"] == "superseded" and "superseded" in caplog.text
