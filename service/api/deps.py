@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.api import once
 from service.api.origin import certificate_of, limit, origin_of, writing
-from service.api.signed import is_signed, read_signature
+from service.api.signed import read_signature
 from service.blobs import Blobs
 from service.core import access, devices
 from service.core.credential import Shown, shown_by
@@ -111,7 +111,7 @@ def operator(scope: str | None) -> Callable[..., Awaitable[ApiToken]]:
 
 async def signature(request: Request, now: Now) -> Shown | None:
     """Return what the signature of a request shows, None if it has none."""
-    return await read_signature(request, now) if is_signed(request) else None
+    return await read_signature(request, now) if "signature-input" in request.headers else None
 
 
 SignedOrNot = Annotated[Shown | None, Depends(signature)]
@@ -119,9 +119,8 @@ SignedOrNot = Annotated[Shown | None, Depends(signature)]
 
 async def shown(request: Request, sent: Sent, now: Now) -> Shown:
     """Return what a device shows of itself: the credential that it sent, or else its signature."""
-    if sent is None and is_signed(request):
-        return await read_signature(request, now)
-    return shown_by(await bearer(sent))
+    signed = await signature(request, now) if sent is None else None
+    return signed or shown_by(await bearer(sent))
 
 
 IsShown = Annotated[Shown, Depends(shown)]

@@ -63,11 +63,6 @@ class _Verifier(HTTPMessageVerifier):
             raise InvalidSignature("`created` is too long ago, or still to come")
 
 
-def is_signed(request: Request) -> bool:
-    """Whether a request claims to be signed."""
-    return "signature-input" in request.headers
-
-
 async def read_signature(request: Request, now: datetime) -> Shown:
     """Return what the signature of a request shows; a device without an id yet has an empty one.
 
