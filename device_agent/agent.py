@@ -23,18 +23,18 @@ from typing import Any
 
 from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
-from device_agent.config import Config, Limits
+from device_agent.config import AGENT_VERSION, Config, Limits
 from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots, open_file, sync
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.journal import Journal
+from device_agent.outbox import Event
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
 from device_agent.strict import accept, read
 
 logger = logging.getLogger(__name__)
 
-AGENT_VERSION = "0.1.0"
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
 P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
@@ -62,7 +62,17 @@ def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iter
         device = LocalDevice(config, known, clock)
         if device.journal.newborn:  # With its floors it lost what protects it from old metadata.
             raise Misconfigured(f"{config.state_dir} lost its journal; {AFRESH}")
+        tell_version(device)
         yield device
+
+
+def tell_version(device: LocalDevice) -> None:
+    """Let the server know which agent runs here, if it is another than it was told of."""
+    memory = device.journal.memory
+    if memory.agent != AGENT_VERSION:
+        event = Event("note", "", "agent", AGENT_VERSION)
+        device.outbox.add_event(f"{AGENT_VERSION} {memory.next_seq}", event)
+        device.journal.remember(agent=AGENT_VERSION)
 
 
 def run(device: LocalDevice, stop: threading.Event) -> None:
@@ -280,7 +290,7 @@ def _install_factory_model(config: Config, model_file: Path | None) -> str:
     slots.activate("", "E_BASE")  # An enrollment that was cut short may have come this far.
     # Another device's orders count from their own beginning; what metadata was seen stays seen.
     floors = replace(journal.memory.floors, order_seq=0, order_sha256="")
-    journal.remember(floors=floors, etag="")
+    journal.remember(floors=floors, etag="", agent=AGENT_VERSION)
     journal.save(Idle())
     if model_file is None:
         return ""

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any
 
 from device_agent.client import Client, Reply
-from device_agent.config import Config
+from device_agent.config import AGENT_VERSION, Config
 from device_agent.disk import Slots
 from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
@@ -170,6 +170,7 @@ class CheckIn:
             running_sha256=active,
             hardware=self.config.hardware,
             formats=self.config.formats,
+            agent=AGENT_VERSION,
         )
         plan = accept(Plan, bundle.plan, "E_PLAN")
         plan = replace(plan, order_seq=order.seq, base=active)

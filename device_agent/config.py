@@ -17,6 +17,7 @@ from trust.roles import NAME
 
 SERIAL = re.compile(r"(?s).{1,128}\Z")
 ON_WITHDRAWN = re.compile(r"(report|previous_slot)\Z")  # when the running release is withdrawn
+AGENT_VERSION = "0.1.0"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

@@ -46,6 +46,7 @@ class Memory:
         queue: (path, document) of what the server has not acknowledged.
         said: keys of what was queued before.
         next_seq: the number of the next event; it never repeats.
+        agent: the version of the agent that the server was told of.
     """
 
     floors: Floors = field(default_factory=Floors)
@@ -61,6 +62,7 @@ class Memory:
     queue: Queue = ()
     said: tuple[str, ...] = ()
     next_seq: int = 1
+    agent: str = ""
 
     def attempt_at(self, release: str, deployment: str) -> int:
         """Return which trial of a release this is; a deployment that tries it again counts once."""

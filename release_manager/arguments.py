@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from release_manager.rollouts import STATES, WAITABLE
-from trust.fields import NAME, NAME_FORM
+from trust.fields import NAME, NAME_FORM, VERSION
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _Match = re.Match[str]
@@ -44,6 +44,7 @@ FILTERS = "a filter: hardware=NAME, running=RELEASE, attributes.KEY=VALUE or tag
 name = _reader(NAME.pattern, NAMES)
 identity = _reader(r"(?!\.+$)[A-Za-z0-9._-]{1,64}", "an id: copy it from a list command")
 role = _reader(rf"root|targets|snapshot|timestamp|director|family-{NAME_FORM}|.+\.json", ROLES)
+version = _reader(VERSION.pattern, "a version: three numbers, as 1.20.0")
 count = _reader(r"[0-9]{1,9}", "a number from 1", lambda match: int(match[0]))
 share_bp = _reader(
     r"(100(?:\.00?)?|[0-9]{1,2}(?:\.[0-9]{1,2})?)%",
@@ -131,6 +132,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--patch": _many("a patch that leads to FILE", Path, "FILE"),
     "--hardware": _many("only for this hardware", name, "NAME"),
     "--format": _arg("of the model file", name, default="safetensors"),
+    "--min-agent": _arg("only for agents of this version or later", version),
     "--rollback-from-here": _arg("allow the way back to the newest release, even without a patch"),
     "--rollback-days": _arg("end the way back after so many days", count, metavar="N"),
     "--no-rollback": _arg("allow no way back (default: to the releases that patches start from)"),

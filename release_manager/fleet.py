@@ -81,7 +81,7 @@ def list_devices(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff device list --cohort kitchen
     """
-    columns = "id model serial hardware status running_release last_seen_at tags"
+    columns = "id model serial hardware agent_version status running_release last_seen_at tags"
     query = {"model": args.model, "cohort": args.cohort}
     return read_list(settings, "/v1/devices", columns, args.limit, **query)
 

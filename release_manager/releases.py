@@ -167,13 +167,13 @@ def _release(args: Namespace, digest: str, size: int, known: Releases) -> Releas
             "one file has one release name: use that one",
         )
     file: dict[str, Any] = {"sha256": digest, "bytes": size, "format": args.format}
-    file["hardware"] = tuple(args.hardware)
+    file |= {"hardware": tuple(args.hardware), "min_agent": args.min_agent or ""}
     seq = max((r.seq for r in known.values()), default=0) + 1
     new = Release(name=args.release, seq=seq, status="active", rollback_from=(), **file)
     release = known.get(args.release, new)
     if replace(release, **file) != release:
         raise Refused(
-            f"{args.release} of {args.model} is published with another file, format or hardware",
+            f"{args.release} of {args.model} is published with another file, format or needs",
             "a release never changes: publish under a new name",
         )
     return release

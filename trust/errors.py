@@ -16,7 +16,7 @@ so that an attack has the same name on the device, in the event log and in the t
     E_NOT_RELEASED   nothing signed offline says this may be installed
     E_WITHDRAWN      signed as withdrawn or retired
     E_DOWNGRADE      back, without a signed edge
-    E_INCOMPAT       other hardware or format
+    E_INCOMPAT       other hardware or format, or a newer agent is asked for
     E_EQUIVOCATION   one release id, two contents
     E_AUDIT          the audit log is not what was written
 """

@@ -13,11 +13,18 @@ from typing import Any
 NAME_FORM = r"[a-z0-9][a-z0-9._-]{0,63}"
 NAME = re.compile(rf"{NAME_FORM}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_NUMBER = "(0|[1-9][0-9]{0,8})"
+VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}\Z")
 
 
-def signed(read: Callable[[Any], Any], named: str = "") -> dict[str, Any]:
-    """Return what a field says of its signed form: its reader, and its name there if another."""
-    return {"read": read, "named": named}
+def signed(
+    read: Callable[[Any], Any], named: str = "", *, optional: bool = False
+) -> dict[str, Any]:
+    """Return what a field says of its signed form: its reader, and its name there if another.
+
+    An optional one that is empty is not written: who never heard of it still reads the document.
+    """
+    return {"read": read, "named": named, "optional": optional}
 
 
 def signed_names(kind: type) -> dict[str, Field[Any]]:
@@ -32,8 +39,21 @@ def read(kind: type, document: Any) -> dict[str, Any]:
     Raises:
         ValueError, KeyError, TypeError: it does not.
     """
-    names = signed_names(kind).items()
-    return {field.name: field.metadata["read"](document[name]) for name, field in names}
+    return {
+        field.name: field.metadata["read"](document[name])
+        for name, field in signed_names(kind).items()
+        if name in document or not field.metadata["optional"]
+    }
+
+
+def write(value: Any) -> dict[str, Any]:
+    """Return the signed form of an object: what `read` reads, in the one way to write it."""
+    found = {}
+    for name, field in signed_names(type(value)).items():
+        held = getattr(value, field.name)
+        if held or not field.metadata["optional"]:
+            found[name] = list(held) if isinstance(held, tuple) else held
+    return found
 
 
 def text(value: Any, form: re.Pattern[str] = re.compile(""), expected: str = "a text") -> str:
@@ -58,6 +78,19 @@ def names(values: Any) -> tuple[str, ...]:
 def digest(value: Any) -> str:
     """Return a digest."""
     return text(value, SHA256, "a SHA-256 digest")
+
+
+def version(value: Any) -> str:
+    """Return a version: three numbers, as 1.20.0."""
+    return text(value, VERSION, "a version: three numbers, as 1.20.0")
+
+
+def is_at_least(version: str, least: str) -> bool:
+    """Whether a version is this one or a later one; what is no version is none."""
+    if not VERSION.match(version):
+        return not least
+    numbers = [[int(number) for number in text.split(".")] for text in (version, least or "0")]
+    return numbers[0] >= numbers[1]
 
 
 def count(value: Any, least: int = 1) -> int:

@@ -9,12 +9,13 @@ is not understood is not trusted.
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
 from trust import fields
 from trust.errors import Untrusted, require
-from trust.fields import NAME_FORM, signed, signed_names
+from trust.fields import NAME_FORM, is_at_least, signed, signed_names
 
 NAME, SHA256 = fields.NAME, fields.SHA256
 _PATCH_PATH = re.compile(rf"{NAME_FORM}/{NAME_FORM}_{NAME_FORM}\.ndiff\Z")
@@ -36,6 +37,7 @@ class Release:
     Attributes:
         rollback_from: releases that a device may leave for this one, though it is older.
         rollback_until: when that ends, in seconds since 1970; 0: with the family.
+        min_agent: the oldest agent that can install it; empty: any.
     """
 
     name: str = field(metadata=signed(fields.name, "id"))
@@ -47,6 +49,13 @@ class Release:
     hardware: tuple[str, ...] = field(metadata=signed(fields.names))
     rollback_from: tuple[str, ...] = field(metadata=signed(fields.names))
     rollback_until: int = field(default=0, metadata=signed(fields.second))
+    min_agent: str = field(default="", metadata=signed(fields.version, optional=True))
+
+    def misfit(self, hardware: str, agent: str) -> str:
+        """Return why a device of this hardware, with this agent, cannot run it; empty if it can."""
+        if self.hardware and hardware not in self.hardware:
+            return f"is not made for {hardware}"
+        return "" if is_at_least(agent, self.min_agent) else f"asks for agent {self.min_agent}"
 
     def takes_back(self, release: "Release", now: datetime) -> bool:
         """Whether a device may go from a release to this one: forward, or along a signed edge."""
@@ -109,6 +118,12 @@ def patch_path(model: str, source: str, target: str) -> str:
     return f"{model}/{source}_{target}.ndiff"
 
 
+def custom_of(entry: Entry) -> dict[str, Any]:
+    """Return what a family says of an entry beside its digest and length."""
+    kind = next(name for name, of in KINDS.items() if isinstance(entry, of))
+    return {"v": 1, "kind": kind, **fields.write(entry)}
+
+
 def target_path(model: str, entry: Entry) -> str:
     """Return the path under which a family lists an entry."""
     if isinstance(entry, PatchTarget):
@@ -160,14 +175,15 @@ def _read_entry(model: str, path: str, target: TargetFile) -> Entry:
     try:
         custom = target.custom
         kind = KINDS[custom["kind"]]
-        names = ["v", "kind", *signed_names(kind)]
-        if set(custom) != set(names) or fields.count(custom["v"]) != 1:
-            raise ValueError(f"custom must hold exactly {' '.join(names)}, with v = 1")
+        fields.count(custom["v"])  # which true and 1.0 equal
         values = fields.read(kind, custom)
         if kind is PatchTarget:
             values["path"] = fields.text(path, _PATCH_PATH, "the path of a patch")
         digest, size = fields.digest(target.hashes.get("sha256")), fields.count(target.length)
         entry = kind(sha256=digest, bytes=size, **values)
+        if custom != custom_of(entry):
+            names = " ".join(["v", "kind", *signed_names(kind)])
+            raise ValueError(f"custom must hold exactly {names}, with v = 1")
         if size > BYTES_MAX:
             raise ValueError("an impossible size")
         if isinstance(entry, PatchTarget) and entry.from_sha256 == entry.to_sha256:

@@ -28,7 +28,6 @@ from tuf.api import metadata as tuf
 
 from trust import roles
 from trust.accept import canonical
-from trust.fields import signed_names
 from trust.order import PAYLOAD_TYPE, Order, order_payload
 from trust.roles import DEV_PROFILE, Entry
 
@@ -184,13 +183,8 @@ def next_family(
 
 def target_of(model: str, entry: Entry) -> tuple[str, tuf.TargetFile]:
     """Return the target, with its path, that signs a release, a patch or a canary set."""
-    kind = next(name for name, of in roles.KINDS.items() if isinstance(entry, of))
-    custom: dict[str, Any] = {"v": 1, "kind": kind}
-    for name, field in signed_names(type(entry)).items():
-        value = getattr(entry, field.name)
-        custom[name] = list(value) if isinstance(value, tuple) else value
-    path = roles.target_path(model, entry)
-    return path, tuf.TargetFile(entry.bytes, {"sha256": entry.sha256}, path, {"custom": custom})
+    path, custom = roles.target_path(model, entry), {"custom": roles.custom_of(entry)}
+    return path, tuf.TargetFile(entry.bytes, {"sha256": entry.sha256}, path, custom)
 
 
 def next_snapshot(

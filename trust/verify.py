@@ -139,6 +139,7 @@ def check_transition(
     running_sha256: str,
     hardware: str,
     formats: Names = (),
+    agent: str = "",
 ) -> Release:
     """Return the ordered release if the bytes that run may become it.
 
@@ -149,6 +150,7 @@ def check_transition(
         running_sha256: the digest of the model that runs, read now.
         hardware: what the device is.
         formats: the formats that it can run; none means any.
+        agent: the version of its agent; what is none is older than any.
 
     Raises:
         Untrusted: E_NOT_RELEASED, E_EQUIVOCATION, E_WITHDRAWN, E_INCOMPAT or E_DOWNGRADE.
@@ -161,9 +163,10 @@ def check_transition(
         release.sha256 == order.sha256, "E_EQUIVOCATION", f"order and family differ about {path}"
     )
     require(release.status == "active", "E_WITHDRAWN", f"release {name} is {release.status}")
-    fits = not release.hardware or hardware in release.hardware
-    fits &= not formats or release.format in formats
-    require(fits, "E_INCOMPAT", f"{release.format} release {name} is not made for {hardware}")
+    misfit = release.misfit(hardware, agent)
+    if formats and release.format not in formats:
+        misfit = f"is {release.format}, not {' or '.join(formats)}"
+    require(not misfit, "E_INCOMPAT", f"release {name} {misfit}")
     running = trusted.family.release_of(running_sha256)
     # Bytes nobody released have no place in the order of releases: any release replaces them.
     if running and not release.takes_back(running, now):

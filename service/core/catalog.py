@@ -244,6 +244,7 @@ def _publish(
         row.status = signed.status
         row.hardware = list(signed.hardware)
         row.rollback_from = list(signed.rollback_from)
+        row.min_agent = signed.min_agent
     session.flush()
     _publish_patches(session, family)
     files = (*family.releases.values(), *family.patches, family.canary)

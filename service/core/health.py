@@ -109,7 +109,7 @@ def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
 
 def device_view(row: DeviceModel) -> dict[str, Any]:
     """Return a device and what it runs."""
-    told = row.device.shown("id serial hardware status last_seen_at attributes tags")
+    told = row.device.shown("id serial hardware agent_version status last_seen_at attributes tags")
     release = row.release.name if row.release else None
     found = {"running_release": release, "authentication": authentication(row.device)}
     return told | row.shown("model running_sha256") | found

@@ -18,6 +18,7 @@ from service.core import chain, deployments, policy
 from service.db import documents, queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
+from trust.fields import is_at_least
 from trust.roles import family_role
 
 
@@ -33,6 +34,7 @@ class Hold(StrEnum):
     PAUSED = "paused"
     BACKOFF = "backoff"
     NO_PIPELINE = "no_pipeline"
+    AGENT_TOO_OLD = "agent_too_old"
     NOTHING_PUBLISHED = "nothing_published"
     METADATA_EXPIRED = "metadata_expired"
     QUARANTINED = "quarantined"
@@ -209,6 +211,8 @@ def _barred(session: Session, release: Release, row: DeviceModel, now: datetime)
         return Hold.NO_PIPELINE
     if release.hardware and row.device.hardware not in release.hardware:
         return Hold.NO_PIPELINE
+    if not is_at_least(row.device.agent_version, release.min_agent):
+        return Hold.AGENT_TOO_OLD
     return Hold.METADATA_EXPIRED if _expired(session, release.model, now) else None
 
 

@@ -78,8 +78,8 @@ def _allowed(
     running = family.release_of(row.running_sha256)
     if release is None or release.status != "active" or deployment.device_id != row.device_id:
         return "not active"
-    if release.hardware and row.device.hardware not in release.hardware:
-        return "hardware"
+    if misfit := release.misfit(row.device.hardware, row.device.agent_version):
+        return misfit
     if running and not release.takes_back(running, now):
         return "no edge back"
     return release

@@ -20,8 +20,10 @@ from service.db import queries
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, CanarySums, Deployment, Event
 from service.db.session import insert_into
 from service.db.tables import Device
+from trust.fields import VERSION
 
 BYTES_SENT_MAX = 1 << 40  # what one device claims must not overflow the sum over all
+AGENT = "note", "agent"  # the event that tells which agent runs there now
 OUTCOMES = {  # direction -> kind of event -> how it ends the deployment
     "forward": {"refused": "refused", "failed": "failed", "rolled_back": "failed"},
     "back": {"refused": "failed", "failed": "failed"},
@@ -39,6 +41,8 @@ def record_events(
             continue
         highest = event.seq
         session.add(Event(device_id=device.id, received_at=now, **event.model_dump()))
+        if (event.kind, event.reason) == AGENT and VERSION.match(event.detail):
+            device.agent_version = event.detail
         deployment = session.get(Deployment, event.deployment_id)
         if deployment is None or deployment.device_id != device.id:
             continue

@@ -23,6 +23,7 @@ from service.db.rollout_tables import (
     Rollout,
 )
 from service.db.tables import ApiToken, Artifact, Device, DeviceModel, Model, Patch, Release, Table
+from trust.fields import is_at_least
 
 Row = TypeVar("Row", bound=Table)
 
@@ -241,7 +242,7 @@ def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -
     """Return the devices that are on a rollout's release, past it, or out of it for good.
 
     Out of it are those that refused or failed, were not seen since `silent`, or have other
-    hardware than the release is made for.
+    hardware or an older agent than the release asks for.
     """
     release = rollout.release
     on_it = (
@@ -252,6 +253,10 @@ def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -
     beyond = Device.last_seen_at < silent
     if release.hardware:
         beyond = or_(beyond, Device.hardware.not_in(release.hardware))
+    if release.min_agent:
+        known = session.scalars(select(Device.agent_version).distinct())
+        old = [version for version in known if not is_at_least(version, release.min_agent)]
+        beyond = or_(beyond, Device.agent_version.in_(old))
     out = select(Deployment.device_id).where(
         Deployment.rollout_id == rollout.id,
         Deployment.direction == "forward",

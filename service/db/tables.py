@@ -132,6 +132,7 @@ class Release(Table):
     bytes: Mapped[int]
     hardware: Mapped[list[Any]]
     rollback_from: Mapped[list[Any]]
+    min_agent: Mapped[str] = mapped_column(server_default="")
     published_at: Mapped[datetime]
     __table_args__ = (
         UniqueConstraint("model", "name"),

@@ -13,7 +13,10 @@ from tests.agent.loopback import Answer, problem
 
 
 @pytest.mark.attack("M38")
-@pytest.mark.parametrize("made_for", [{"hardware": ("riscv64",)}, {"format": "onnx"}])
+@pytest.mark.parametrize(
+    "made_for",
+    [{"hardware": ("riscv64",)}, {"format": "onnx"}, {"min_agent": "0.1.1"}],
+)
 def test_m38_a_release_that_is_not_made_for_the_device_is_refused(
     lab: Lab, made_for: dict[str, Any]
 ) -> None:

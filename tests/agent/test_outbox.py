@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from device_agent import agent
 from device_agent.errors import Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
+from tests.agent.conftest import Lab
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +147,16 @@ def test_a_long_detail_is_cut_to_what_the_service_takes(tmp_path: Path) -> None:
     box.add_event("key", Event("failed", detail="x" * 900))
     box.flush(post)
     assert len(post.events[0]["detail"]) == 500
+
+
+def test_an_agent_that_was_replaced_says_so_once_and_again_when_it_is_put_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = lambda: [e["detail"] for e in lab.server.events if e["reason"] == "agent"]  # noqa: E731
+    lab.once()
+    assert told() == []  # it was told at enrollment
+    for version in ("0.2.0", "0.1.0", "0.2.0"):
+        monkeypatch.setattr(agent, "AGENT_VERSION", version)
+        lab.once()
+        lab.once()
+    assert told() == ["0.2.0", "0.1.0", "0.2.0"]

@@ -203,7 +203,9 @@ def test_a_base_that_the_server_lost_is_said_loudly(
 
 
 @pytest.mark.parametrize(
-    "change", [["--hardware", "h1"], ["--format", "gguf"], "another file"], ids=str
+    "change",
+    [["--hardware", "h1"], ["--format", "gguf"], ["--min-agent", "1.0.0"], "another file"],
+    ids=str,
 )
 def test_a_release_never_changes(published: Desk, files: list[Path], change: Any) -> None:
     words = ["release", "publish", "asr", "r1"]
@@ -211,6 +213,16 @@ def test_a_release_never_changes(published: Desk, files: list[Path], change: Any
     assert published.run(*words) == 1
     assert "never changes" in published.err
     assert nothing_signed(published)
+
+
+def test_a_release_asks_for_an_agent(published: Desk, files: list[Path]) -> None:
+    words: list[str | Path] = ["release", "publish", "asr", "r2", files[1], "--min-agent"]
+    for bad in ("1.2", "v1.2.0", "1.2.0-rc1", "01.2.0", "latest", ""):
+        assert published.run(*words, bad) == 2
+        assert "is not a version: three numbers, as 1.20.0" in published.err
+    assert nothing_signed(published)
+    assert published.json(*words, "1.20.0")["published"]
+    assert family_of(published).releases["r2"].min_agent == "1.20.0"
 
 
 def test_one_file_has_one_release_name(published: Desk, files: list[Path]) -> None:

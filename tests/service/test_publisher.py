@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,21 @@ def test_a_forged_wish_gets_no_order(pinned: World, wish: str) -> None:
         signed = type(withdrawn)(**{**vars(withdrawn), "seq": 2})
         pinned.sign_family(sign.target_of(MODEL, signed))
         write(pinned, update(Release).values(status="active"))
+    assert pinned.work() == []
+    assert order_of(pinned, phone) is None
+    phone.etag = ""
+    assert phone.poll()["order"] is None
+
+
+@pytest.mark.attack("A24", "M38")
+@pytest.mark.parametrize("needs", [{"hardware": ("h2",)}, {"min_agent": "0.10.0"}])
+def test_m38_a_device_that_does_not_fit_gets_no_order_whatever_the_rows_say(
+    pinned: World, needs: dict[str, Any]
+) -> None:
+    phone = offered(pinned)
+    fits = pinned.release("r2", BETTER, **needs)
+    pinned.sign_family(sign.target_of(MODEL, replace(fits, seq=2)))
+    write(pinned, update(Release).values(hardware=[], min_agent=""))
     assert pinned.work() == []
     assert order_of(pinned, phone) is None
     phone.etag = ""

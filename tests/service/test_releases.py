@@ -133,6 +133,7 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
         "same bytes": ([release(replace(base, name="r3", seq=3))], 422, "E_EQUIVOCATION"),
         "huge seq": ([release(replace(new, seq=1 << 70))], 422, "E_NOT_RELEASED"),
         "status": ([release(replace(new, status="best"))], 422, "E_NOT_RELEASED"),
+        "agent": ([release(replace(new, min_agent="1.2"))], 422, "E_NOT_RELEASED"),
         "edge": ([release(replace(new, rollback_from=("r9",)))], 422, "E_NOT_RELEASED"),
         "foreign": ([release(new, "other")], 422, "E_NOT_RELEASED"),
         "path": ([(name.replace("r3", "r4"), target)], 422, "E_NOT_RELEASED"),

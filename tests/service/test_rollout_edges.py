@@ -162,6 +162,39 @@ def test_other_hardware_is_not_offered_what_it_would_refuse(world: World) -> Non
     assert phone.offered() == "no_pipeline"
 
 
+def for_agent(world: World, version: str) -> None:
+    """Publish r3 for agents of this version or later."""
+    world.upload(FIX)
+    world.sign_family(sign.target_of(MODEL, world.release("r3", FIX, min_agent=version)))
+    world.tick()
+
+
+@pytest.mark.attack("M38")
+def test_m38_a_device_is_offered_a_release_once_its_agent_is_new_enough(world: World) -> None:
+    phone = world.enroll("serial-1", runs=digest(BASE), agent_version="0.9.0")
+    for_agent(world, "0.10.0")
+    world.start_rollout("r3", "all", stages=ALL)
+    assert phone.offered() == "agent_too_old"
+    for detail in ("0.9.9", "latest", "0.10", ""):
+        assert phone.say("note", reason="agent", detail=detail).status_code == 200
+        assert phone.offered() == "agent_too_old"
+    assert world.ok("GET", f"/v1/devices/{phone.id}")["agent_version"] == "0.9.9"
+    phone.say("note", reason="agent", detail="0.10.0")
+    assert phone.offered()["release"] == "r3"
+
+
+@pytest.mark.attack("M38")
+@pytest.mark.parametrize("old", ["0.9.0", "1"])
+def test_m38_a_device_whose_agent_is_too_old_holds_no_rollout_up(world: World, old: str) -> None:
+    for_agent(world, "0.10.0")
+    new, _ = (world.enroll(v, runs=digest(BASE), agent_version=v) for v in ("0.10.0", old))
+    rollout = world.start_rollout("r3", "all", stages=ALL, gate=SMALL_GATE)
+    new.install(new.offered(), 20, 20)
+    with world.app.state.database.reader() as session:
+        row = session.get_one(Rollout, rollout)
+        assert len(queries.devices_with_outcome(session, row, world.now)) == 2
+
+
 def test_an_order_of_an_ended_deployment_is_not_renewed(world: World) -> None:
     (phone,) = world.fleet(1, digest(BASE))
     rollout = world.start_rollout("r2", "all", stages=ALL)

@@ -164,8 +164,9 @@ def test_an_old_order_does_not_take_the_time_floor_back(device: Device, trusted:
 def transition(trusted: Trusted, to: Release, running: str, **more: Any) -> Release:
     hardware = more.pop("hardware", "h1")
     now = more.pop("now", NOW)
+    needs = {name: more.pop(name) for name in ("agent", "formats") if name in more}
     told = an_order(to, **more)
-    return check_transition(trusted, told, now, running_sha256=running, hardware=hardware)
+    return check_transition(trusted, told, now, running_sha256=running, hardware=hardware, **needs)
 
 
 @pytest.mark.attack("M26")
@@ -234,6 +235,25 @@ def test_m38_a_release_for_other_hardware_is_refused(device: Device) -> None:
     with pytest.raises(Untrusted, match="E_INCOMPAT"):
         transition(trusted, made_for, running=R1.sha256)
     assert transition(trusted, made_for, running=R1.sha256, hardware="h3") == made_for
+
+
+@pytest.mark.attack("M38")
+def test_m38_a_release_in_a_format_that_the_engine_does_not_read_is_refused(
+    trusted: Trusted,
+) -> None:
+    with pytest.raises(Untrusted, match="E_INCOMPAT"):
+        transition(trusted, R2, running=R1.sha256, formats=("gguf", "onnx"))
+    assert transition(trusted, R2, running=R1.sha256, formats=("gguf", R2.format)) == R2
+
+
+@pytest.mark.attack("M38")
+def test_m38_a_release_for_a_newer_agent_is_refused(device: Device) -> None:
+    newer = replace(R2, min_agent="1.10.0")
+    trusted = trusted_by(device, R1, newer)
+    for agent in ("1.9.99", "0.1.0", "1.10", "dev", ""):
+        with pytest.raises(Untrusted, match=r"E_INCOMPAT.*asks for agent 1\.10\.0"):
+            transition(trusted, newer, running=R1.sha256, agent=agent)
+    assert transition(trusted, newer, running=R1.sha256, agent="1.10.0") == newer
 
 
 @pytest.mark.attack("M50")
