@@ -1,6 +1,7 @@
 """The trial of a release on this device: both models hear the same canary shard.
 
-The engine is any command that is run as `CMD --model FILE --canary DIR` and prints one JSON
+The engine is any command that is run as `CMD --model FILE --canary DIR`, with `--components DIR`
+if the release has some, and prints one JSON
 object with its word errors; it runs in a process of its own with a time limit, because a model
 that cannot be trusted yet must not be loaded into the agent. The old model's counts are kept by
 (model, set, shard, runtime), so a usual update costs one pass. The gate here only keeps a broken
@@ -23,6 +24,7 @@ from subprocess import DEVNULL, PIPE, Popen
 from typing import Annotated, Any
 
 from device_agent.deadline import Deadline
+from device_agent.disk import COMPONENTS
 from device_agent.errors import Rejected
 from device_agent.plan import Plan
 from device_agent.strict import accept
@@ -178,6 +180,9 @@ def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Count
             or counts that cannot be.
     """
     command = [*engine.command, "--model", str(model), "--canary", str(folder)]
+    beside = model.with_name(COMPONENTS)
+    if any(beside.glob("*")):
+        command += ["--components", str(beside)]
     started = time.monotonic()
     try:
         process = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from device_agent.client import Client, Reply
 from device_agent.config import AGENT_VERSION, Config
-from device_agent.disk import Slots
+from device_agent.disk import LIST, Slots, list_of, wanted_in, write_durably
 from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
@@ -27,7 +27,7 @@ from device_agent.states import Idle
 from device_agent.strict import accept
 from trust.errors import Untrusted, require
 from trust.order import Order, read_time, write_time
-from trust.roles import DEV_PROFILE, Family
+from trust.roles import DEV_PROFILE, Family, Release
 from trust.verify import Trusted, check_order, check_transition, refresh
 
 logger = logging.getLogger(__name__)
@@ -153,6 +153,7 @@ class CheckIn:
         self._check_history(trusted.family)
         if self._left_withdrawn(trusted.family, active):
             return None
+        self._check_components(trusted.family.release_of(active))
         if bundle.order is None:
             if bundle.plan is not None:
                 raise Rejected("E_NOT_RELEASED", "a plan came without an order")
@@ -163,7 +164,7 @@ class CheckIn:
             return None
         if self.slots.active_sha256(fresh=True) != active:
             raise Unavailable("the model file changed under its date; asking again")
-        check_transition(
+        release = check_transition(
             trusted,
             order,
             self._now(),
@@ -173,7 +174,8 @@ class CheckIn:
             agent=AGENT_VERSION,
         )
         plan = accept(Plan, bundle.plan, "E_PLAN")
-        plan = replace(plan, order_seq=order.seq, base=active)
+        components = release.components
+        plan = replace(plan, order_seq=order.seq, base=active, components=components)
         check_plan(plan, order, trusted.family)
         return plan
 
@@ -218,6 +220,15 @@ class CheckIn:
             same = said is None or said.sha256 == model
             require(same, "E_EQUIVOCATION", f"release {name} is {model[:12]} here and not there")
         self.journal.remember(good={m: name or named.get(m, "") for m, name in good.items()})
+
+    def _check_components(self, running: Release | None) -> None:
+        """A model alone is not the release that has components, too: it is installed anew."""
+        there = wanted_in(self.slots.active.parent)
+        if running is not None and there != (wanted := list_of(running.components)):
+            name = running.name
+            require(not there, "E_EQUIVOCATION", f"{name} has other components here than there")
+            write_durably(self.slots.active.with_name(LIST), wanted)
+            raise Unavailable(f"{name} runs here without its components; asking again")
 
     def _left_withdrawn(self, family: Family, active: str) -> bool:
         """Tell that the running release was withdrawn, and leave it if that is the policy."""

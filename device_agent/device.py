@@ -9,6 +9,7 @@ Nothing here is global: one process may run many devices, each in a folder of it
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -21,7 +22,7 @@ from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
 from device_agent.credential import Credential, Identity
-from device_agent.disk import Slots, settle
+from device_agent.disk import Slots, settle, sync
 from device_agent.errors import Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
@@ -30,6 +31,7 @@ from device_agent.states import Reporting
 from neural_diff.apply import apply as apply_patches
 from neural_diff.errors import Corrupt, NeuralDiffError, WrongBase
 from trust.order import write_time
+from trust.roles import Component
 
 logger = logging.getLogger(__name__)
 
@@ -55,37 +57,46 @@ class LocalDevice:
         """Ask the server for news."""
         return self.check_in.ask()
 
-    def spare_holds(self, sha256: str) -> bool:
+    def spare_holds(self, plan: Plan) -> bool:
         """Read the spare slot and compare."""
-        return self.slots.spare_sha256() == sha256
+        return self.slots.spare_holds(plan.sha256, plan.components)
 
     def fetch(self, plan: Plan, pipeline: int) -> None:
-        """Download what is missing of a pipeline and of the canary."""
+        """Download what is missing of a pipeline, of the components and of the canary."""
         steps = plan.pipelines[pipeline]
+        blobs: tuple[Step | Component, ...] = (*steps, *plan.components)
         self._say(plan, "downloading")
         self.flush()  # A long download should be seen while it lasts.
-        self._clear_downloads({step.sha256 for way in plan.pipelines for step in way})
-        if not self.spare_holds(plan.sha256):
-            self._require_space(plan, steps)
-            for step in steps:
-                self._fetch_blob(step.sha256, step.bytes, self._downloads / step.sha256)
+        wanted = {step.sha256 for way in plan.pipelines for step in way}
+        self._clear_downloads(wanted | {component.sha256 for component in plan.components})
+        if not self.spare_holds(plan):
+            held = self.slots.held() if plan.components else {}
+            for component in plan.components:
+                here = self._downloads / component.sha256
+                if component.sha256 in held and not here.exists():
+                    os.link(held[component.sha256], here)
+            self._require_space(plan, blobs)
+            for blob in blobs:
+                self._fetch_blob(blob.sha256, blob.bytes, self._downloads / blob.sha256)
         if offered := self._canary_of(plan):
             self._fetch_canary(offered)
 
     def build(self, plan: Plan, pipeline: int) -> None:
-        """Write the new model into the spare slot and confirm its digest."""
-        steps = plan.pipelines[pipeline]
-        if not self.spare_holds(plan.sha256):
-            self.slots.spare.unlink(missing_ok=True)
+        """Write the new model and its components into the spare slot and confirm their digests."""
+        steps, fetched = plan.pipelines[pipeline], self._fetched()
+        size = sum(step.bytes for step in steps)
+        size += sum(fetched.get(component.sha256, 0) for component in plan.components)
+        if not self.spare_holds(plan):
+            self.slots.prepare(plan.components, self._downloads)
             self._write(steps)
-        if not self.spare_holds(plan.sha256):
+        if not self.spare_holds(plan):
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
-        self._say(plan, "applied", bytes=sum(step.bytes for step in steps))
+        self._say(plan, "applied", bytes=size)
         self._clear_downloads()
 
     def evaluate(self, plan: Plan) -> None:
         """Hear both models on this device's shard, queue the report, and judge."""
-        if not self.spare_holds(plan.sha256):
+        if not self.spare_holds(plan):
             raise Rejected("E_RESULT", f"the spare slot no longer holds release {plan.release}")
         offered = self._canary_of(plan)
         if offered is None:
@@ -135,7 +146,7 @@ class LocalDevice:
     def report(self, outcome: Reporting) -> None:
         """Queue an outcome, remember what follows from it, and clear the downloads away."""
         bad = outcome.kind in ("refused", "failed")
-        fetched = sum(path.stat().st_size for path in self._downloads.iterdir()) if bad else 0
+        fetched = sum(self._fetched().values()) if bad else 0
         log = logger.warning if bad else logger.info
         log("%s %s %s: %s", outcome.kind, outcome.deployment, outcome.reason, outcome.detail)
         said = Event(outcome.kind, outcome.deployment, outcome.reason, outcome.detail, fetched)
@@ -168,14 +179,19 @@ class LocalDevice:
         back = (plan.base, plan.sha256) in self.journal.memory.back_edges
         return plan.canary if self.config.recogniser and plan.base and not back else None
 
-    def _require_space(self, plan: Plan, steps: tuple[Step, ...]) -> None:
-        missing = sum(s.bytes for s in steps if not (self._downloads / s.sha256).exists())
-        largest = max(plan.bytes, *(step.to_bytes for step in steps))
+    def _require_space(self, plan: Plan, blobs: tuple[Step | Component, ...]) -> None:
+        missing = sum(b.bytes for b in blobs if not (self._downloads / b.sha256).exists())
+        largest = max(plan.bytes, *(blob.to_bytes for blob in blobs if isinstance(blob, Step)))
         freed = self.slots.spare.stat().st_size if self.slots.spare.exists() else 0
         needed = missing + max(0, largest - freed) + self.config.limits.spare_bytes
         free = shutil.disk_usage(self.config.state_dir).free
         if free < needed:
             raise Rejected("E_SPACE", f"{needed} bytes are needed and {free} are free")
+
+    def _fetched(self) -> dict[str, int]:
+        """Return what was downloaded, with its sizes; what a slot has, too, was not."""
+        found = {path.name: path.stat() for path in self._downloads.iterdir()}
+        return {name: file.st_size for name, file in found.items() if file.st_nlink == 1}
 
     def _fetch_blob(self, sha256: str, length: int, target: Path) -> None:
         if not target.exists():
@@ -201,8 +217,9 @@ class LocalDevice:
     def _write(self, steps: tuple[Step, ...]) -> None:
         files = [self._downloads / step.sha256 for step in steps]
         base = files.pop(0) if steps[0].op == "full" else self.slots.active
-        if not files:
-            settle(base, self.slots.spare)
+        if not files:  # It was flushed when it had come whole.
+            base.replace(self.slots.spare)
+            sync(self.slots.spare.parent)
             return
         try:
             apply_patches(base, files, self.slots.spare)

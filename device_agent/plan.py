@@ -11,7 +11,7 @@ from typing import Annotated
 
 from trust.errors import Untrusted
 from trust.order import Order
-from trust.roles import BYTES_MAX, NAME, SHA256, Family
+from trust.roles import BYTES_MAX, NAME, SHA256, Component, Family
 
 PIPELINES_MAX = 8
 STEPS_MAX = 8
@@ -68,6 +68,7 @@ class Plan:
     """Alternative pipelines to one release, tried in order.
 
     Attributes:
+        components: of the release, as its family signs them; never what a server says.
         order_seq: the verified order it belongs to.
         base: SHA-256 of the bytes that ran when it was made, or empty.
         etag: of the answer that brought it.
@@ -80,6 +81,7 @@ class Plan:
     pipelines: Annotated[tuple[Annotated[tuple[Step, ...], STEPS_MAX], ...], PIPELINES_MAX]
     canary: Canary | None
     gate: Gate
+    components: tuple[Component, ...] = ()
     order_seq: int = 0
     base: Annotated[str, DIGEST_OR_NOTHING] = ""
     etag: Annotated[str, PRINTABLE] = ""

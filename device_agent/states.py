@@ -28,8 +28,8 @@ class Device(Protocol):
     def check(self) -> Plan | None:
         """Ask the server; return a verified plan, or None if there is nothing to do."""
 
-    def spare_holds(self, sha256: str) -> bool:
-        """Whether the spare slot's bytes, read now, have this digest."""
+    def spare_holds(self, plan: Plan) -> bool:
+        """Whether the spare slot, read now, holds the model and its components."""
 
     def fetch(self, plan: Plan, pipeline: int) -> None:
         """Bring every blob of the pipeline, and the canary, whole and verified."""
@@ -98,7 +98,7 @@ class Downloading(OnePipeline):
         """Fetch a pipeline's blobs; an undo needs none, only what the spare slot still holds."""
         plan = self.plan
         if plan.pipelines[self.pipeline][0].op == "undo":
-            if not device.spare_holds(plan.sha256):
+            if not device.spare_holds(plan):
                 raise Rejected("E_NO_PIPELINE", "every pipeline of the plan failed")
             return RollingBack(plan, plan.sha256, "rolled_back", "ordered")
         device.fetch(plan, self.pipeline)

@@ -51,8 +51,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "diff squash BASE PATCH... --out": diffs.squash,
     "diff invert FILE PATCH --out": diffs.invert,
     "diff inspect PATCH": diffs.inspect,
-    "release publish MODEL RELEASE FILE [--patch] [--hardware] [--format] [--min-agent] "
-    "[--rollback-from-here] [--rollback-days] [--no-rollback]": releases.publish,
+    "release publish MODEL RELEASE FILE [--patch] [--component] [--hardware] [--format] "
+    "[--min-agent] [--rollback-from-here] [--rollback-days] [--no-rollback]": releases.publish,
     "release list MODEL": fleet.list_releases,
     "release withdraw MODEL RELEASE [--fallback]": releases.withdraw,
     "release retire MODEL RELEASE": releases.retire,

@@ -44,6 +44,11 @@ FILTERS = "a filter: hardware=NAME, running=RELEASE, attributes.KEY=VALUE or tag
 name = _reader(NAME.pattern, NAMES)
 identity = _reader(r"(?!\.+$)[A-Za-z0-9._-]{1,64}", "an id: copy it from a list command")
 role = _reader(rf"root|targets|snapshot|timestamp|director|family-{NAME_FORM}|.+\.json", ROLES)
+component = _reader(
+    rf"({NAME_FORM})=(.+)",
+    "a component: what devices call it and its file, as tokenizer.json=./tokenizer.json",
+    lambda match: (match[1], Path(match[2])),
+)
 version = _reader(VERSION.pattern, "a version: three numbers, as 1.20.0")
 count = _reader(r"[0-9]{1,9}", "a number from 1", lambda match: int(match[0]))
 share_bp = _reader(
@@ -132,6 +137,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--patch": _many("a patch that leads to FILE", Path, "FILE"),
     "--hardware": _many("only for this hardware", name, "NAME"),
     "--format": _arg("of the model file", name, default="safetensors"),
+    "--component": _many("a file that goes with FILE", component, "NAME=FILE"),
     "--min-agent": _arg("only for agents of this version or later", version),
     "--rollback-from-here": _arg("allow the way back to the newest release, even without a patch"),
     "--rollback-days": _arg("end the way back after so many days", count, metavar="N"),

@@ -20,10 +20,19 @@ from release_manager.client import Client, hash_file
 from release_manager.config import Settings
 from release_manager.diffs import described
 from release_manager.documents import Entries, update_family
-from release_manager.errors import Refused
+from release_manager.errors import Refused, Usage
 from release_manager.metadata import desk_of
 from release_manager.show import Reply
-from trust.roles import Family, PatchTarget, Release, patch_path
+from trust.roles import (
+    COMPONENTS_MAX,
+    Component,
+    ComponentTarget,
+    Entry,
+    Family,
+    PatchTarget,
+    Release,
+    patch_path,
+)
 from trust.sign import target_of
 
 Releases = dict[str, Release]
@@ -31,21 +40,25 @@ DAY_S = 86_400
 
 
 def publish(args: Namespace, settings: Settings) -> Reply:
-    """Check, upload and sign a release and the patches that lead to it.
+    """Check, upload and sign a release, the files that go with it and the patches that lead to it.
 
     Example:
       fleetdiff release publish asr-en-edge r2 r2.safetensors --patch r1_r2.ndiff
+      fleetdiff release publish asr-en-edge r3 r3.gguf --format gguf --component lm.bin=./lm3.bin
     """
     desk = desk_of(settings)
     digest, size = hash_file(args.file)
     edges: dict[Path, PatchTarget] = {}
+    beside = _components(args)
 
     def change(family: Family | None) -> Entries:
         known = family.releases if family else {}
-        release = _release(args, digest, size, known)
+        release = _release(args, digest, size, tuple(beside), known)
         edges.update({path: _edge(args, path, digest, known) for path in args.patch})
         returns = _ways_back(args, release, known, {edge.from_sha256 for edge in edges.values()})
-        before = [*known.values(), *(family.patches if family else ())]
+        before = [*known.values(), *((*family.patches, *family.components) if family else ())]
+        files = {ComponentTarget(part.sha256, part.bytes): beside[part] for part in beside}
+        files = {file: path for file, path in files.items() if file not in before}
         releases = [found for found in (release, *returns) if found not in before]
         patches = {path: edge for path, edge in edges.items() if edge not in before}
         _check_by_applying(desk.client, patches)
@@ -53,7 +66,9 @@ def publish(args: Namespace, settings: Settings) -> Reply:
             desk.client.upload(args.file, digest)
         for path, edge in patches.items():
             desk.client.upload(path, edge.sha256)
-        entries: list[Release | PatchTarget] = [*releases, *patches.values()]
+        for file, path in files.items():
+            desk.client.upload(path, file.sha256)
+        entries: list[Entry] = [*releases, *patches.values(), *files]
         return [target_of(args.model, entry) for entry in entries]
 
     family, update = update_family(desk, args.model, change)
@@ -65,6 +80,7 @@ def publish(args: Namespace, settings: Settings) -> Reply:
         "seq": release.seq,
         "sha256": digest,
         "bytes": size,
+        "components": [vars(component) for component in release.components],
         "patches": [patch.path for patch in patches],
         "back_to": [r.name for r in family.releases.values() if release.name in r.rollback_from],
         **update.told(),
@@ -159,7 +175,18 @@ def _named(args: Namespace, name: str, family: Family | None) -> Release:
     return release
 
 
-def _release(args: Namespace, digest: str, size: int, known: Releases) -> Release:
+def _components(args: Namespace) -> dict[Component, Path]:
+    """Return the components of the new release in the order of their names, with their files."""
+    given = sorted(args.component)
+    if len(given) > COMPONENTS_MAX or len(dict(given)) < len(given):
+        what = f"a release has up to {COMPONENTS_MAX} components, each with a name of its own"
+        raise Usage(what, "give --component NAME=FILE once for each file")
+    return {Component(name, *hash_file(path)): path for name, path in given}
+
+
+def _release(
+    args: Namespace, digest: str, size: int, components: tuple[Component, ...], known: Releases
+) -> Release:
     twin = next((r for r in known.values() if r.sha256 == digest), None)
     if twin and twin.name != args.release:
         raise Refused(
@@ -168,6 +195,7 @@ def _release(args: Namespace, digest: str, size: int, known: Releases) -> Releas
         )
     file: dict[str, Any] = {"sha256": digest, "bytes": size, "format": args.format}
     file |= {"hardware": tuple(args.hardware), "min_agent": args.min_agent or ""}
+    file["components"] = components
     seq = max((r.seq for r in known.values()), default=0) + 1
     new = Release(name=args.release, seq=seq, status="active", rollback_from=(), **file)
     release = known.get(args.release, new)

@@ -28,6 +28,7 @@ SECTIONS = {
     "rollouts": "id model release cohort state",
     "publisher": "",
     "staged": "",
+    "components": "name bytes sha256",
     "downloads": "from kind bytes share",
     "regions": "name kind width elements how changed density bits_per_change bytes",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "

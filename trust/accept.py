@@ -10,6 +10,7 @@ A document is reviewed before the first person signs it, and again when enough h
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
@@ -39,6 +40,7 @@ LIFETIME_MOST = {"root": timedelta(days=400), "targets": timedelta(days=400)}
 FAMILY_LIFETIME_MOST = timedelta(days=90)
 THRESHOLD_LEAST = 2  # where people sign, except under a development root
 Delegator = Root | Targets
+_never_changes = attrgetter("sha256", "bytes", "seq", "components")  # of a release
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def accept_family(model: str, uploaded: Targets, before: Family | None) -> Famil
         require(not unknown, "E_NOT_RELEASED", f"{name} names {unknown}")
     for name, old in (before.releases if before else {}).items():
         new = releases.get(name)
-        if new is None or (new.sha256, new.bytes, new.seq) != (old.sha256, old.bytes, old.seq):
+        if new is None or _never_changes(new) != _never_changes(old):
             raise Untrusted("E_EQUIVOCATION", f"release {name} changed or vanished")
         back = old.status == "withdrawn" and new.status != "withdrawn"
         require(not back, "E_WITHDRAWN", f"release {name} was withdrawn and cannot return")

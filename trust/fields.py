@@ -7,7 +7,7 @@ raises ValueError.
 
 import re
 from collections.abc import Callable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 NAME_FORM = r"[a-z0-9][a-z0-9._-]{0,63}"
@@ -52,8 +52,12 @@ def write(value: Any) -> dict[str, Any]:
     for name, field in signed_names(type(value)).items():
         held = getattr(value, field.name)
         if held or not field.metadata["optional"]:
-            found[name] = list(held) if isinstance(held, tuple) else held
+            found[name] = list(map(_plain, held)) if isinstance(held, tuple) else held
     return found
+
+
+def _plain(value: Any) -> Any:
+    return write(value) if is_dataclass(value) else value
 
 
 def text(value: Any, form: re.Pattern[str] = re.compile(""), expected: str = "a text") -> str:

@@ -20,6 +20,7 @@ from trust.fields import NAME_FORM, is_at_least, signed, signed_names
 NAME, SHA256 = fields.NAME, fields.SHA256
 _PATCH_PATH = re.compile(rf"{NAME_FORM}/{NAME_FORM}_{NAME_FORM}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
+COMPONENTS_MAX = 16  # of a release
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
 PATCH_KINDS = ("sparse", "hashed", "exact")
@@ -31,12 +32,30 @@ DEV_PROFILE = "x-fleetdiff-profile"  # a member of root: "dev" if one person hol
 
 
 @dataclass(frozen=True)
+class Component:
+    """A file that must match the model of a release, and lies beside it under this name."""
+
+    name: str = field(metadata=signed(fields.name))
+    sha256: str = field(metadata=signed(fields.digest))
+    bytes: int = field(metadata=signed(fields.count, "length"))
+
+
+def _components(values: Any) -> tuple[Component, ...]:
+    found = tuple(Component(**fields.read(Component, value)) for value in values)
+    names = [component.name for component in found]
+    if len(names) > COMPONENTS_MAX or names != sorted(set(names)):
+        raise ValueError(f"{names} are not up to {COMPONENTS_MAX} names, each once and in order")
+    return found
+
+
+@dataclass(frozen=True)
 class Release:
     """One version of a model, as its family signs it.
 
     Attributes:
         rollback_from: releases that a device may leave for this one, though it is older.
         rollback_until: when that ends, in seconds since 1970; 0: with the family.
+        components: the files that a device switches to together with the model, or not at all.
         min_agent: the oldest agent that can install it; empty: any.
     """
 
@@ -49,6 +68,9 @@ class Release:
     hardware: tuple[str, ...] = field(metadata=signed(fields.names))
     rollback_from: tuple[str, ...] = field(metadata=signed(fields.names))
     rollback_until: int = field(default=0, metadata=signed(fields.second))
+    components: tuple[Component, ...] = field(
+        default=(), metadata=signed(_components, optional=True)
+    )
     min_agent: str = field(default="", metadata=signed(fields.version, optional=True))
 
     def misfit(self, hardware: str, agent: str) -> str:
@@ -84,8 +106,21 @@ class CanaryTarget:
     bytes: int
 
 
-Entry = Release | PatchTarget | CanaryTarget
-KINDS: dict[str, type[Entry]] = {"release": Release, "patch": PatchTarget, "canary": CanaryTarget}
+@dataclass(frozen=True)
+class ComponentTarget:
+    """A file that releases name as a component; one file serves as many as have it."""
+
+    sha256: str
+    bytes: int
+
+
+Entry = Release | PatchTarget | CanaryTarget | ComponentTarget
+KINDS: dict[str, type[Entry]] = {
+    "release": Release,
+    "patch": PatchTarget,
+    "canary": CanaryTarget,
+    "component": ComponentTarget,
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +132,7 @@ class Family:
     releases: dict[str, Release]
     patches: tuple[PatchTarget, ...]
     canary: CanaryTarget | None
+    components: tuple[ComponentTarget, ...] = ()
 
     def release_of(self, sha256: str) -> Release | None:
         """Return the release whose model file has this digest."""
@@ -130,6 +166,8 @@ def target_path(model: str, entry: Entry) -> str:
         return entry.path
     if isinstance(entry, CanaryTarget):
         return f"{model}/{entry.id}.canary"
+    if isinstance(entry, ComponentTarget):
+        return f"{model}/{entry.sha256}.component"
     return release_path(model, entry.name)
 
 
@@ -154,8 +192,9 @@ def read_family(model: str, document: Targets) -> Family:
     """Return the family that a verified `Targets` document describes.
 
     Raises:
-        Untrusted: E_NOT_RELEASED for an entry that is not understood, E_EQUIVOCATION for two
-            entries that claim one identity, E_SIZE for more entries than a family may have.
+        Untrusted: E_NOT_RELEASED for an entry that is not understood or a component that is not
+            listed, E_EQUIVOCATION for two entries that claim one identity, E_SIZE for more
+            entries than a family may have.
     """
     files = len(document.targets)
     require(files <= TARGETS_PER_FAMILY_MAX, "E_SIZE", f"family {model} lists {files} files")
@@ -163,12 +202,17 @@ def read_family(model: str, document: Targets) -> Family:
     releases = [entry for entry in entries if isinstance(entry, Release)]
     patches = [entry for entry in entries if isinstance(entry, PatchTarget)]
     canaries = [entry for entry in entries if isinstance(entry, CanaryTarget)]
+    components = [entry for entry in entries if isinstance(entry, ComponentTarget)]
     require(len(canaries) <= 1, "E_EQUIVOCATION", f"family {model} names two canary sets")
     for attribute in ("seq", "sha256"):
         differ = len({getattr(release, attribute) for release in releases}) == len(releases)
         require(differ, "E_EQUIVOCATION", f"two releases of {model} share a {attribute}")
-    by_name = {release.name: release for release in releases}
-    return Family(model, document.version, by_name, tuple(patches), next(iter(canaries), None))
+    listed = {(file.sha256, file.bytes) for file in components}
+    for release in releases:
+        lost = [c.name for c in release.components if (c.sha256, c.bytes) not in listed]
+        require(not lost, "E_NOT_RELEASED", f"{release.name} names {lost}, which are not listed so")
+    by_name, canary = {release.name: release for release in releases}, next(iter(canaries), None)
+    return Family(model, document.version, by_name, tuple(patches), canary, tuple(components))
 
 
 def _read_entry(model: str, path: str, target: TargetFile) -> Entry:

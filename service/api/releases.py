@@ -49,7 +49,7 @@ def get_model(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
 def list_releases(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List a model's releases, the oldest first, with the devices that run each."""
     catalog.model_named(session, model)
-    fields = "name seq status sha256 bytes published_at rollback_from"
+    fields = "name seq status sha256 bytes published_at rollback_from min_agent"
     return {"items": release_views(session, model, fields)}
 
 

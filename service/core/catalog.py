@@ -210,7 +210,7 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:
     """Check that what a family names is here; return the manifest of its canary set, if any."""
-    signed_files = (*family.releases.values(), *family.patches, family.canary)
+    signed_files = (*family.releases.values(), *family.patches, *family.components, family.canary)
     for file in signed_files:
         if file is not None:
             _require_artifact(session, file.sha256, file.sha256, file.bytes)

@@ -55,6 +55,10 @@ class Lab:
     def running(self) -> bytes:
         return (self.config.state_dir / "current" / "model").read_bytes()
 
+    def components_running(self) -> dict[str, bytes]:
+        files = self.config.state_dir.glob("current/components/*")
+        return {file.name: file.read_bytes() for file in files}
+
     def release_running(self) -> str:
         found = digest(self.running())
         return next(r.name for r in self.server.releases.values() if r.sha256 == found)

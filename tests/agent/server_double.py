@@ -19,12 +19,12 @@ from tuf.api.metadata import Metadata, TargetFile
 
 from neural_diff.make import make_patch
 from tests.agent.loopback import REFUSED, Answer, Asked, Lie, problem, ranged, serving
-from trust import sign
+from trust import roles, sign
 from trust.order import Order
-from trust.roles import CanaryTarget, PatchTarget, Release, family_role, patch_path
+from trust.roles import CanaryTarget, Component, ComponentTarget, PatchTarget, Release
 
 MODEL = "asr-en-edge"
-FAMILY = family_role(MODEL)
+FAMILY = roles.family_role(MODEL)
 NOW = datetime.now(UTC).replace(microsecond=0)  # python-tuf reads the system clock itself
 CREDENTIAL = "secret-of-the-device"
 DEVICE = "d1"
@@ -48,6 +48,10 @@ def model_bytes(name: str, errors: int) -> bytes:
     return f"errors={errors}\n".encode() + b"weights " * 500 + filler
 
 
+def listed(release: Release) -> list[ComponentTarget]:
+    return [ComponentTarget(part.sha256, part.bytes) for part in release.components]
+
+
 class ServerDouble:
     """One model, one device, every document signed."""
 
@@ -60,6 +64,7 @@ class ServerDouble:
         self.bodies: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
         self.models: dict[str, bytes] = {}
+        self.components: dict[str, dict[str, bytes]] = {}
         self.releases: dict[str, Release] = {}
         self.patches: dict[tuple[str, str], PatchTarget] = {}
         self.order: bytes | None = None
@@ -80,17 +85,24 @@ class ServerDouble:
 
     # What a release manager does
 
-    def publish(
-        self, name: str, errors: int = 20, status: str = "active", back_from: tuple[str, ...] = ()
-    ) -> Release:
+    def publish(self, name: str, errors: int = 20, **more: Any) -> Release:
+        """Publish a release; `more` is its status, back_from, and components as name -> bytes."""
         data = self.models.setdefault(name, model_bytes(name, errors))
-        release = Release(
-            name, int(name[1:]), status, digest(data), len(data), "safetensors", (), back_from
+        parts = self.components[name] = more.get("components", self.components.get(name, {}))
+        self.blobs |= {digest(body): body for body in (data, *parts.values())}
+        self.releases[name] = Release(
+            name,
+            int(name[1:]),
+            more.get("status", "active"),
+            digest(data),
+            len(data),
+            "safetensors",
+            (),
+            more.get("back_from", ()),
+            components=tuple(Component(n, digest(b), len(b)) for n, b in sorted(parts.items())),
         )
-        self.releases[name] = release
-        self.blobs[release.sha256] = data
         self.sign_all()
-        return release
+        return self.releases[name]
 
     def make_patch(self, source: str, target: str) -> PatchTarget:
         base, result, out = (self.folder / n for n in ("base", "result", "out.ndiff"))
@@ -99,7 +111,7 @@ class ServerDouble:
         make_patch(base, result, out)
         data = out.read_bytes()
         patch = PatchTarget(
-            patch_path(MODEL, source, target),
+            roles.patch_path(MODEL, source, target),
             digest(data),
             len(data),
             self.releases[source].sha256,
@@ -123,6 +135,7 @@ class ServerDouble:
         return [
             *(sign.target_of(MODEL, r) for r in self.releases.values()),
             *(sign.target_of(MODEL, p) for p in self.patches.values()),
+            *(sign.target_of(MODEL, c) for r in self.releases.values() for c in listed(r)),
             sign.target_of(MODEL, self.canary),
         ]
 

@@ -1,12 +1,16 @@
 """Pipelines, ways back and first installs: every way to a release."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from device_agent import agent
+from device_agent.config import AGENT_VERSION
+from device_agent.device import LocalDevice
 from device_agent.errors import NothingToDo, Rejected
 from device_agent.states import Committing
 from tests.agent.conftest import Lab
@@ -160,3 +164,27 @@ def test_a_device_without_a_model_takes_the_full_file(
     lab.server.offer("r2")
     assert lab.once().kind == "committed"
     assert not lab.server.reports
+
+
+@pytest.mark.parametrize("moment", ["fetch", "build", "evaluate", "switch", "commit"])
+def test_what_an_agent_from_before_there_were_components_left_is_gone_on_with(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    lab.server.offer("r2")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalDevice, moment, cut)
+        lab.once()
+    for trace in lab.config.state_dir.glob("slots/*/components*"):
+        shutil.rmtree(trace) if trace.is_dir() else trace.unlink()
+    for file in lab.config.state_dir.glob("journal.?"):
+        entry = json.loads(file.read_bytes().partition(b"\n")[2])
+        entry["state"].get("plan", {}).pop("components", None)
+        del entry["memory"]["agent"]
+        body = json.dumps(entry).encode()
+        file.write_bytes(digest(body).encode() + b"\n" + body)
+    assert lab.once().kind == "committed"
+    assert lab.release_running() == "r2"
+    assert [e["detail"] for e in lab.server.events if e["reason"] == "agent"] == [AGENT_VERSION]

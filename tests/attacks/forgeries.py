@@ -17,7 +17,7 @@ from tuf.api.metadata import DelegatedRole, Root, Targets
 from tests.agent.conftest import Lab
 from tests.agent.hostile import change_bundle
 from tests.agent.loopback import Answer
-from tests.agent.server_double import FAMILY, MODEL, ServerDouble
+from tests.agent.server_double import FAMILY, MODEL, ServerDouble, digest
 from trust import sign
 from trust.order import PAYLOAD_TYPE, read_envelope
 
@@ -269,13 +269,26 @@ def blob(change: Callable[[bytes], Answer]) -> Forge:
 
 
 def half_a_chain(lab: Lab) -> None:
-    """Offer two patches and withhold the second."""
     server = lab.server
     server.publish("r3")
     server.make_patch("r1", "r2")
     withheld = server.make_patch("r2", "r3")
     server.offer("r3", [server.patch("r1", "r2"), server.patch("r2", "r3")])
     del server.blobs[withheld.sha256]
+
+
+def component(served: bytes) -> Forge:
+    def forge(lab: Lab) -> None:
+        lab.server.publish("r3", components={"lm": b"of r3"})
+        lab.server.blobs[digest(b"of r3")] = served
+        lab.server.offer("r3")
+
+    return forge
+
+
+def unlisted(family: Targets) -> None:
+    named = {"name": "lm", "sha256": "ab" * 32, "length": 1}
+    family.targets[f"{MODEL}/r2.model"].custom["components"] = [named]
 
 
 def no_shard(lab: Lab) -> None:

@@ -48,6 +48,13 @@ def ready(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.fixture
+def published(ready: Desk, files: list[Path]) -> Desk:
+    """A desk whose model `asr` has the release r1 = files[0]."""
+    assert ready.run("release", "publish", "asr", "r1", files[0]) == 0, ready.err
+    return ready
+
+
 @pytest.fixture(scope="session")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A town as it grows, kept stage by stage; each test opens a copy of one."""

@@ -13,13 +13,6 @@ def make_patch(desk: Desk, base: Path, target: Path, out: Path) -> Path:
 
 
 @pytest.fixture
-def published(ready: Desk, files: list[Path]) -> Desk:
-    """A desk whose model `asr` has the release r1 = files[0]."""
-    assert ready.run("release", "publish", "asr", "r1", files[0]) == 0, ready.err
-    return ready
-
-
-@pytest.fixture
 def patch(published: Desk, files: list[Path], tmp_path: Path) -> Path:
     return make_patch(published, files[0], files[1], tmp_path / "p12.ndiff")
 

@@ -1,6 +1,7 @@
 """Two people on two machines sign one document, and what one could be made to sign."""
 
 from datetime import timedelta
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,30 @@ def test_each_person_is_shown_what_the_signature_changes(
     assert any(line.startswith("changed  expires: ") for line in lines)
     assert len(lines) == 5
     assert team.ben.out == "signed family-asr 2; missing: 1\n"
+
+
+@pytest.mark.attack("M49")
+def test_each_person_is_shown_the_components_and_the_agent_that_a_release_asks_for(
+    team: Town, files: list[Path], tmp_path: Path
+) -> None:
+    team.ben.sign("family-asr")
+    team.carl.sign("family-asr")
+    tokens = tmp_path / "tokens"
+    tokens.write_bytes(b"tokens")
+    needs = ["--component", f"tokenizer.json={tokens}", "--min-agent", "1.20.0"]
+    assert team.anne.run("release", "publish", "asr", "r2", files[1], *needs) == 0, team.anne.err
+    key = team.ben.folder / "family-asr.pem"
+    assert team.ben.run("sign", "family-asr", "--key", key, "--yes") == 0
+    digest = sha256(b"tokens").hexdigest()
+    lines = team.ben.err.splitlines()
+    (release,) = (line for line in lines if "target asr/r2.model" in line)
+    named = f'[{{"length": 6, "name": "tokenizer.json", "sha256": "{digest}"}}]'
+    assert f"custom.components={named}" in release
+    assert 'custom.min_agent="1.20.0"' in release
+    (listed,) = (line for line in lines if line.startswith(f"added    target asr/{digest}"))
+    assert "length=6" in listed and digest in listed.split(":", 1)[1]
+    assert team.carl.sign("family-asr")["published"]
+    assert [c.name for c in team.family().releases["r2"].components] == ["tokenizer.json"]
 
 
 def test_a_draft_that_waits_is_not_staged_twice_nor_replaced(team: Town, files: list[Path]) -> None:

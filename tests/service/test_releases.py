@@ -12,7 +12,15 @@ from tuf.api.metadata import Metadata, Targets
 from tests.service.artifact import everything_in
 from tests.service.world import BASE, BETTER, MODEL, PATCH, World, digest, outcomes, refused
 from trust import sign
-from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_family
+from trust.roles import (
+    CanaryTarget,
+    Component,
+    ComponentTarget,
+    PatchTarget,
+    Release,
+    patch_path,
+    read_family,
+)
 
 BODY = b"an artifact of forty bytes, more or less"
 NAME = digest(BODY)
@@ -122,6 +130,11 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
 
     name, target = release(new)
     foreign = patch_path(MODEL, "r1", "r3")
+    lm = Component("lm.bin", digest(BODY), len(BODY))
+    listed = sign.target_of(MODEL, ComponentTarget(lm.sha256, lm.bytes))
+    short = ComponentTarget(lm.sha256, lm.bytes - 1)
+    other = sign.target_of(MODEL, ComponentTarget(digest(BETTER), len(BETTER)))
+    ghostly = sign.target_of(MODEL, ComponentTarget(ghost, 5))
     bad_canary = CanaryTarget("canary-2", digest(BODY), len(BODY))
     table = {
         "missing blob": ([release(replace(new, sha256=ghost))], 422, ""),
@@ -134,6 +147,11 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
         "huge seq": ([release(replace(new, seq=1 << 70))], 422, "E_NOT_RELEASED"),
         "status": ([release(replace(new, status="best"))], 422, "E_NOT_RELEASED"),
         "agent": ([release(replace(new, min_agent="1.2"))], 422, "E_NOT_RELEASED"),
+        "bundle": ([release(replace(new, components=(lm,)))], 422, "E_NOT_RELEASED"),
+        "other bundle": ([other, release(replace(new, components=(lm,)))], 422, "E_NOT_RELEASED"),
+        "no component": ([ghostly, release(new)], 422, ""),
+        "short component": ([sign.target_of(MODEL, short), release(new)], 422, ""),
+        "more": ([listed, release(replace(base, components=(lm,)))], 422, "E_EQUIVOCATION"),
         "edge": ([release(replace(new, rollback_from=("r9",)))], 422, "E_NOT_RELEASED"),
         "foreign": ([release(new, "other")], 422, "E_NOT_RELEASED"),
         "path": ([(name.replace("r3", "r4"), target)], 422, "E_NOT_RELEASED"),
@@ -145,12 +163,14 @@ def entries(world: World) -> dict[str, tuple[list[Any], int, str]]:
     return table
 
 
-@pytest.mark.attack("A15", "M50")
+@pytest.mark.attack("A15", "M49", "M50")
 def test_a_family_that_breaks_a_rule_changes_nothing(world: World) -> None:
     world.publish("r1", BASE)
     world.publish("r2", BETTER, after="r1", patch=PATCH)
     world.upload(BODY)
-    good = [sign.target_of(MODEL, Release("r0", 5, "active", NAME, len(BODY), "raw", (), ()))]
+    lm = Component("lm.bin", NAME, len(BODY))
+    bundle = Release("r0", 5, "active", NAME, len(BODY), "raw", (), (), components=(lm,))
+    good = [sign.target_of(MODEL, e) for e in (bundle, ComponentTarget(lm.sha256, lm.bytes))]
     before = world.rows()
     for case, (changed, status, code) in entries(world).items():
         body = world.next_family(*changed)

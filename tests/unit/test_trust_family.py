@@ -16,7 +16,7 @@ from trust.accept import (
     accept_family,
 )
 from trust.errors import Untrusted
-from trust.roles import Family, Release, read_family
+from trust.roles import Component, ComponentTarget, Family, Release, read_family
 
 # What a family says, against what it said before
 
@@ -32,6 +32,7 @@ def family_refused(code: str, *entries: Any, before: Family | None = None) -> No
     assert caught.value.code == code, caught.value
 
 
+LM = Component("lm.bin", "cd" * 32, 7)
 R1, R2, R3 = release("r1"), release("r2"), release("r3")
 
 
@@ -45,11 +46,23 @@ def test_a_family_that_grows_is_accepted() -> None:
 
 @pytest.mark.attack("M50")
 @pytest.mark.parametrize(
-    "changed", [replace(R2, sha256="ab" * 32), replace(R2, bytes=7), replace(R2, seq=9), None]
+    "changed",
+    [
+        {"sha256": "ab" * 32},
+        {"bytes": 7},
+        {"seq": 9},
+        {"components": ()},
+        {"components": (replace(LM, name="other.bin"),)},
+        {"components": (LM, replace(LM, name="other.bin"))},
+        None,
+    ],
 )
-def test_m50_a_release_that_changed_or_vanished_is_refused(changed: Release | None) -> None:
-    entries = (R1, changed) if changed else (R1,)
-    family_refused("E_EQUIVOCATION", *entries, before=family_of(R1, R2))
+def test_m50_a_release_that_changed_or_vanished_is_refused(changed: dict[str, Any] | None) -> None:
+    file, bundle = ComponentTarget(LM.sha256, LM.bytes), replace(R2, components=(LM,))
+    before = family_of(R1, bundle, file)
+    family_of(R1, bundle, file, before=before)
+    entries = [replace(bundle, **changed)] if changed else []
+    family_refused("E_EQUIVOCATION", R1, file, *entries, before=before)
 
 
 @pytest.mark.parametrize("status", ["active", "retired"])

@@ -13,7 +13,6 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from tests.unit.signed_world import MODEL, NOW, digest, patch, release
 from trust import errors, sign
 from trust.errors import CODES, Untrusted
-from trust.fields import is_at_least
 from trust.roles import (
     BYTES_MAX,
     TARGETS_PER_FAMILY_MAX,
@@ -79,19 +78,6 @@ CHANGES: dict[str, Change] = {
     "an end before 1970": lambda c: c.update(rollback_until=-1),
     "an end that is null": lambda c: c.update(rollback_until=None),
     "an edge in capitals": lambda c: c.update(rollback_from=["R2"]),
-    "an agent that is empty, which is not written": lambda c: c.update(min_agent=""),
-    "an agent that is null": lambda c: c.update(min_agent=None),
-    "an agent that is a number": lambda c: c.update(min_agent=1.2),
-    "an agent of two numbers": lambda c: c.update(min_agent="1.2"),
-    "an agent of four numbers": lambda c: c.update(min_agent="1.2.0.1"),
-    "an agent with a nought in front": lambda c: c.update(min_agent="1.02.0"),
-    "an agent with a sign": lambda c: c.update(min_agent="1.-2.0"),
-    "an agent with a suffix": lambda c: c.update(min_agent="1.2.0rc1"),
-    "an agent with a blank": lambda c: c.update(min_agent=" 1.2.0"),
-    "an agent and a line end": lambda c: c.update(min_agent="1.2.0\n"),
-    "an agent in other digits": lambda c: c.update(min_agent="1.\u0662.0"),
-    "an agent that is a relation": lambda c: c.update(min_agent=">=1.2.0"),
-    "an agent beyond reason": lambda c: c.update(min_agent="1.2." + "9" * 10),
     "an edge and a line end": lambda c: c.update(rollback_from=["r2\n"]),
 }
 
@@ -219,39 +205,3 @@ def test_the_next_targets_keep_the_families_and_drop_the_keys_that_nobody_uses()
     assert {"director", "family-director"} <= set(odd.delegations.roles or {})
     assert first.delegations is not None
     assert set(first.delegations.keys) == {keys[n].keyid for n in ("a", "b", "d")}
-
-
-def test_a_need_that_nobody_has_is_not_written_so_that_an_older_agent_reads_the_family() -> None:
-    _, target = sign.target_of(MODEL, R1)
-    assert set(target.custom) == set(
-        "v kind id seq status format hardware rollback_from rollback_until".split()
-    )
-    needs = replace(R1, min_agent="1.20.0")
-    entry = sign.target_of(MODEL, needs)
-    assert entry[1].custom["min_agent"] == "1.20.0"
-    assert read_family(MODEL, document(entry)).releases == {"r1": needs}
-
-
-@pytest.mark.parametrize(
-    ("version", "least", "fits"),
-    [
-        ("1.2.0", "1.2.0", True),
-        ("1.10.0", "1.9.9", True),
-        ("2.0.0", "1.99.99", True),
-        ("1.9.9", "1.10.0", False),
-        ("0.99.99", "1.0.0", False),
-        ("1.2.0", "1.2.1", False),
-        ("0.1.0", "", True),
-        ("anything", "", True),
-        ("", "0.0.0", False),
-        ("1", "0.0.0", False),
-        ("9.9", "1.0.0", False),
-        ("9.9.9-dev", "1.0.0", False),
-        ("v9.9.9", "1.0.0", False),
-        ("9.9.9\n", "1.0.0", False),
-    ],
-)
-def test_an_agent_is_new_enough_by_its_numbers_and_what_is_no_version_never_is(
-    version: str, least: str, fits: bool
-) -> None:
-    assert is_at_least(version, least) is fits
