@@ -19,6 +19,7 @@ from device_agent import agent
 from device_agent.config import Config, load_config
 from device_agent.errors import Misconfigured, NothingToDo, Rejected
 from device_agent.states import Reporting
+from trust.roles import NAME
 
 ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}
 EXIT_CODES = (
@@ -65,9 +66,14 @@ def _once(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _enroll(config: Config, options: argparse.Namespace) -> dict[str, Any]:
-    if options.model_file is not None and not options.model_file.exists():
-        raise Misconfigured(f"--model-file {options.model_file} does not exist")
-    answer = agent.enroll(config, options.token, options.model_file, signature=options.signature)
+    for name, file in (("--model-file", options.model_file), *options.component):
+        if file is not None and not file.exists():
+            raise Misconfigured(f"{name} {file} does not exist")
+    names = dict(options.component)
+    if len(names) < len(options.component) or (names and options.model_file is None):
+        raise Misconfigured("each --component has a name of its own, and goes with a --model-file")
+    born = options.model_file, options.component
+    answer = agent.enroll(config, options.token, *born, signature=options.signature)
     if not answer["root_is_the_servers"]:
         print("the server's root is not the pinned one: updates may be refused", file=sys.stderr)
     return answer
@@ -108,7 +114,17 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--model-file", type=Path, help="the model it was born with")
             says = "sign each request with a key of its own (takes fleetdiff[signature])"
             command.add_argument("--signature", action="store_true", help=says)
+            says = "what goes with that model, as NAME=FILE; may be repeated"
+            many: dict[str, Any] = {"type": _component, "action": "append", "default": []}
+            command.add_argument("--component", help=says, **many)
     return parser
+
+
+def _component(text: str) -> tuple[str, Path]:
+    name, _, file = text.partition("=")
+    if not NAME.match(name) or not file:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE, as lm.bin=./lm.bin")
+    return name, Path(file)
 
 
 class _JsonLines(logging.Formatter):

@@ -10,11 +10,10 @@ import fcntl
 import json
 import logging
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from importlib.util import find_spec
@@ -26,8 +25,9 @@ from device_agent.client import Client, backoff_s
 from device_agent.config import AGENT_VERSION, Config, Limits
 from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
 from device_agent.device import LocalDevice
-from device_agent.disk import Slots, open_file, sync
+from device_agent.disk import Slots
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
+from device_agent.factory import Files, install_factory_model
 from device_agent.journal import Journal
 from device_agent.outbox import Event
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
@@ -151,6 +151,7 @@ def enroll(
     config: Config,
     token: str,
     model_file: Path | None,
+    components: Files = (),
     *,
     signature: bool = False,
     clock: Callable[[], datetime] = UTC_NOW,
@@ -158,9 +159,10 @@ def enroll(
     """Make this device known to its server, with FILE as the model it was born with.
 
     Args:
-        config: of the device.
-        token: an invitation.
-        model_file: the model that it has.
+        config: who it is.
+        token: admits it.
+        model_file: that model; None: it has none yet.
+        components: what goes with it, by name.
         signature: it signs with a key that it makes, and gets no secret to send.
         clock: to sign by.
 
@@ -174,7 +176,7 @@ def enroll(
     with locked(config.state_dir):
         if path.exists():
             raise Misconfigured(f"{config.state_dir} is enrolled already")
-        factory = _install_factory_model(config, model_file)
+        factory = install_factory_model(config, model_file, components)
         request = {
             "enrollment_token": token,
             "model": config.model,
@@ -283,26 +285,6 @@ def _able(folder: Path) -> Iterator[None]:
             raise
         why = f"{error.strerror}: it must be writable, and its file system know symbolic links"
         raise Misconfigured(f"{folder} cannot hold state: {why}") from error
-
-
-def _install_factory_model(config: Config, model_file: Path | None) -> str:
-    slots, journal = Slots(config.state_dir), Journal(config.state_dir)
-    slots.activate("", "E_BASE")  # An enrollment that was cut short may have come this far.
-    # Another device's orders count from their own beginning; what metadata was seen stays seen.
-    floors = replace(journal.memory.floors, order_seq=0, order_sha256="")
-    journal.remember(floors=floors, etag="", agent=AGENT_VERSION)
-    journal.save(Idle())
-    if model_file is None:
-        return ""
-    target = slots.spare
-    with open_file(model_file) as source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy)
-    sync(target)
-    sync(target.parent)
-    digest = slots.spare_sha256()
-    journal.remember(good={digest: ""})
-    slots.activate(digest, "E_BASE")
-    return digest
 
 
 def _period_s(asked: float | None, limits: Limits) -> float:

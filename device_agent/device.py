@@ -35,6 +35,7 @@ from trust.roles import Component
 
 logger = logging.getLogger(__name__)
 
+DOWNLOADS = "downloads"
 # What this device found out by itself: the same bytes would be found wanting again.
 LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
 
@@ -44,7 +45,7 @@ class LocalDevice:
 
     def __init__(self, config: Config, known: Credential, clock: Callable[[], datetime]) -> None:
         folder = config.state_dir
-        self._downloads, self._canary = folder / "downloads", folder / "canary"
+        self._downloads, self._canary = folder / DOWNLOADS, folder / "canary"
         for path in (self._downloads, self._canary):
             path.mkdir(exist_ok=True)
         self.config, self.device_id, self._clock = config, known.device_id, clock
