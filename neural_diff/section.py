@@ -158,20 +158,19 @@ def check_sections(regions: Sequence[Region], sections: Sequence[Section]) -> No
         if section.start < reached.get(section.op, 0):
             raise Malformed(f"section {number}: overlaps or precedes one of the same operation")
         reached[section.op] = section.end
-    _check_open(regions, sections)
+    if (most := open_bytes(regions, sections)) > limits.WORKING_BYTES_MAX:
+        raise Malformed(f"sections that are open together need {most} bytes, over the limit")
 
 
-def _check_open(regions: Sequence[Region], sections: Sequence[Section]) -> None:
-    """Where sections change the same bytes, all of them are held at the same time."""
+def open_bytes(regions: Sequence[Region], sections: Sequence[Section]) -> int:
+    """What is held at the same time: all sections that change the same bytes."""
     edges = []
     for section in sections:
         region = regions[section.region]
         low, high = (region.file_offset + bytes_of(region, n) for n in (section.start, section.end))
         edges += [(low, section.working_bytes), (high, -section.working_bytes)]
     # Of edges at the same byte, those of sections that end come first.
-    most = max(accumulate(need for _, need in sorted(edges)), default=0)
-    if most > limits.WORKING_BYTES_MAX:
-        raise Malformed(f"sections that are open together need {most} bytes, over the limit")
+    return max(accumulate(need for _, need in sorted(edges)), default=0)
 
 
 def _check_fit(section: Section, where: str, regions: Sequence[Region]) -> None:

@@ -14,7 +14,7 @@ from service.api.origin import certificate_of, limit_address
 from service.api.problems import document
 from service.api.strict import StrictRoute
 from service.core import devices, offers, reports
-from service.core.bodies import DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
+from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
 from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.errors import Unauthorized
 from service.core.offers import Answer, Hold
@@ -106,6 +106,13 @@ def get_artifact(
 def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> dict[str, int]:
     """Store a batch of events; repeats are no-ops."""
     return {"acknowledged": reports.record_events(session, device, body.events, now)}
+
+
+@router.post("/capacity", status_code=202, responses=document(401, 408, 413, 422))
+def post_capacity(device: Caller, body: Capacity, session: Tx) -> dict[str, str]:
+    """Store what the device has for an update; plans keep within it."""
+    reports.record_capacity(session, device, body)
+    return {"result": "stored"}
 
 
 @router.post("/canary-reports", status_code=202, responses=document(401, 408, 409, 413, 422))

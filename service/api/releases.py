@@ -14,6 +14,7 @@ from service.core import catalog, drafts
 from service.core.bodies import Name, NewModel, NewSignature, Sha256
 from service.core.health import model_view, release_views
 from service.core.patches import check_patches, unchecked
+from service.core.plans import patch_view
 from service.db import documents, queries
 from service.db.tables import ApiToken
 from trust.roles import Family, PatchTarget
@@ -55,14 +56,9 @@ def list_releases(_caller: CanRead, model: Name, session: Reader) -> dict[str, A
 
 @router.get("/models/{model}/patches", responses=document(404, 422))
 def list_patches(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
-    """List a model's patches: edges between releases."""
+    """List a model's patches: edges between releases, and how they do in the field."""
     catalog.model_named(session, model)
-    return {
-        "items": [
-            {"from": patch.source.name, "to": patch.target.name} | patch.shown("kind sha256 bytes")
-            for patch in queries.patches_of(session, model)
-        ]
-    }
+    return {"items": [patch_view(patch) for patch in queries.patches_of(session, model)]}
 
 
 @router.get("/metadata")

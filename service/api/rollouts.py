@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Data, Now, Reader, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import catalog, rollouts
+from service.core import catalog, plans, rollouts
 from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.db import queries
@@ -113,6 +113,20 @@ def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict
     return {"items": [row.shown("seq at stage decision reason actor evidence") for row in rows]}
 
 
+@router.get("/patches/missing", responses=document(404, 422))
+def missing_patches(
+    _caller: CanRead,
+    session: Reader,
+    rollout: Label,
+    over_bp: Annotated[int, Query(ge=0, le=10_000)] = plans.MISSING_OVER_BP,
+) -> dict[str, Any]:
+    """List the running releases from which a rollout's devices would fetch the full file.
+
+    Only those that more of the cohort runs than `over_bp` basis points.
+    """
+    return plans.missing(session, rollouts.rollout_named(session, rollout), over_bp)
+
+
 @router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
 async def wait_for_rollout(
     _caller: CanRead,
@@ -142,10 +156,18 @@ async def wait_for_rollout(
 
 @router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 412, 422))
 def start_rollout(
-    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, _reason: Reason
+    caller: CanWrite,
+    rollout_id: Label,
+    session: Tx,
+    now: Now,
+    _reason: Reason,
+    accept_full_downloads: bool = False,
 ) -> dict[str, Any]:
-    """Start a draft."""
-    return rollout_view(session, rollouts.start(session, rollout_id, caller.name, now), now)
+    """Start a draft; if patches are missing, only with full downloads accepted."""
+    rollout = rollouts.start(
+        session, rollout_id, caller.name, now, full_downloads=accept_full_downloads
+    )
+    return rollout_view(session, rollout, now)
 
 
 @router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 412, 422))

@@ -3,6 +3,8 @@
 `patches` runs this file: the base is its standard input, the new file its standard output, the
 patch a third descriptor, and nothing else is open. It imports what it needs, locks itself up, and
 only then reads the first byte of the patch. It need not be believed: `patches` hashes what it made.
+What it says of a patch, beside that, only sways the planner: its kind, the bytes that applying it
+holds, and whether it goes back.
 
     python -I -S apart.py SEARCHED BYTES_MAX PATCH
 """
@@ -10,6 +12,7 @@ only then reads the first byte of the patch. It need not be believed: `patches` 
 import os
 import resource
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -37,9 +40,10 @@ def main(searched: str, bytes_max: str, patch_fd: str) -> None:
     sys.path += searched.split(os.pathsep)
     from neural_diff import stream
     from neural_diff.apply import write_new
-    from neural_diff.errors import Corrupt, NeuralDiffError
+    from neural_diff.errors import Corrupt, NeuralDiffError, Unsuitable
     from neural_diff.link import Link, check_size, damaged
     from neural_diff.patch import read_patch
+    from neural_diff.section import open_bytes
 
     for room in ("decode_numpy", "view_numpy") if stream.NUMPY else ():
         import_module(f"neural_diff.{room}")  # nothing can be imported later
@@ -47,6 +51,7 @@ def main(searched: str, bytes_max: str, patch_fd: str) -> None:
     files = os.fdopen(0, "rb"), os.fdopen(int(patch_fd), "rb"), os.fdopen(1, "r+b")
     lock_up(int(bytes_max))
     base, file, made = files
+    goes_back = False
     try:
         patch = read_patch(file, os.fstat(file.fileno()).st_size)
         for number in damaged(patch, file):
@@ -55,9 +60,12 @@ def main(searched: str, bytes_max: str, patch_fd: str) -> None:
         for _ in write_new(base, [Link(patch, file, named[1])], made, named[0], False):
             pass
         made.flush()
+        with suppress(Unsuitable):
+            goes_back = bool(patch.back)
     except (NeuralDiffError, MemoryError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    sys.stderr.write(patch.kind)
+    held = open_bytes(patch.regions, patch.sections)
+    sys.stderr.write(f"{patch.kind} {held} {int(goes_back)}")
 
 
 if __name__ == "__main__":

@@ -174,6 +174,14 @@ class NewKey(Body):
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Capacity(Body):
+    """What a device has for an update."""
+
+    memory_bytes: Size
+    room_bytes: Size
+    goes_back: bool = False
+
+
 class DeviceEvent(Body):
     """Something a device did."""
 

@@ -21,7 +21,7 @@ from tuf.api.metadata import Metadata, Snapshot, Targets
 from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.manifest import read_manifest
-from service.core.patches import unchecked
+from service.core.patches import checked, unchecked
 from service.core.sight import check_devices
 from service.db import documents, queries
 from service.db.rollout_tables import Cohort
@@ -271,6 +271,8 @@ def _publish_patches(session: Session, family: Family) -> None:
         if signed.pop(row.sha256, None) is None:
             session.delete(row)
     for patch in signed.values():
+        found = checked(session, patch)
+        assert found is not None  # or the family would not have been accepted
         session.add(
             Patch(
                 sha256=patch.sha256,
@@ -279,5 +281,6 @@ def _publish_patches(session: Session, family: Family) -> None:
                 to_release=by_sha256[patch.to_sha256],
                 kind=patch.kind,
                 bytes=patch.bytes,
+                **found.shown("memory_bytes goes_back"),
             )
         )

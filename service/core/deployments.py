@@ -55,7 +55,7 @@ def offer(
         session.add(deployment)
     # It takes its place in the stage that runs now, and will free it there.
     deployment.state, deployment.reason, deployment.stage = "offered", "", rollout.stage
-    deployment.from_sha256 = row.running_sha256
+    deployment.from_sha256, deployment.way = row.running_sha256, ""
     deployment.updated_at, deployment.deadline_at = now, now + timeout
     session.flush()
     return deployment

@@ -73,6 +73,10 @@ class CannotVerify(Conflict):
     """This device could not verify what this fleet publishes."""
 
 
+class PatchesMissing(Conflict):
+    """Devices would have to fetch the full file."""
+
+
 class ReportClosed(Conflict):
     """The rollout takes no more reports."""
 

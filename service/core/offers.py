@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import chain, deployments, policy
+from service.core import deployments, plans, policy, ways
 from service.db import documents, queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
@@ -35,6 +35,7 @@ class Hold(StrEnum):
     BACKOFF = "backoff"
     NO_PIPELINE = "no_pipeline"
     AGENT_TOO_OLD = "agent_too_old"
+    FLOOR = "floor"
     NOTHING_PUBLISHED = "nothing_published"
     METADATA_EXPIRED = "metadata_expired"
     QUARANTINED = "quarantined"
@@ -77,20 +78,16 @@ def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
     row, deployment = answer.row, answer.deployment
     assert deployment is not None
     release = deployment.release
-    files = [chain.File(r.sha256, r.bytes) for r in queries.releases_of(session, row.model)]
-    edges = [
-        chain.Edge(patch.source.sha256, patch.target.sha256, patch.sha256, patch.bytes)
-        for patch in queries.patches_of(session, row.model)
-    ]
     back = deployment.direction == "back"
-    pipelines = chain.plan(edges, files, row.running_sha256, release.sha256, undo=back)
+    planner = plans.planner_of(session, release, plans.limits_of(row))
+    pipelines = planner.pipelines(row.running_sha256, undo=back)
     return {
         "deployment": deployment.id,
         "rollout": deployment.rollout_id,
         "direction": deployment.direction,
         "release": release.name,
         **release.shown("sha256 bytes"),
-        "pipelines": [[vars(step) for step in pipeline] for pipeline in pipelines],
+        "pipelines": [[vars(step) for step in way.steps] for way in pipelines],
         "canary": None if back else canary_of(session, row.model, row.device_id),
     }
 
@@ -133,6 +130,7 @@ def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
         if deployment.to_sha256 == row.running_sha256:
             outcome = "confirmed" if deployment.direction == "forward" else "rolled_back"
             deployments.finish(session, deployment, outcome, "", now)
+            ways.note_arrival(session, row, deployment)
         elif deployment.direction == "forward" and deployment.state == "activated":
             deployments.finish(session, deployment, "failed", "went_back", now)
 
@@ -213,6 +211,8 @@ def _barred(session: Session, release: Release, row: DeviceModel, now: datetime)
         return Hold.NO_PIPELINE
     if not is_at_least(row.device.agent_version, release.min_agent):
         return Hold.AGENT_TOO_OLD
+    if plans.floor_of(session, release, row.release) is not None:
+        return Hold.FLOOR
     return Hold.METADATA_EXPIRED if _expired(session, release.model, now) else None
 
 

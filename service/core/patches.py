@@ -8,6 +8,7 @@ the patch, its base and its target are named by what they hold.
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -26,6 +28,7 @@ from service.db.tables import CheckedPatch
 from trust.roles import Family, PatchTarget, Release
 
 WALL_S_MAX = 2 * apart.CPU_S_MAX
+SAYS = re.compile(r"(sparse|hashed|exact) (\d{1,9}) ([01])")
 SAID_BYTES_MAX = 1 << 16  # what a process apart may say of its end
 # Where it finds the kernel, and numpy if it is there: `-S` keeps every other path from it.
 SEARCHED = [Path(neural_diff.__file__).parents[1]]
@@ -35,7 +38,12 @@ if (numpy := find_spec("numpy")) is not None and numpy.origin is not None:
 
 def unchecked(session: Session, family: Family) -> list[PatchTarget]:
     """Return the patches of a family that were never applied here."""
-    return [p for p in family.patches if session.get(CheckedPatch, _key(p)) is None]
+    return [p for p in family.patches if checked(session, p) is None]
+
+
+def checked(session: Session, patch: PatchTarget) -> CheckedPatch | None:
+    """Return what was found out about a patch when it was applied, if it was."""
+    return session.get(CheckedPatch, _key(patch))
 
 
 def check_patches(
@@ -51,13 +59,13 @@ def check_patches(
         target = family.release_of(patch.to_sha256)
         if target is None:
             raise errors.NotAcceptable(f"{patch.path} leads to no release", patch=patch.path)
-        _check(blobs, patch, target)
+        found = {**_key(patch), **_check(blobs, patch, target), "checked_at": now}
         with database.writer() as session:
-            row = insert_into(session, CheckedPatch).values(**_key(patch), checked_at=now)
+            row = insert_into(session, CheckedPatch).values(**found)
             session.execute(row.on_conflict_do_nothing())
 
 
-def _check(blobs: Blobs, patch: PatchTarget, target: Release) -> None:
+def _check(blobs: Blobs, patch: PatchTarget, target: Release) -> dict[str, Any]:
     for sha256, what in ((patch.sha256, patch.path), (patch.from_sha256, "its base")):
         if blobs.size(sha256) is None:
             raise errors.MissingArtifact(
@@ -92,10 +100,10 @@ def _check(blobs: Blobs, patch: PatchTarget, target: Release) -> None:
         told = f"it was ended by signal {-ended}: it takes too long, or too much"
     elif ended == 0 and sha256 != target.sha256:
         told = f"it makes {sha256}, not {target.name}"
-    elif ended == 0 and told != patch.kind:
-        told = f"it is of kind {told}, and signed as {patch.kind}"
+    elif ended == 0 and (says := SAYS.fullmatch(told)) and says[1] == patch.kind:
+        return {"memory_bytes": int(says[2]), "goes_back": says[3] == "1"}
     elif ended == 0:
-        return
+        told = f"it is of kind {told.partition(' ')[0]}, and signed as {patch.kind}"
     reason = told.splitlines()[-1][:300] if told else f"it ended with status {ended}"
     raise errors.BadPatch(f"{patch.path} cannot be published: {reason}", patch=patch.path)
 

@@ -9,17 +9,18 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import canary, deployments
-from service.core.bodies import DeviceEvent, NewCanaryReport
+from service.core import canary, deployments, ways
+from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.errors import CountsMismatch, ReportClosed
 from service.core.offers import canary_of
 from service.core.policy import gate_of
 from service.db import queries
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, CanarySums, Deployment, Event
 from service.db.session import insert_into
-from service.db.tables import Device
+from service.db.tables import Device, DeviceModel
 from trust.fields import VERSION
 
 BYTES_SENT_MAX = 1 << 40  # what one device claims must not overflow the sum over all
@@ -47,11 +48,17 @@ def record_events(
         if deployment is None or deployment.device_id != device.id:
             continue
         deployment.bytes_sent = min(deployment.bytes_sent + event.bytes, BYTES_SENT_MAX)
+        ways.note_said(session, device, deployment, event)
         if event.kind in OPEN:
             deployments.progress(deployment, event.kind, now)
         elif outcome := OUTCOMES[deployment.direction].get(event.kind):
             deployments.finish(session, deployment, outcome, event.reason, now)
     return highest
+
+
+def record_capacity(session: Session, device: Device, has: Capacity) -> None:
+    """Store what a device has for an update."""
+    session.execute(update(DeviceModel).filter_by(device_id=device.id).values(has.model_dump()))
 
 
 def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: datetime) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import audit, deployments, policy
+from service.core import audit, deployments, plans, policy
 from service.core.bodies import NewStage
 from service.core.catalog import cohort_named, model_named
 from service.core.errors import (
@@ -22,6 +22,7 @@ from service.core.errors import (
     InvalidRequest,
     NotAsSeen,
     NotFound,
+    PatchesMissing,
     WrongState,
     found,
 )
@@ -133,8 +134,14 @@ def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
         )
 
 
-def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollout:
-    """Start a draft: one row changes, however many devices the cohort has."""
+def start(
+    session: Session, rollout_id: str, actor: str, now: datetime, *, full_downloads: bool = False
+) -> Rollout:
+    """Start a draft: one row changes, however many devices the cohort has.
+
+    Raises:
+        PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
+    """
     rollout = _changing(session, rollout_id, "draft", "running")
     if rollout.state == "running":
         return rollout
@@ -144,7 +151,15 @@ def start(session: Session, rollout_id: str, actor: str, now: datetime) -> Rollo
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
                 rollout=other.id,
             )
-    change(session, rollout, "start", "", actor, now, state="running", started_at=now)
+    lacking = _lacking(session, rollout)
+    if lacking and not full_downloads:
+        raise PatchesMissing(
+            f"{lacking}; make patches (fleetdiff diff bases says from where), or "
+            "start with --accept-full-downloads",
+            release=rollout.release.name,
+        )
+    reason = f"full downloads accepted: {lacking}" if lacking else ""
+    change(session, rollout, "start", reason, actor, now, state="running", started_at=now)
     start_stage(rollout, 1, now)
     return rollout
 
@@ -238,6 +253,14 @@ def change(
         )
     )
     session.flush()
+
+
+def _lacking(session: Session, rollout: Rollout) -> str:
+    """Say from where devices of the cohort have no way but the full file, empty if from nowhere."""
+    rows = plans.missing(session, rollout)["missing"]
+    whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
+    named = [f"{r['devices']} devices on {r['release']} ({r['share_bp'] / 100:g} %)" for r in rows]
+    return f"{', '.join(named)} {whole}" if named else ""
 
 
 def _changing(session: Session, rollout_id: str, *states: str) -> Rollout:

@@ -24,6 +24,17 @@ from service.db.rollout_tables import (
 )
 from service.db.tables import ApiToken, Artifact, Device, DeviceModel, Model, Patch, Release, Table
 from trust.fields import is_at_least
+from service.db.tables import (
+    ApiToken,
+    Artifact,
+    Device,
+    DeviceModel,
+    Floor,
+    Model,
+    Patch,
+    Release,
+    Table,
+)
 
 Row = TypeVar("Row", bound=Table)
 
@@ -52,6 +63,12 @@ def patches_of(session: Session, model: str) -> Sequence[Patch]:
     """Return a model's patches with the releases at both ends."""
     rows = select(Patch).options(joinedload(Patch.source), joinedload(Patch.target))
     return session.scalars(rows.filter_by(model=model).order_by(Patch.sha256)).all()
+
+
+def floors_of(session: Session, model: str) -> Sequence[Floor]:
+    """Return a model's floors, the lowest first."""
+    rows = select(Floor).join(Floor.release).options(contains_eager(Floor.release))
+    return session.scalars(rows.where(Release.model == model).order_by(Release.seq)).all()
 
 
 def devices_by_release(session: Session, *which: Any) -> dict[int | None, int]:

@@ -101,6 +101,8 @@ class Deployment(Table):
     state: Mapped[str] = mapped_column(default="offered")
     reason: Mapped[str] = mapped_column(default="")
     bytes_sent: Mapped[int] = mapped_column(default=0)
+    way: Mapped[str] = mapped_column(server_default="")  # it was done, as the device tells
+    failed_way: Mapped[str] = mapped_column(server_default="")  # the first that could not be done
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     deadline_at: Mapped[datetime]

@@ -21,6 +21,9 @@ NAMING = {
 }
 
 
+MEMORY_BYTES_MOST = str(64 << 20)  # of any patch: what was checked before it was asked for
+
+
 class UtcTime(sa.types.TypeDecorator[datetime]):
     """A moment in UTC; SQLite forgets the zone, so it is put back on the way out."""
 
@@ -151,6 +154,11 @@ class Patch(Table):
     to_release: Mapped[int] = mapped_column(ForeignKey("release.id"))
     kind: Mapped[str]
     bytes: Mapped[int]
+    memory_bytes: Mapped[int] = mapped_column(server_default=MEMORY_BYTES_MOST)
+    goes_back: Mapped[bool] = mapped_column(server_default=sa.false())
+    ok_count: Mapped[int] = mapped_column(server_default="0")  # seen in the field
+    fail_count: Mapped[int] = mapped_column(server_default="0")
+    withdrawn: Mapped[str] = mapped_column(server_default="")  # why nobody is sent along it
     source: Mapped[Release] = relationship(foreign_keys=[from_release])
     target: Mapped[Release] = relationship(foreign_keys=[to_release])
     __table_args__ = (
@@ -167,6 +175,17 @@ class CheckedPatch(Table):
     to_sha256: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(primary_key=True)  # as which it was signed
     checked_at: Mapped[datetime]
+    memory_bytes: Mapped[int] = mapped_column(server_default=MEMORY_BYTES_MOST)
+    goes_back: Mapped[bool] = mapped_column(server_default=sa.false())
+
+
+class Floor(Table):
+    """A release that a device must have run before it gets a later one."""
+
+    release_id: Mapped[int] = mapped_column(ForeignKey("release.id"), primary_key=True)
+    reason: Mapped[str]
+    created_at: Mapped[datetime]
+    release: Mapped[Release] = relationship()
 
 
 class CanarySet(Table):
@@ -258,6 +277,11 @@ class DeviceModel(Table):
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     running_sha256: Mapped[str]
     running_release: Mapped[int | None] = mapped_column(ForeignKey("release.id"))
+    hops: Mapped[int] = mapped_column(server_default="0")  # since its last full file
+    hashed_hops: Mapped[int] = mapped_column(server_default="0")
+    memory_bytes: Mapped[int | None]  # that it has, as it says; None: it did not
+    room_bytes: Mapped[int | None]  # that an update may take on its disk
+    goes_back: Mapped[bool] = mapped_column(server_default=sa.false())  # its agent undoes patches
     deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployment.id"))  # wanted
     order_seq: Mapped[int]
     order_deployment: Mapped[str | None]  # what the signed order is for
