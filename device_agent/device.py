@@ -26,7 +26,7 @@ from device_agent.disk import Slots, settle, sync
 from device_agent.errors import Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
-from device_agent.plan import Canary, Plan, Step
+from device_agent.plan import Canary, Plan, Step, way_of
 from device_agent.states import Reporting
 from neural_diff.apply import apply as apply_patches
 from neural_diff.errors import Corrupt, NeuralDiffError, WrongBase
@@ -38,6 +38,16 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = "downloads"
 # What this device found out by itself: the same bytes would be found wanting again.
 LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
+
+
+def room_told(free_bytes: int, told: int) -> int:
+    """Return the room on the disk as the server is told of it: no more than there is, roundly.
+
+    What was told stands while it is true and not four times too little: no poll brings news.
+    """
+    if told <= free_bytes < 4 * told:
+        return told
+    return 1 << (free_bytes.bit_length() - 1) if free_bytes > 0 else 0
 
 
 class LocalDevice:
@@ -55,18 +65,27 @@ class LocalDevice:
         self.check_in = CheckIn(config, self.client, self.slots, self.journal, self.outbox, clock)
 
     def check(self) -> Plan | None:
-        """Ask the server for news."""
+        """Ask the server for news, and let it know what there is for an update."""
+        free = shutil.disk_usage(self.config.state_dir).free + self._freed_bytes
+        told = self.journal.memory.capacity
+        room = room_told(free - self.config.limits.spare_bytes, told.get("room_bytes", 0))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        has = {"memory_bytes": memory, "room_bytes": room, "goes_back": True}
+        if has != told:
+            self.outbox.add_capacity(has)
         return self.check_in.ask()
 
     def spare_holds(self, plan: Plan) -> bool:
         """Read the spare slot and compare."""
         return self.slots.spare_holds(plan.sha256, plan.components)
 
-    def fetch(self, plan: Plan, pipeline: int) -> None:
+    def fetch(self, plan: Plan, pipeline: int, failed: str) -> None:
         """Download what is missing of a pipeline, of the components and of the canary."""
         steps = plan.pipelines[pipeline]
         blobs: tuple[Step | Component, ...] = (*steps, *plan.components)
         self._say(plan, "downloading")
+        if failed:
+            self._say(plan, "note", reason=failed, detail=way_of(plan.pipelines[pipeline - 1]))
         self.flush()  # A long download should be seen while it lasts.
         wanted = {step.sha256 for way in plan.pipelines for step in way}
         self._clear_downloads(wanted | {component.sha256 for component in plan.components})
@@ -92,7 +111,7 @@ class LocalDevice:
             self._write(steps)
         if not self.spare_holds(plan):
             raise Rejected("E_RESULT", f"the result is not release {plan.release}")
-        self._say(plan, "applied", bytes=size)
+        self._say(plan, "applied", detail=way_of(steps), bytes=size)
         self._clear_downloads()
 
     def evaluate(self, plan: Plan) -> None:
@@ -180,11 +199,15 @@ class LocalDevice:
         back = (plan.base, plan.sha256) in self.journal.memory.back_edges
         return plan.canary if self.config.recogniser and plan.base and not back else None
 
+    @property
+    def _freed_bytes(self) -> int:
+        """The bytes of the spare slot, which an update writes anew."""
+        return self.slots.spare.stat().st_size if self.slots.spare.exists() else 0
+
     def _require_space(self, plan: Plan, blobs: tuple[Step | Component, ...]) -> None:
         missing = sum(b.bytes for b in blobs if not (self._downloads / b.sha256).exists())
         largest = max(plan.bytes, *(blob.to_bytes for blob in blobs if isinstance(blob, Step)))
-        freed = self.slots.spare.stat().st_size if self.slots.spare.exists() else 0
-        needed = missing + max(0, largest - freed) + self.config.limits.spare_bytes
+        needed = missing + max(0, largest - self._freed_bytes) + self.config.limits.spare_bytes
         free = shutil.disk_usage(self.config.state_dir).free
         if free < needed:
             raise Rejected("E_SPACE", f"{needed} bytes are needed and {free} are free")
@@ -223,7 +246,8 @@ class LocalDevice:
             sync(self.slots.spare.parent)
             return
         try:
-            apply_patches(base, files, self.slots.spare)
+            back = steps[0].op == "back"  # what was applied last is undone first
+            apply_patches(base, files[:: -1 if back else 1], self.slots.spare, back=back)
         except NeuralDiffError as error:
             codes = {WrongBase: "E_BASE", Corrupt: "E_RESULT"}
             raise Rejected(codes.get(type(error), "E_PATCH"), str(error)) from error

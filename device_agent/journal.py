@@ -47,6 +47,7 @@ class Memory:
         said: keys of what was queued before.
         next_seq: the number of the next event; it never repeats.
         agent: the version of the agent that the server was told of.
+        capacity: what the server was told that an update may take.
     """
 
     floors: Floors = field(default_factory=Floors)
@@ -63,6 +64,7 @@ class Memory:
     said: tuple[str, ...] = ()
     next_seq: int = 1
     agent: str = ""
+    capacity: dict[str, Any] = field(default_factory=dict)
 
     def attempt_at(self, release: str, deployment: str) -> int:
         """Return which trial of a release this is; a deployment that tries it again counts once."""

@@ -25,6 +25,7 @@ KEYS_KEPT_MAX = 256
 DETAIL_LETTERS_MAX = 500
 EVENTS = "events"
 REPORTS = "canary-reports"
+CAPACITY = "capacity"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Outbox:
         """Queue a canary report, unless it was queued before."""
         self._add(f"report {report['report_id']}", REPORTS, report)
 
+    def add_capacity(self, has: dict[str, Any]) -> None:
+        """Queue what the device has for an update."""
+        self._add(f"{CAPACITY} {self._now()} {has}", CAPACITY, has, capacity=has)
+
     def flush(self, client: Client) -> None:
         """Send everything in order.
 
@@ -91,7 +96,7 @@ class Outbox:
                 return
             self._journal.remember(queue=queue[sent:])
 
-    def _add(self, key: str, path: str, body: dict[str, Any], **changes: int) -> None:
+    def _add(self, key: str, path: str, body: dict[str, Any], **changes: Any) -> None:
         memory = self._journal.memory
         if key in memory.said:
             return

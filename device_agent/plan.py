@@ -31,18 +31,24 @@ class Step:
     """One step of a pipeline: fetch a blob, and what the file is after it.
 
     Attributes:
-        op: undo (the spare slot has it), full (the blob is the file), patch.
+        op: undo (the spare slot has it), full (the blob is the file), patch, back (a patch undone).
         sha256: of the blob to fetch; for undo, of the result.
         bytes: of that blob.
         to: SHA-256 of the file after this step.
         to_bytes: its size.
     """
 
-    op: Annotated[str, re.compile(r"(undo|patch|full)\Z")]
+    op: Annotated[str, re.compile(r"(undo|patch|back|full)\Z")]
     sha256: Digest
     bytes: Size
     to: Digest
     to_bytes: Size
+
+
+def way_of(steps: tuple[Step, ...]) -> str:
+    """Return a pipeline as the server is told of it."""
+    op = steps[0].op
+    return " ".join([op, *(step.sha256[:16] for step in steps if op in ("patch", "back"))])
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ def check_plan(plan: Plan, order: Order, family: Family) -> None:
 def _check_pipeline(pipeline: tuple[Step, ...], plan: Plan, family: Family) -> None:
     files = {(r.sha256, r.bytes) for r in family.releases.values()}
     patches = {(p.from_sha256, p.sha256, p.bytes): p.to_sha256 for p in family.patches}
+    undone = {(p.to_sha256, p.sha256, p.bytes): p.from_sha256 for p in family.patches}
     at = plan.base
     for number, step in enumerate(pipeline):
         whole = number == 0 and step.to == step.sha256
@@ -114,6 +121,8 @@ def _check_pipeline(pipeline: tuple[Step, ...], plan: Plan, family: Family) -> N
             "undo": whole and len(pipeline) == 1,
             "full": whole and (step.sha256, step.bytes) in files,
             "patch": patches.get((at, step.sha256, step.bytes)) == step.to,
+            "back": undone.get((at, step.sha256, step.bytes)) == step.to
+            and {each.op for each in pipeline} == {"back"},
         }
         if not fits[step.op]:
             what = f"step {number + 1}, {step.op} {step.sha256[:12]}, is not signed"

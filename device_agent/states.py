@@ -31,8 +31,11 @@ class Device(Protocol):
     def spare_holds(self, plan: Plan) -> bool:
         """Whether the spare slot, read now, holds the model and its components."""
 
-    def fetch(self, plan: Plan, pipeline: int) -> None:
-        """Bring every blob of the pipeline, and the canary, whole and verified."""
+    def fetch(self, plan: Plan, pipeline: int, failed: str) -> None:
+        """Bring every blob of the pipeline, and the canary, whole and verified.
+
+        `failed` says why the pipeline before could not be gone; mostly empty.
+        """
 
     def build(self, plan: Plan, pipeline: int) -> None:
         """Write the new model into the spare slot."""
@@ -87,12 +90,15 @@ class OnePipeline(Attempt):
     def refused(self, error: Rejected) -> Downloading | Reporting:
         """Try the next pipeline; the last one's failure is the reason that is reported."""
         if self.pipeline + 1 < len(self.plan.pipelines):
-            return Downloading(self.plan, self.pipeline + 1)
+            return Downloading(self.plan, self.pipeline + 1, error.code)
         return self.over("refused", error.code, error.message)
 
 
+@dataclass(frozen=True)
 class Downloading(OnePipeline):
     """A verified plan; the blobs of one of its pipelines are fetched."""
+
+    failed: str = ""
 
     def step(self, device: Device) -> Applying | RollingBack:
         """Fetch a pipeline's blobs; an undo needs none, only what the spare slot still holds."""
@@ -101,7 +107,7 @@ class Downloading(OnePipeline):
             if not device.spare_holds(plan):
                 raise Rejected("E_NO_PIPELINE", "every pipeline of the plan failed")
             return RollingBack(plan, plan.sha256, "rolled_back", "ordered")
-        device.fetch(plan, self.pipeline)
+        device.fetch(plan, self.pipeline, self.failed)
         return Applying(plan, self.pipeline)
 
 

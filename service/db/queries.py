@@ -22,8 +22,6 @@ from service.db.rollout_tables import (
     Event,
     Rollout,
 )
-from service.db.tables import ApiToken, Artifact, Device, DeviceModel, Model, Patch, Release, Table
-from trust.fields import is_at_least
 from service.db.tables import (
     ApiToken,
     Artifact,
@@ -35,6 +33,7 @@ from service.db.tables import (
     Release,
     Table,
 )
+from trust.fields import is_at_least
 
 Row = TypeVar("Row", bound=Table)
 

@@ -72,6 +72,7 @@ class ServerDouble:
         self.seq = 0
         self.events: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
+        self.capacities: list[dict[str, Any]] = []
         self.asked: list[Asked] = []
         self.lie: Lie = lambda asked, answer: answer
         self.documents: dict[str, Metadata[Any]] = {}
@@ -209,6 +210,11 @@ class ServerDouble:
         found = self.patches[source, target]
         return self._step("patch", found.sha256, found.bytes, self.releases[target])
 
+    def back(self, source: str, target: str) -> dict[str, Any]:
+        """The step that undoes the patch between two releases."""
+        found = self.patches[source, target]
+        return self._step("back", found.sha256, found.bytes, self.releases[source])
+
     def undo(self, name: str) -> dict[str, Any]:
         release = self.releases[name]
         return self._step("undo", release.sha256, release.bytes, release)
@@ -237,6 +243,9 @@ class ServerDouble:
         if asked.path == "/device/v1/canary-reports":
             self.reports.append(json.loads(asked.body))
             return Answer(202, b'{"result":"counted"}')
+        if asked.path == "/device/v1/capacity":
+            self.capacities.append(json.loads(asked.body))
+            return Answer(202, b'{"result":"stored"}')
         return self._artifact(asked)
 
     def event_kinds(self) -> list[str]:

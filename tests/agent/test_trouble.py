@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_transient(
     lab.server.make_patch("r1", "r2")
     lab.server.offer("r2", [lab.server.patch("r1", "r2")])
 
-    def full(*values: Any) -> None:
+    def full(*values: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
