@@ -28,12 +28,15 @@ def start(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --stages 5%:1h,25%,100%
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --gate margin_rel=0.02
+
+    A rollout does not start while many of its devices would fetch the full file for want of a
+    patch, unless that is accepted.
     """
     client = connect(settings)
     plan = {name: getattr(args, name) for name in "model release cohort stages on_halt".split()}
     rollout = client.post("/v1/rollouts", plan | {"gate": dict(args.gate)})
     try:
-        return _act(client, rollout["id"], "start", "started")
+        return _act(client, rollout["id"], _start(args), "started")
     except Refused as error:
         error.advice = f"it is a draft now; start it: fleetdiff rollout resume {rollout['id']}"
         raise
@@ -73,7 +76,7 @@ def resume(args: Namespace, settings: Settings) -> Reply:
     """
     client = connect(settings)
     draft = client.get(f"/v1/rollouts/{args.id}")["state"] == "draft"
-    return _act(client, args.id, "start" if draft else "resume", args.reason)
+    return _act(client, args.id, _start(args) if draft else "resume", args.reason)
 
 
 def halt(args: Namespace, settings: Settings) -> Reply:
@@ -119,6 +122,10 @@ def changes(
         if rollout["state"] in (until, *TERMINAL) or time.monotonic() >= end:
             return
         time.sleep(PAUSE_S)
+
+
+def _start(args: Namespace) -> str:
+    return "start" + ("?accept_full_downloads=true" if args.accept_full_downloads else "")
 
 
 def _act(client: Client, identity: str, verb: str, reason: str) -> Reply:

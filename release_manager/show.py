@@ -30,6 +30,8 @@ SECTIONS = {
     "staged": "",
     "components": "name bytes sha256",
     "downloads": "from kind bytes share",
+    "pipelines": "way bytes cost_ms",
+    "excluded": "way bytes cost_ms because",
     "regions": "name kind width elements how changed density bits_per_change bytes",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",

@@ -1,0 +1,96 @@
+"""Patches, floors and plans at the command line, against a real server."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.release_manager.town import Town
+from tests.service.world import digest
+
+
+@pytest.fixture
+def linked(both: Town, files: list[Path], tmp_path: Path) -> Town:
+    """A town with r1, r2 and r3, a patch from r2 to r3 and none from r1; a device on each."""
+    patch = tmp_path / "p.ndiff"
+    assert both.anne.run("diff", "make", files[1], files[2], "-o", patch) == 0, both.anne.err
+    both.publish("release", "publish", "asr", "r3", files[2], "--patch", patch)
+    words = ["cohort", "create", "all", "--model", "asr", "--filter", "hardware=h1"]
+    both.anne.json(*words)
+    for number, file in enumerate(files[:2]):
+        token = both.anne.json("device", "token", "--model", "asr")["token"]
+        body = {"enrollment_token": token, "model": "asr", "serial": f"s{number}"}
+        body |= {"hardware": "h1", "agent_version": "1"}
+        reply = both.world.client.post("/device/v1/enroll", json=body).json()
+        query = {"s": digest(file.read_bytes())}
+        credential = reply["credential"]
+        both.world.call("GET", "/device/v1/poll", token=credential, params=query)
+    return both
+
+
+def test_a_patch_is_withdrawn_with_a_reason_and_restored(linked: Town) -> None:
+    anne = linked.anne
+    assert anne.run("patch", "withdraw", "asr", "r2", "r3") == 2, "without a reason"
+    done = anne.json("patch", "withdraw", "asr", "r2", "r3", "--reason", "fails on old chips")
+    assert done["withdrawn"] == "fails on old chips"
+    (listed,) = anne.json("patch", "list", "asr")["items"]
+    assert (listed["from"], listed["to"], listed["withdrawn"]) == ("r2", "r3", "fails on old chips")
+    assert anne.json("patch", "restore", "asr", "r2", "r3")["withdrawn"] == ""
+    assert anne.run("patch", "restore", "asr", "r1", "r3") == 1
+    assert "no patch from r1 to r3" in anne.err
+
+
+def test_a_plan_is_explained_way_by_way(linked: Town) -> None:
+    anne = linked.anne
+    assert anne.run("release", "plan", "asr", "r3") == 2
+    assert anne.run("release", "plan", "asr", "r3", "--from", "r2", "--on", "dev_1") == 2
+    found = anne.json("release", "plan", "asr", "r3", "--from", "r2")
+    ops = [[step["op"] for step in way["steps"]] for way in found["pipelines"]]
+    assert ops == [["patch"], ["full"]] and found["excluded"] == []
+    anne.run("patch", "withdraw", "asr", "r2", "r3", "--reason", "fails on old chips")
+    assert anne.run("release", "plan", "asr", "r3", "--from", "r2") == 0
+    lines = anne.out.splitlines()
+    assert any(line.startswith("full r3") for line in lines)
+    (excluded,) = [line for line in lines if line.startswith("patch r3")]
+    assert "withdrawn" in excluded and "fails on old chips" in excluded
+
+
+def test_a_plan_for_a_device_keeps_within_what_it_says_of_itself(linked: Town) -> None:
+    devices = linked.anne.json("device", "list")["items"]
+    on_r2 = next(d["id"] for d in devices if d["running_release"] == "r2")
+    found = linked.anne.json("release", "plan", "asr", "r3", "--on", on_r2)
+    assert found["from"] == "r2" and found["limits"]["hashed_hops"] == 0
+
+
+def test_a_floor_is_set_with_a_reason_listed_and_lifted(linked: Town) -> None:
+    anne = linked.anne
+    assert anne.run("model", "floor", "asr", "--reason", "of what?") == 2
+    assert anne.run("model", "floor", "asr", "r2") == 1 and "reason" in anne.err
+    done = anne.json("model", "floor", "asr", "r2", "--reason", "it moves the cache")
+    assert (done["release"], done["reason"]) == ("r2", "it moves the cache")
+    assert anne.run("release", "plan", "asr", "r3", "--from", "r1") == 0
+    assert "floor: r2 must run first: it moves the cache" in anne.out
+    assert [f["release"] for f in anne.json("model", "floor", "asr")["items"]] == ["r2"]
+    assert anne.json("model", "floor", "asr", "r2", "--lift")["items"] == []
+    assert anne.run("model", "floor", "asr", "r2", "--lift") == 1
+
+
+def test_bases_are_proposed_by_what_devices_run(linked: Town) -> None:
+    rows = linked.anne.json("diff", "bases", "--model", "asr")["items"]
+    found = {row["release"]: (row["devices"], row["base"]) for row in rows}
+    assert found == {"r1": (1, True), "r2": (1, True)}
+    assert linked.anne.run("diff", "bases") == 2, "of which model?"
+
+
+def test_a_rollout_that_lacks_patches_says_from_where_and_starts_when_that_is_accepted(
+    linked: Town,
+) -> None:
+    anne = linked.anne
+    words = ["rollout", "start", "asr", "r3", "--cohort", "all", "--stages", "100%"]
+    assert anne.run(*words) == 1
+    assert "1 devices on r1 (50 %) have no way to r3" in anne.err
+    assert "--accept-full-downloads" in anne.err and "fleetdiff rollout resume" in anne.err
+    draft = anne.err.split("rollout resume ")[1].split()[0]
+    assert anne.run("rollout", "resume", draft) == 1
+    assert anne.json("rollout", "resume", draft, "--accept-full-downloads")["state"] == "running"
+    anne.json("rollout", "halt", draft, "--reason", "again")
+    assert anne.json(*words, "--accept-full-downloads")["state"] == "running"
