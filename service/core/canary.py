@@ -1,20 +1,20 @@
-"""The canary statistic: six integer sums in, evidence out. Pure, `math` only.
+"""The canary's rule: six integer sums in, "halt", "promote" or nothing out. Pure, `math` only.
 
 Each device contributes one pair, measured on the same audio with the old and the new model:
 `d`, the clipped change of its word error rate, and `b`, its old rate. The question is whether
-the mean of `z = d - margin * b` is above zero (harm) or below (safe). The evidence is an
-e-process, the gamma-exponential mixture of Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform,
-nonparametric, nonasymptotic confidence sequences", Annals of Statistics 2021, Theorem 4 and
-Proposition 9: one may look after every report, and stop whenever it is high enough.
+the mean of `z = d - margin * b` is above zero (harm) or below (safe), even if a budget of reports
+are lies; `evidence.py` answers it, and one may look after every report. docs/canary.md says in
+words what that guarantees, and how it compares.
 """
 
 import math
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
+from service.core.evidence import log_e, log_e_share, sharpest
+
 UNIT = 100_000  # the integer sums count in 1e-5 of a word error rate
-_SERIES_MAX = 10_000
-_EPSILON = 1e-16
 
 
 def _bounded(default: float, least: float, most: float) -> Any:
@@ -27,12 +27,16 @@ class Gate:
     """What a rollout demands of its canary; fixed before the first report.
 
     Attributes:
-        margin_rel: harmless change, as a share of the old word error rate.
+        margin_rel: harmless change of all devices, as a share of the old word error rate.
+        class_margin_rel, chain_margin_rel: likewise of one hardware class, and of the new model
+            against the base of its chain.
         clip: largest change of rate that one device may contribute.
         base_cap: largest old rate that one device may contribute.
         hostile_count, hostile_share: how many counted reports may be lies, k + share * n.
         alpha_halt, alpha_promote, alpha_failures: the chance of each wrong verdict.
+        alpha_parts: the chance that any class or the chain halts wrongly; they share it.
         pairs_halt_least, pairs_promote_least: no verdict before so many devices.
+        class_pairs_promote_least: likewise to promote one class.
         sigma, pairs_expected: where the mixture is sharpest: variance sigma**2 per device.
         failures_fine, failures_bad: share of failing devices that is harmless and harmful.
         undecided_s: after so long in a stage without a verdict, a person decides.
@@ -41,6 +45,8 @@ class Gate:
     """
 
     margin_rel: float = _bounded(0.02, 0, 1)
+    class_margin_rel: float = _bounded(0.10, 0, 1)
+    chain_margin_rel: float = _bounded(0.05, 0, 1)
     clip: float = _bounded(0.03, 0.001, 1)
     base_cap: float = _bounded(0.5, 0.001, 1)
     hostile_count: int = _bounded(3, 0, 1_000_000)
@@ -48,8 +54,10 @@ class Gate:
     alpha_halt: float = _bounded(0.005, 1e-9, 0.49)
     alpha_promote: float = _bounded(0.05, 1e-9, 0.49)
     alpha_failures: float = _bounded(0.005, 1e-9, 0.49)
+    alpha_parts: float = _bounded(0.005, 1e-9, 0.49)
     pairs_halt_least: int = _bounded(20, 1, 10_000_000)
     pairs_promote_least: int = _bounded(100, 1, 10_000_000)
+    class_pairs_promote_least: int = _bounded(50, 1, 10_000_000)
     sigma: float = _bounded(0.012, 0.0001, 1)
     pairs_expected: int = _bounded(500, 1, 10_000_000)
     failures_fine: float = _bounded(0.02, 0.0001, 0.9999)
@@ -72,6 +80,27 @@ class Gate:
         """Evidence of failing devices, in nats, that halts."""
         return math.log(1 / self.alpha_failures)
 
+    def of_class(self, classes: int) -> "Gate":
+        """Return the rule for each of so many classes: the same, with another margin."""
+        alpha = self.alpha_parts / (classes + 1)
+        least = self.class_pairs_promote_least
+        margin = self.class_margin_rel
+        return replace(self, margin_rel=margin, alpha_halt=alpha, pairs_promote_least=least)
+
+    def of_chain(self, classes: int) -> "Gate":
+        """Return the rule for the new model against the base of its chain."""
+        alpha = self.alpha_parts / (classes + 1)
+        return replace(self, margin_rel=self.chain_margin_rel, alpha_halt=alpha)
+
+    def of_placebo(self) -> "Gate":
+        """Return the rule for the old model against itself, where any verdict is an alarm."""
+        alpha, least = self.alpha_halt, self.pairs_halt_least
+        return replace(self, margin_rel=0.0, alpha_promote=alpha, pairs_promote_least=least)
+
+    def trusting(self) -> "Gate":
+        """Return the same rule for a fleet in which nobody lies."""
+        return replace(self, hostile_count=0, hostile_share=0.0)
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -83,6 +112,24 @@ class Sums:
     sb: int = 0
     sbb: int = 0
     sdb: int = 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of a rollout, by the test that they are for.
+
+    Attributes:
+        pooled: of all devices.
+        classes: of each hardware class that is large enough to be asked; which ones these are
+            is fixed before the first report, or the chance of a wrong halt is not kept.
+        chain: of the new model and the base of its chain, where it is not the old one.
+        placebo: of the old model and itself.
+    """
+
+    pooled: Sums
+    classes: Mapping[str, Sums] = field(default_factory=dict)
+    chain: Sums | None = None
+    placebo: Sums = Sums()
 
 
 @dataclass(frozen=True)
@@ -101,32 +148,88 @@ class Evidence:
     upper: float
 
 
-def contribution(gate: Gate, old_errors: int, new_errors: int, ref_words: int) -> tuple[int, int]:
-    """Return one device's (d, b) in `UNIT`s, clipped by the gate."""
+def contribution(
+    gate: Gate, old_errors: int, new_errors: int, ref_words: int, known: int = 0
+) -> tuple[int, int]:
+    """Return one device's (d, b) in `UNIT`s, clipped by the gate.
+
+    `known` is by how much more than the whole pool this shard changes, where the maker ran both
+    models on all of it: taken out, it leaves the mean over the shards as it is, without noise.
+    """
     clip, cap = round(gate.clip * UNIT), round(gate.base_cap * UNIT)
     # Rounded, not floored: a floor would make every change look a little better than it is.
-    d = round((new_errors - old_errors) * UNIT / ref_words)
+    d = round((new_errors - old_errors) * UNIT / ref_words) - known
     return max(-clip, min(clip, d)), min(cap, round(old_errors * UNIT / ref_words))
+
+
+def judge(gate: Gate, pairs: Pairs) -> tuple[str | None, str]:
+    """Return the verdict of all tests, and the test that gave it or that it waits for.
+
+    Any test may halt. All must promote, and the placebo must be still.
+    """
+    classes = len(pairs.classes)
+    tests = {"pooled": (gate, pairs.pooled)}
+    if pairs.chain is not None:
+        tests["chain"] = gate.of_chain(classes), pairs.chain
+    for name, sums in pairs.classes.items():
+        tests[f"class {name}"] = gate.of_class(classes), sums
+    verdicts = {name: decide(*test) for name, test in tests.items()}
+    for kind in ("halt", None):
+        if kind in verdicts.values():
+            return kind, next(name for name in verdicts if verdicts[name] == kind)
+    moved = decide(gate.of_placebo(), pairs.placebo) is not None
+    return (None, "placebo") if moved else ("promote", "pooled")
+
+
+def decide(gate: Gate, sums: Sums) -> str | None:
+    """Return "halt", "promote" or None: what the pairs of one test say."""
+    if sums.n >= gate.pairs_halt_least and harm(gate, sums) >= gate.threshold_halt:
+        return "halt"
+    if sums.n >= gate.pairs_promote_least and safe(gate, sums) >= gate.threshold_promote:
+        return "promote"
+    return None
 
 
 def evidence(gate: Gate, sums: Sums, failures: int, devices: int) -> Evidence:
     """Return the evidence after `sums.n` pairs and `failures` among `devices` finished."""
     change = sums.sd / sums.n / UNIT if sums.n else 0.0
-    lower, upper = _band(gate, sums) if sums.n else (-gate.clip, gate.clip)
-    return Evidence(
-        harm=_harm(gate, sums, 0.0),
-        safe=_safe(gate, sums, 0.0),
-        failures=log_e_failures(gate, failures, devices),
-        change=change,
-        lower=lower,
-        upper=upper,
-    )
+    lower, upper = band(gate, sums)
+    failing = log_e_failures(gate, failures, devices)
+    return Evidence(harm(gate, sums), safe(gate, sums), failing, change, lower, upper)
 
 
 def log_e_failures(gate: Gate, failures: int, devices: int) -> float:
-    """Return ln of the likelihood ratio of `failures_bad` against `failures_fine`."""
-    p0, p1 = gate.failures_fine, gate.failures_bad
-    return failures * math.log(p1 / p0) + (devices - failures) * math.log((1 - p1) / (1 - p0))
+    """Return the evidence that more devices fail than are fine."""
+    return log_e_share(failures, devices, gate.failures_fine, gate.failures_bad)
+
+
+def harm(gate: Gate, sums: Sums, shift: float = 0.0) -> float:
+    """Return the evidence that the change is above the margin plus `shift`, lies allowed for."""
+    s, v = _z(gate, sums, shift)
+    most, least = _bounds(gate, shift)
+    return log_e(s - _budget(gate, sums) * most, v, _rho(gate, gate.alpha_halt), -least)
+
+
+def safe(gate: Gate, sums: Sums, shift: float = 0.0) -> float:
+    """Return the evidence that the change is below the margin plus `shift`, lies allowed for."""
+    s, v = _z(gate, sums, shift)
+    most, least = _bounds(gate, shift)
+    return log_e(-s + _budget(gate, sums) * least, v, _rho(gate, gate.alpha_promote), most)
+
+
+def band(gate: Gate, sums: Sums) -> tuple[float, float]:
+    """Return the always-valid band of the mean change: what neither evidence rejects."""
+    plain, clip = replace(gate, margin_rel=0.0), gate.clip
+
+    def edge(inside: float, outside: float, rejected: Callable[[float], bool]) -> float:
+        for _ in range(40):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+        return outside
+
+    lower = edge(clip, -clip, lambda shift: harm(plain, sums, shift) >= gate.threshold_halt)
+    upper = edge(-clip, clip, lambda shift: safe(plain, sums, shift) >= gate.threshold_promote)
+    return lower, upper
 
 
 def pairs_missing(gate: Gate, sums: Sums) -> int | None:
@@ -154,32 +257,6 @@ def pairs_missing(gate: Gate, sums: Sums) -> int | None:
     return least - sums.n
 
 
-def decide(gate: Gate, sums: Sums) -> str | None:
-    """Return "halt", "promote" or None: what the pooled pairs say."""
-    if sums.n >= gate.pairs_halt_least and _harm(gate, sums, 0.0) >= gate.threshold_halt:
-        return "halt"
-    if sums.n >= gate.pairs_promote_least and _safe(gate, sums, 0.0) >= gate.threshold_promote:
-        return "promote"
-    return None
-
-
-def log_e(s: float, v: float, rho: float, c: float) -> float:
-    """Return ln of the gamma-exponential mixture e-value for "mean <= 0".
-
-    Args:
-        s: sum of the observations.
-        v: sum of their squares.
-        rho: where the mixture is sharpest, in units of v.
-        c: no observation is below -c.
-    """
-    r, a = rho / c**2, (v + rho) / c**2
-    x = (c * s + v) / c**2 + r
-    if x <= 0:
-        return -math.inf
-    norm = r * math.log(r) - math.lgamma(r) - _log_gamma_p(r, r)
-    return norm + math.lgamma(a) + _log_gamma_p(a, x) - a * math.log(x) + (x - r)
-
-
 def _z(gate: Gate, sums: Sums, shift: float) -> tuple[float, float]:
     """Return sum and sum of squares of z = d - margin*b - shift."""
     m = gate.margin_rel
@@ -190,76 +267,20 @@ def _z(gate: Gate, sums: Sums, shift: float) -> tuple[float, float]:
     return s, max(v, 0.0)
 
 
+def _bounds(gate: Gate, shift: float) -> tuple[float, float]:
+    """Return the largest and the smallest z of any report, never narrower than without shift."""
+    most = gate.clip + max(0.0, -shift)
+    return most, -(gate.clip + gate.margin_rel * gate.base_cap + max(0.0, shift))
+
+
 def _rho(gate: Gate, alpha: float) -> float:
-    """Return the mixture's scale, sharpest when V = pairs_expected * sigma**2."""
-    level = math.log(1 / (2 * alpha))
-    return gate.pairs_expected * gate.sigma**2 / (2 * level + math.log(1 + 2 * level))
+    return sharpest(gate.pairs_expected * gate.sigma**2, alpha)
 
 
 def _budget(gate: Gate, sums: Sums) -> float:
-    return min(gate.hostile_count + gate.hostile_share * sums.n, sums.n)
+    """Return how many of the reports may be lies: each can move the sum by the bound of z.
 
-
-def _harm(gate: Gate, sums: Sums, shift: float) -> float:
-    """Return the evidence that the change is above the margin plus `shift`, lies allowed for."""
-    s, v = _z(gate, sums, shift)
-    most = gate.clip + max(0.0, -shift)
-    c = gate.clip + gate.margin_rel * gate.base_cap + max(0.0, shift)
-    return log_e(s - _budget(gate, sums) * most, v, _rho(gate, gate.alpha_halt), c)
-
-
-def _safe(gate: Gate, sums: Sums, shift: float) -> float:
-    """Return the evidence that the change is below the margin plus `shift`, lies allowed for."""
-    s, v = _z(gate, sums, shift)
-    most = gate.clip + gate.margin_rel * gate.base_cap + max(0.0, shift)
-    c = gate.clip + max(0.0, -shift)
-    return log_e(-s - _budget(gate, sums) * most, v, _rho(gate, gate.alpha_promote), c)
-
-
-def _band(gate: Gate, sums: Sums) -> tuple[float, float]:
-    """Return the always-valid band of the mean change, by bisection on the shift."""
-    plain = Gate(**{**vars(gate), "margin_rel": 0.0})
-
-    def edge(speaks: bool) -> float:
-        least, most = -2 * gate.clip, 2 * gate.clip
-        for _ in range(40):
-            middle = (least + most) / 2
-            if speaks:  # lower edge: the largest shift that harm still rejects
-                rejected = _harm(plain, sums, middle) >= plain.threshold_halt
-                least, most = (middle, most) if rejected else (least, middle)
-            else:
-                rejected = _safe(plain, sums, middle) >= plain.threshold_promote
-                least, most = (least, middle) if rejected else (middle, most)
-        return (least + most) / 2
-
-    clip = gate.clip
-    return max(-clip, min(clip, edge(True))), max(-clip, min(clip, edge(False)))
-
-
-def _log_gamma_p(a: float, x: float) -> float:
-    """Return ln P(a, x), the regularised lower incomplete gamma function.
-
-    Series for x < a + 1, Lentz's continued fraction otherwise (Abramowitz & Stegun 6.5.29,
-    6.5.31).
+    Without them the sum would be at most that much smaller, and the squares no larger: so what
+    is computed never exceeds the honest evidence.
     """
-    if x < a + 1:
-        term = total = 1 / a
-        for n in range(1, _SERIES_MAX):
-            term *= x / (a + n)
-            total += term
-            if term < total * _EPSILON:
-                break
-        return math.log(total) + a * math.log(x) - x - math.lgamma(a)
-    b = x + 1 - a
-    c, d = 1e300, 1 / b
-    fraction = d
-    for n in range(1, _SERIES_MAX):
-        factor = -n * (n - a)
-        b += 2
-        d = 1 / (factor * d + b)
-        c = b + factor / c
-        fraction *= c * d
-        if abs(c * d - 1) < _EPSILON:
-            break
-    upper = math.exp(a * math.log(x) - x - math.lgamma(a)) * fraction
-    return math.log1p(-upper) if upper < 1 else -math.inf
+    return min(gate.hostile_count + gate.hostile_share * sums.n, sums.n)
