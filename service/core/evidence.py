@@ -9,6 +9,7 @@ equal devices, no planned number of looks.
 """
 
 import math
+from functools import lru_cache
 
 _POINTS = 80
 _DEPTH = 40.0  # what is e**-40 of the largest term does not count
@@ -44,7 +45,7 @@ def log_e(s: float, v: float, rho: float, c: float) -> float:
     r, a = rho / c**2, (v + rho) / c**2
     if a + s / c <= 0:  # an e-value below one anyway
         return -math.inf
-    return _log_mixture(a, s / c) - _log_mixture(r, 0.0)
+    return _log_mixture(a, s / c) - _log_norm(r)
 
 
 def sharpest(v: float, alpha: float) -> float:
@@ -56,6 +57,12 @@ def sharpest(v: float, alpha: float) -> float:
 def log_e_share(hits: int, of: int, fine: float, bad: float) -> float:
     """Return ln of the likelihood ratio of a share `bad` against a share `fine`."""
     return hits * math.log(bad / fine) + (of - hits) * math.log((1 - bad) / (1 - fine))
+
+
+@lru_cache(maxsize=1_000)
+def _log_norm(r: float) -> float:
+    """Return ln F(r, r): what the average over the bets is divided by."""
+    return _log_mixture(r, 0.0)
 
 
 def _log_mixture(a: float, over: float) -> float:
