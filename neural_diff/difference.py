@@ -81,10 +81,11 @@ def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
         found.append(np.flatnonzero(differ) + first)
     changed = np.concatenate(found)
     grain = lcm(region.unit, BLOCK_ELEMENTS)
-    for some in np.split(changed, _cuts(region, changed, grain)):
+    for low, high in pairwise(_cuts(region, changed, grain)):
+        some = changed[slice(*np.searchsorted(changed, (low, high)))]
         if len(some):
-            start = int(some[0]) // grain * grain
-            end = min(-(-int(some[-1] + 1) // grain) * grain, region.count)
+            start = low + (int(some[0]) - low) // grain * grain
+            end = min(low - (low - int(some[-1]) - 1) // grain * grain, high)
             before, after = (_elements(region, data, start, end) for data in (old, new))
             draft.add(
                 region, start, end - start, encode.smallest(region, before, after, some - start)
@@ -92,29 +93,28 @@ def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
 
 
 def _cuts(region: Region, changed: Integers, grain: int) -> list[int]:
-    """Cuts changes into sections: before a tensor where a code of its own pays, and by number.
+    """Cuts elements into sections: before a tensor where a code of its own pays, and by changes.
 
     It pays if the entropy of where the changes are is lower, apart, by more than a section costs.
     """
     counts = np.array([part.count for part in region.parts] or [region.count])
-    ends = np.searchsorted(changed, np.cumsum(counts))
-    moved = np.diff(ends, prepend=0)
+    starts = np.cumsum(counts) - counts
+    moved = np.diff(np.searchsorted(changed, [*starts, region.count]))
     joined, bounds = np.zeros(2), [0]
-    for number, part in enumerate(np.stack([counts, moved], axis=1)):
+    for start, part in zip(starts.tolist(), np.stack([counts, moved], axis=1), strict=True):
         apart = _support_bits(*joined) + _support_bits(*part)
         if _support_bits(*(joined + part)) > apart + 8 * _SECTION_BYTES:
-            bounds.append(int(ends[number - 1]))
+            bounds.append(start)
             joined = np.zeros(2)
         joined = joined + part
-    cuts = []
+    cuts = {*bounds, region.count}
     most = _SECTION_CHANGES_4_BIT if region.width == 4 else _SECTION_CHANGES
-    for start, end in pairwise([*bounds, len(changed)]):
-        pieces = max(-(-(end - start) // most), 1)
+    for low, high in pairwise(sorted(cuts)):
+        some = changed[slice(*np.searchsorted(changed, (low, high)))] - low
+        pieces = max(-(-len(some) // most), 1)
         for piece in range(1, pieces):
-            place = changed[start + (end - start) * piece // pieces] // grain * grain
-            cuts.append(int(np.searchsorted(changed, place)))
-        cuts.append(end)
-    return sorted(set(cuts))
+            cuts.add(low + int(some[len(some) * piece // pieces]) // grain * grain)
+    return sorted(cuts)
 
 
 def _support_bits(count: float, changes: float) -> float:

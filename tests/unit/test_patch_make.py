@@ -134,6 +134,21 @@ def test_a_large_sparse_difference_is_cut_into_sections(
         assert (tmp_path / "new").read_bytes() == target.read_bytes()
 
 
+def test_tensors_that_change_at_other_rates_are_apart_whatever_their_lengths(
+    tmp_path: Path,
+) -> None:
+    base, target, patch = (tmp_path / name for name in ("base", "to", "patch"))
+    rng = np.random.default_rng(0)
+    old = rng.integers(-120, 121, 133_633, np.int8)
+    share = np.where(np.arange(len(old)) < 33_301, 0.4, 0.01)
+    hit = rng.random(len(old)) < share
+    hit[[33_300, 33_301]] = True
+    for path, codes in ((base, old), (target, (old + hit).astype(np.int8))):
+        save_safetensors(path, {"a": ("I8", codes[:33_301]), "b": ("I8", codes[33_301:])})
+    made = make_patch(base, target, patch)
+    assert [section.start for section in made.sections] == [0, 33_301]
+
+
 def test_scattered_changes_of_an_unknown_file_are_one_region(tmp_path: Path) -> None:
     base, target, patch = (tmp_path / name for name in ("base", "to", "patch"))
     old = np.zeros(4 << 20, np.uint8)
