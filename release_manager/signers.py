@@ -7,7 +7,6 @@ FLEETDIFF_PASSPHRASE where there is none; it is never an argument, which other u
 """
 
 import getpass
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -22,11 +21,11 @@ from securesystemslib.signer import (
     HSMSigner,
     Key,
     Signer,
-    SSlibKey,
     VaultSigner,
 )
 
 from release_manager.errors import Refused, Usage
+from trust.keys import read_key
 from trust.sign import Holders, load_signer
 
 SECRET_VARIABLE = "FLEETDIFF_PASSPHRASE"
@@ -108,13 +107,9 @@ def read_public(path: Path) -> Key:
         OSError: the file cannot be read.
     """
     try:
-        document = json.loads(path.read_bytes())
-        keyval = {"public": document["public"]}
-        return SSlibKey(document["keyid"], document["keytype"], document["scheme"], keyval)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Refused(
-            f"{path} is no public key: {error!r}", "make it: fleetdiff key show URI --json"
-        ) from None
+        return read_key(path)
+    except ValueError as error:
+        raise Refused(str(error), "make it: fleetdiff key show URI --json") from None
 
 
 def holders(role: str, keys: Iterable[Key], files: Iterable[Path], threshold: int) -> Holders:

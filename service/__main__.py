@@ -32,8 +32,13 @@ from service.db.session import Database
 from service.settings import FromEnviron, PublisherSettings, Settings
 
 logger = logging.getLogger(__name__)
-FLAGS = tuple("host port publisher online_keys status_page metrics tick_s poll_after_s".split())
-PUBLISHER_FLAGS = ("online_keys", "root", "record", "orders_per_hour_max", "round_s")
+FLAGS = tuple(
+    "host port publisher online_keys record rollout_limits status_page metrics tick_s "
+    "poll_after_s".split()
+)
+PUBLISHER_FLAGS = tuple(
+    "online_keys root record rollout_limits orders_per_hour_max round_s".split()
+)
 ENDING = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """\
 Settings come from FLEETDIFF_* variables; flags win. Two of them choose where things lie:

@@ -18,6 +18,8 @@ from service.core.identity import Provider
 from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
 from service.core.publisher import work
+from service.core.record import Record
+from service.core.rollout_limits import read_limits
 from service.core.tick import tick
 from service.dashboard import pages
 from service.db.session import Database
@@ -61,7 +63,13 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
         app.state.database.close()
 
     online = settings.online_keys
-    publisher = Publisher(OnlineKeys.load(online)) if online else None
+    limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None
+    if online and limits and settings.record is None:
+        raise ValueError("limits are kept by a record that outlives the process: name one (record)")
+    publisher = None
+    if online:
+        keys, record = OnlineKeys.load(online), Record(settings.record)
+        publisher = Publisher(keys, record=record, limits=limits)
     # Its documents are files of this repository, see `api.contract`; nothing is served.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
@@ -75,6 +83,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
     app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
     app.state.provider = Provider(settings.oidc) if settings.oidc else None
+    app.state.rollout_limits = limits
     app.state.wake = threading.Event()
     problems.install(app)
     for _, routers in contract.AUDIENCES.values():

@@ -53,6 +53,9 @@ class FromEnviron(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database: str = Field(description="SQLAlchemy URL: sqlite:///file or postgresql://...")
+    rollout_limits: Path | None = Field(
+        default=None, description="TOML file: how far and fast a release may go, who approves more"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], **chosen: object) -> Self:
@@ -92,6 +95,9 @@ class Settings(FromEnviron):
     )
     online_keys: Path | None = Field(
         default=None, description="the keys of the embedded publisher; external: never here"
+    )
+    record: Path | None = Field(
+        default=None, description="the record of the embedded publisher; limits need one"
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")

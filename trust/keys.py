@@ -4,10 +4,13 @@ Two keys that look different must be different: python-tuf counts keys by their 
 holds one key in two spellings would meet a threshold of two alone.
 """
 
+import json
+from pathlib import Path
+
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from securesystemslib.signer import Key
+from securesystemslib.signer import Key, SSlibKey
 
 from trust.errors import require
 from trust.fields import SHA256
@@ -24,6 +27,21 @@ _SMALL_ORDER = {0, 1, _PRIME - 1} | {
         "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
     )
 }
+
+
+def read_key(file: Path) -> Key:
+    """Return the public key that `fleetdiff key show --json` printed to a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none.
+    """
+    try:
+        document = json.loads(file.read_bytes())
+        keyval = {"public": document["public"]}
+        return SSlibKey(document["keyid"], document["keytype"], document["scheme"], keyval)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} is no public key: {error!r}") from error
 
 
 def check_key(key: Key) -> None:

@@ -11,15 +11,18 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Data, Now, Reader, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import catalog, plans, rollouts
-from service.core.bodies import Label, Name, NewCohort, NewRollout, Why
+from service.core import approvals, catalog, plans, rollouts
+from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
+from service.core.rollout_limits import RolloutLimits
 from service.db import queries
 from service.db.tables import ApiToken
+from trust.approval import plan_digest
 
 router = for_people("rollouts")
 CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
+CanApprove = Annotated[ApiToken, Depends(operator("rollouts:approve"))]
 CanHalt = Annotated[ApiToken, Depends(operator("rollouts:halt"))]
 
 
@@ -36,6 +39,10 @@ def reason(
 
 
 Reason = Annotated[str, Depends(reason)]
+Limits = Annotated[RolloutLimits | None, Depends(of_app("rollout_limits"))]
+State = Literal[
+    "draft", "awaiting_approval", "running", "paused", "completed", "halted", "canceled"
+]
 ENDED = ("completed", "halted", "canceled")
 WAIT_STEP_S = 0.25
 
@@ -71,9 +78,9 @@ def put_member(
 
 
 @router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
-def create_rollout(_caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
+def create_rollout(caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
     """Add a rollout as a draft; its gate is fixed from here on."""
-    rollout = rollouts.create_rollout(session, now=now, **vars(body))
+    rollout = rollouts.create_rollout(session, actor=caller.name, now=now, **vars(body))
     return rollout_view(session, rollout, now)
 
 
@@ -83,7 +90,7 @@ def list_rollouts(
     session: Reader,
     now: Now,
     model: Name | None = None,
-    state: Literal["draft", "running", "paused", "completed", "halted", "canceled"] | None = None,
+    state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> dict[str, Any]:
     """List rollouts, the newest first."""
@@ -160,13 +167,39 @@ def start_rollout(
     rollout_id: Label,
     session: Tx,
     now: Now,
+    limits: Limits,
     _reason: Reason,
     accept_full_downloads: bool = False,
 ) -> dict[str, Any]:
-    """Start a draft; if patches are missing, only with full downloads accepted."""
-    rollout = rollouts.start(
-        session, rollout_id, caller.name, now, full_downloads=accept_full_downloads
+    """Start a draft, or ask for the approvals that this takes.
+
+    If patches are missing, only with full downloads accepted.
+    """
+    rollout = approvals.start(
+        session, rollout_id, caller.name, now, limits, full_downloads=accept_full_downloads
     )
+    return rollout_view(session, rollout, now)
+
+
+@router.get("/rollouts/{rollout_id}/plan", responses=document(404, 422))
+def get_plan(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
+    """Show all that a rollout is going to do, as it is approved, and the digest of that."""
+    plan = approvals.plan_of(rollouts.rollout_named(session, rollout_id))
+    return {"plan": plan, "sha256": plan_digest(plan)}
+
+
+@router.post("/rollouts/{rollout_id}/approve", responses=document(404, 409, 412, 422))
+def approve_rollout(
+    caller: CanApprove,
+    rollout_id: Label,
+    body: NewApproval,
+    session: Tx,
+    now: Now,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Approve a plan that somebody else made; the last approval that it takes starts it."""
+    given = body.model_dump()
+    rollout = approvals.approve(session, rollout_id, caller.name, now, limits, given)
     return rollout_view(session, rollout, now)
 
 

@@ -17,7 +17,7 @@ from service.db import queries
 from service.db.tables import ApiToken, DeviceModel, EnrollmentToken
 
 SCOPES = tuple(
-    "releases:read releases:write rollouts:read rollouts:write rollouts:halt "
+    "releases:read releases:write rollouts:read rollouts:write rollouts:halt rollouts:approve "
     "devices:read devices:write enroll:write telemetry:read audit:read "
     "tokens:admin".split()
 )

@@ -32,6 +32,7 @@ def _text_only(value: Any) -> Any:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signed = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,1024}$")]
 Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 Label = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 # No quotes and no backslashes: a key becomes part of a JSON path in a query.
@@ -85,7 +86,7 @@ class NewSignature(Body):
     """A signature on a draft, and the digest of what was signed."""
 
     sha256: Sha256
-    sig: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,1024}$")]
+    sig: Signed
 
 
 class NewEnrollmentToken(Body):
@@ -152,6 +153,14 @@ class Why(Body):
     """Why a person did this."""
 
     reason: Text = ""
+
+
+class NewApproval(Body):
+    """An approval: the digest of the plan that was seen and, where keys approve, a signature."""
+
+    plan: Sha256
+    keyid: Sha256 | None = None
+    sig: Signed | None = None
 
 
 class Enrollment(Body):

@@ -41,6 +41,10 @@ class WrongState(Conflict):
     """This cannot be done in the present state."""
 
 
+class BeyondLimits(Conflict):
+    """The rollout goes further or faster than the limits of this installation allow."""
+
+
 class NotAsSeen(Refusal):
     """It changed since the caller looked."""
 
@@ -83,6 +87,10 @@ class ReportClosed(Conflict):
 
 class NotAcceptable(Refusal):
     """The signed document breaks a rule."""
+
+
+class NotApproved(Refusal):
+    """This is no approval by somebody who may give one."""
 
 
 class MissingArtifact(Refusal):

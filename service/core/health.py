@@ -28,10 +28,11 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
     stages = _stage_views(session, rollout)
     return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at started_at "
-        "finished_at"
+        "finished_at created_by asked_by"
     ) | {
         "release": rollout.release.name,
         "cohort": rollout.cohort.name,
+        "approved_by": [one["by"] for one in rollout.approvals or []],
         "stages": stages,
         "health": health_view(session, rollout, now),
         "bytes_sent": sum(stage["bytes_sent"] for stage in stages),

@@ -8,6 +8,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from service.core.record import Record
+from service.core.rollout_limits import RolloutLimits, read_limits
 from service.settings import ORDERS_PER_HOUR_MAX, PublisherSettings
 from trust.roles import ONLINE_ROLES
 from trust.sign import load_signer
@@ -42,6 +43,7 @@ class Publisher:
         keys: its keys.
         root: the pinned root; None: the first one that the database holds.
         record: its memory of the numbers that it gave away.
+        limits: how far and how fast a release may go; None: as the database says.
         orders_max: orders that it gives in one hour; what an attacker in the server can move.
     """
 
@@ -49,6 +51,7 @@ class Publisher:
     root: bytes | None = None
     record: Record = field(default_factory=Record)
     orders_max: int = ORDERS_PER_HOUR_MAX
+    limits: RolloutLimits | None = None
 
     @staticmethod
     def open(settings: PublisherSettings) -> "Publisher":
@@ -58,7 +61,9 @@ class Publisher:
             OSError, ValueError: naming the file that cannot be used.
         """
         keys, root = OnlineKeys.load(settings.online_keys), settings.root.read_bytes()
-        return Publisher(keys, root, Record(settings.record), settings.orders_per_hour_max)
+        limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None
+        record = Record(settings.record)
+        return Publisher(keys, root, record, settings.orders_per_hour_max, limits)
 
 
 class Trouble(StrEnum):
@@ -67,6 +72,8 @@ class Trouble(StrEnum):
     REFUSED = "refused"  # a stored document is not what was signed, or older than what was
     WRONG_KEY = "wrong_key"  # root or targets name another key than the one it holds
     LIMIT = "limit"  # more orders are wished for than may be given in an hour
+    UNAPPROVED = "unapproved"  # a release shall go further than anybody approved
+    TOO_FAST = "too_fast"  # a release shall reach more devices, or reach them sooner, than it may
     VERSION_TAKEN = "version_taken"  # somebody else wrote the version it was about to write
 
 

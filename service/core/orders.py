@@ -1,6 +1,7 @@
 """Orders: the wish of the database, granted by the signed family or not at all."""
 
 import logging
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import update
@@ -8,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from service.core import audit, deployments
 from service.core.keys import Blocked, Publisher, Trouble, check_key
+from service.core.reach import Counts, Reach
 from service.core.record import Record
 from service.core.verified import Verified
-from service.db import queries
+from service.db import queries, wishes
 from service.db.rollout_tables import Deployment
 from service.db.session import Database, changed
 from service.db.tables import DeviceModel
@@ -19,7 +21,8 @@ from trust.roles import DIRECTOR, Family, Release
 from trust.sign import LIFETIME, sign_order
 
 logger = logging.getLogger(__name__)
-ORDERS_PER_ROUND_MAX = 1000
+GOALS_PER_ROUND_MAX = 100
+ORDERS_PER_GOAL_MAX = 1000
 SEQ_BELIEVED_MAX = 1 << 40  # a forged number above it would use up the numbers of a device
 
 
@@ -27,62 +30,89 @@ def sign_orders(database: Database, publisher: Publisher, found: Verified, now: 
     """Sign the orders that devices wait for, and again those that grow old or lost their key.
 
     Raises:
-        Blocked: WRONG_KEY, and nothing was written; LIMIT, and what it allows was.
+        Blocked: WRONG_KEY, and nothing was written.
+        ExceptionGroup: LIMIT, UNAPPROVED or TOO_FAST, and what they allow was.
     """
     assert found.targets is not None
     if found.timestamp is None:  # nothing is published yet that an order could stand beside
         return
-    beside = {"root": found.roots[-1].version, "timestamp": found.timestamp.version}
     director = publisher.keys.director
     keyid = director.public_key.keyid
     check_key(DIRECTOR, director, found.targets.get_delegated_role(DIRECTOR).keyids)
-    granted, refused = [], []
-    with database.reader() as session:
-        aged, models = now + LIFETIME["order"] / 2, list(found.families)
-        for row in queries.orders_to_sign(session, aged, keyid, models, ORDERS_PER_ROUND_MAX):
-            family = found.families[row.model]
-            deployment = session.get_one(Deployment, row.deployment_id)
-            release = _allowed(family, row, deployment, now)
-            if isinstance(release, Release):
-                order = _order(publisher.record, beside, release, row, deployment.id, now)
-                granted.append((row, order))
-            else:
-                refused.append((row, release))
     # A limit of its own, which no row can raise: who took the server moves no more than this.
     hour = f"orders in hour {int(now.timestamp()) // 3600}"
-    given = publisher.record.highest(hour)
-    left = max(0, publisher.orders_max - given)
-    granted, waiting = granted[:left], len(granted[left:])
+    round_ = _Round(Counts(publisher.record))
+    left = max(0, publisher.orders_max - round_.counts[hour])
+    with database.reader() as session:
+        _judge(session, publisher, found, round_, left, now)
+    granted = round_.granted
     if granted:
         numbers = {f"order {order.device}": order.seq for _, order in granted}
-        publisher.record.take(numbers | {hour: given + len(granted)})
+        numbers |= {hour: round_.counts[hour] + len(granted)}
+        publisher.record.take(round_.counts.new | numbers)
         bodies = [sign_order(order, director) for _, order in granted]
         with database.writer() as session:
             for (row, order), body in zip(granted, bodies, strict=True):
                 _give(session, row, order, body, keyid)
             audit.record(session, "orders.sign", DIRECTOR, now, orders=len(bodies))
-    if refused:
+    if round_.refused:
         with database.writer() as session:
-            for row, barred in refused:
+            for row, barred in round_.refused:
                 _call_off(session, row, barred, now)
-    if waiting:
-        detail = f"{publisher.orders_max} orders were given in this hour; {waiting} or more wait"
-        raise Blocked(Trouble.LIMIT, DIRECTOR, detail)
+    if round_.blocked:
+        raise ExceptionGroup("not every order was given", list(round_.blocked.values()))
 
 
-def _allowed(
-    family: Family, row: DeviceModel, deployment: Deployment, now: datetime
-) -> Release | str:
-    """Return where the deployment says, or why the signed family lets no such device go there."""
-    release = family.release_of(deployment.to_sha256)
+@dataclass
+class _Round:
+    """What becomes of the wishes of one round; what is blocked goes on waiting."""
+
+    counts: Counts
+    granted: list[tuple[DeviceModel, Order]] = field(default_factory=list)
+    refused: list[tuple[DeviceModel, str]] = field(default_factory=list)
+    blocked: dict[str, Blocked] = field(default_factory=dict)
+
+
+def _judge(
+    session: Session, publisher: Publisher, found: Verified, to: _Round, left: int, now: datetime
+) -> None:
+    """Look at some devices of each goal, so that one that may not be reached bars no other."""
+    assert found.timestamp is not None
+    beside = {"root": found.roots[-1].version, "timestamp": found.timestamp.version}
+    keyid, aged = publisher.keys.director.public_key.keyid, now + LIFETIME["order"] / 2
+    waits = wishes.waits_for_order(aged, keyid, list(found.families))
+    for goal in wishes.goals(session, waits, GOALS_PER_ROUND_MAX):
+        family = found.families[goal.model]
+        release = family.release_of(goal.sha256)
+        fleet = queries.count_devices(session, goal.model) if publisher.limits else 0
+        reach = Reach(release, family, publisher.limits, fleet, goal.rollout) if release else None
+        for row, deployment in wishes.waiting(session, waits, goal, ORDERS_PER_GOAL_MAX):
+            barred = _barred(family, release, row, deployment, now)
+            if barred or reach is None:
+                to.refused.append((row, barred))
+                continue
+            try:
+                if len(to.granted) == left:
+                    full = f"{publisher.orders_max} orders were given in this hour; more wait"
+                    raise Blocked(Trouble.LIMIT, DIRECTOR, full)
+                reach.admit(to.counts, row.device_id, now)
+            except Blocked as error:
+                to.blocked[str(error)] = error
+                continue
+            order = _order(publisher.record, beside, reach.release, row, deployment.id, now)
+            to.granted.append((row, order))
+
+
+def _barred(
+    family: Family, to: Release | None, row: DeviceModel, deployment: Deployment, now: datetime
+) -> str:
+    """Return why the signed family lets no such device go there, nothing if it may."""
     running = family.release_of(row.running_sha256)
-    if release is None or release.status != "active" or deployment.device_id != row.device_id:
+    if to is None or to.status != "active" or deployment.device_id != row.device_id:
         return "not active"
-    if misfit := release.misfit(row.device.hardware, row.device.agent_version):
+    if misfit := to.misfit(row.device.hardware, row.device.agent_version):
         return misfit
-    if running and not release.takes_back(running, now):
-        return "no edge back"
-    return release
+    return "" if running is None or to.takes_back(running, now) else "no edge back"
 
 
 def _order(

@@ -55,8 +55,8 @@ def work(database: Database, publisher: Publisher, now: datetime) -> list[dict[s
         for part in (publish, sign_orders, sign_log) if found.targets else ():
             try:
                 part(database, publisher, found, now)
-            except Blocked as error:
-                problems.append(error.problem)
+            except* Blocked as errors:
+                problems += [e.problem for e in errors.exceptions if isinstance(e, Blocked)]
     _note(database, problems, now)
     return problems
 
@@ -166,3 +166,6 @@ def _note(database: Database, problems: list[dict[str, str]], now: datetime) -> 
         said = {"round_at": now, "problems": problems}
         row = insert_into(session, PublisherState).values(id=1, **said)
         session.execute(row.on_conflict_do_update(index_elements=["id"], set_=said))
+        for problem in problems if news else ():
+            told = {"actor": "publisher", "result": "denied"}
+            audit.record(session, "publisher.blocked", problem["role"], now, **told, **problem)

@@ -76,6 +76,7 @@ def create_rollout(
     stages: Sequence[NewStage],
     gate: dict[str, Any],
     on_halt: str,
+    actor: str,
     now: datetime,
 ) -> Rollout:
     """Add a rollout in state `draft`; its gate is fixed from here on."""
@@ -106,6 +107,7 @@ def create_rollout(
         on_halt=on_halt,
         waiting_for="a person starts it",
         created_at=now,
+        created_by=actor,
         stages=[Stage(number=number, **vars(stage)) for number, stage in enumerate(stages, 1)],
     )
     session.add(rollout)
@@ -123,6 +125,17 @@ def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False)
     return found(rollout, f"rollout {rollout_id}")
 
 
+def changing(session: Session, rollout_id: str, *states: str) -> Rollout:
+    """Return a rollout that nobody else changes meanwhile, in one of these states, or refuse."""
+    rollout = rollout_named(session, rollout_id, to_change=True)
+    if rollout.state not in states:
+        raise WrongState(
+            f"rollout {rollout.id} is {rollout.state}, not {' or '.join(states)}",
+            state=rollout.state,
+        )
+    return rollout
+
+
 def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
     """Refuse if a rollout changed since the caller saw it; until the commit it cannot."""
     rollout = rollout_named(session, rollout_id, to_change=True)
@@ -134,15 +147,30 @@ def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
         )
 
 
-def start(
-    session: Session, rollout_id: str, actor: str, now: datetime, *, full_downloads: bool = False
-) -> Rollout:
-    """Start a draft: one row changes, however many devices the cohort has.
+def check_patches(session: Session, rollout: Rollout, *, accepted: bool) -> str:
+    """Return which full downloads were accepted; nothing if there are none to speak of.
 
     Raises:
         PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
     """
-    rollout = _changing(session, rollout_id, "draft", "running")
+    lacking = _lacking(session, rollout)
+    if lacking and not accepted:
+        raise PatchesMissing(
+            f"{lacking}; make patches (fleetdiff diff bases says from where), or "
+            "start with --accept-full-downloads",
+            release=rollout.release.name,
+        )
+    return f"full downloads accepted: {lacking}" if lacking else ""
+
+
+def start(
+    session: Session, rollout_id: str, actor: str, now: datetime, reason: str = ""
+) -> Rollout:
+    """Start a draft: one row changes, however many devices the cohort has.
+
+    `approvals` sees to it that it has the patches and the approvals that it takes.
+    """
+    rollout = changing(session, rollout_id, "draft", "awaiting_approval", "running")
     if rollout.state == "running":
         return rollout
     for other in queries.live_rollouts(session, rollout.model):
@@ -151,14 +179,6 @@ def start(
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
                 rollout=other.id,
             )
-    lacking = _lacking(session, rollout)
-    if lacking and not full_downloads:
-        raise PatchesMissing(
-            f"{lacking}; make patches (fleetdiff diff bases says from where), or "
-            "start with --accept-full-downloads",
-            release=rollout.release.name,
-        )
-    reason = f"full downloads accepted: {lacking}" if lacking else ""
     change(session, rollout, "start", reason, actor, now, state="running", started_at=now)
     start_stage(rollout, 1, now)
     return rollout
@@ -166,7 +186,7 @@ def start(
 
 def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Stop offering; devices on their way are told to stop before they switch."""
-    rollout = _changing(session, rollout_id, "running", "paused")
+    rollout = changing(session, rollout_id, "running", "paused")
     paused: dict[str, Any] = {"state": "paused", "waiting_for": "a person resumes it"}
     reasons = sorted({*rollout.reasons, "operator"})
     change(session, rollout, "pause", reason, actor, now, reasons=reasons, **paused)
@@ -175,7 +195,7 @@ def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datet
 
 def resume(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Go on; if the gate could not decide, this is the person's decision to pass the stage."""
-    rollout = _changing(session, rollout_id, "paused")
+    rollout = changing(session, rollout_id, "paused")
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
     paused_at = queries.decisions_of(session, rollout.id)[-1].at
     change(session, rollout, decision, reason, actor, now, state="running", reasons=[])
@@ -188,8 +208,8 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
 
 def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
-    rollout = _changing(session, rollout_id, "draft", *LIVE)
-    if rollout.state == "draft":
+    rollout = changing(session, rollout_id, "draft", "awaiting_approval", *LIVE)
+    if rollout.state not in LIVE:
         change(session, rollout, "cancel", reason, actor, now, state="canceled", finished_at=now)
         return rollout
     stop(session, rollout, reason, actor, now)
@@ -261,14 +281,3 @@ def _lacking(session: Session, rollout: Rollout) -> str:
     whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
     named = [f"{r['devices']} devices on {r['release']} ({r['share_bp'] / 100:g} %)" for r in rows]
     return f"{', '.join(named)} {whole}" if named else ""
-
-
-def _changing(session: Session, rollout_id: str, *states: str) -> Rollout:
-    """Return a rollout that nobody else changes meanwhile, in one of these states, or refuse."""
-    rollout = rollout_named(session, rollout_id, to_change=True)
-    if rollout.state not in states:
-        raise WrongState(
-            f"rollout {rollout.id} is {rollout.state}, not {' or '.join(states)}",
-            state=rollout.state,
-        )
-    return rollout

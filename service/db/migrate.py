@@ -19,7 +19,9 @@ def migrate(url: str) -> None:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     database = Database(url)
     try:
-        with database.engine.connect() as connection:
+        with database.engine.execution_options(fleetdiff_writes=True).connect() as connection:
+            if database.is_sqlite:  # a table may be made anew under the rows that refer to it
+                connection.connection.execute("PRAGMA foreign_keys=OFF")  # no transaction began yet
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()

@@ -149,6 +149,21 @@ def devices_without(session: Session, attribute: str, since: datetime) -> Sequen
     return session.scalars(devices.order_by(Device.id)).all()
 
 
+def count_devices(session: Session, model: str) -> int:
+    """Return how many devices are in the fleet of a model."""
+    devices = select(func.count()).select_from(DeviceModel).join(DeviceModel.device)
+    devices = devices.where(DeviceModel.model == model, Device.status == "active")
+    return session.execute(devices).scalar_one()
+
+
+def count_reach(session: Session, rollout: Rollout) -> tuple[int, int]:
+    """Return how many devices a rollout goes to, and how many its release then was offered to."""
+    cohort = set(session.scalars(cohort_devices(rollout.cohort)))
+    offered = select(Deployment.device_id).filter_by(release_id=rollout.release_id)
+    before = session.scalars(offered.where(Deployment.direction == "forward"))
+    return len(cohort), len(cohort.union(before))
+
+
 def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:
     """Return whether a device belongs to a cohort now."""
     members = cohort_devices(cohort).where(Device.id == device_id)
@@ -221,23 +236,6 @@ def sums_of(session: Session, rollout_id: str, scope: str = "all") -> CanarySums
 def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
     """Return a rollout's decisions, the oldest first."""
     rows = select(Decision).filter_by(rollout_id=rollout_id).order_by(Decision.seq)
-    return session.scalars(rows).all()
-
-
-def orders_to_sign(
-    session: Session, aged: datetime, keyid: str, models: Sequence[str], limit: int
-) -> Sequence[DeviceModel]:
-    """Return who waits for an order, or has one that ends before `aged` or is by another key."""
-    unsigned = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
-    foreign = DeviceModel.order_keyid.is_distinct_from(keyid)
-    rows = (
-        select(DeviceModel)
-        .join(Deployment, Deployment.id == DeviceModel.deployment_id)
-        .where(Deployment.state.in_(OPEN), DeviceModel.model.in_(models))
-        .where(or_(unsigned, foreign, DeviceModel.order_expires_at < aged))
-        .order_by(DeviceModel.device_id)
-        .limit(limit)
-    )
     return session.scalars(rows).all()
 
 

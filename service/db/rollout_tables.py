@@ -14,6 +14,7 @@ from service.db.tables import Release, Table, one_of
 
 OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
 LIVE = ("running", "paused")
+STATES = ("draft", "awaiting_approval", *LIVE, "completed", "halted", "canceled")
 
 
 class Cohort(Table):
@@ -53,6 +54,10 @@ class Rollout(Table):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    created_by: Mapped[str | None]
+    asked_by: Mapped[str | None]  # who started it where that takes an approval
+    devices: Mapped[int | None]  # of its cohort, when that was asked for
+    approvals: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     release: Mapped[Release] = relationship()
     cohort: Mapped[Cohort] = relationship()
     stages: Mapped[list["Stage"]] = relationship(order_by="Stage.number")
@@ -64,7 +69,7 @@ class Rollout(Table):
 
     __table_args__ = (
         Index(None, "model", "state"),
-        one_of("state", "draft", "running", "paused", "completed", "halted", "canceled"),
+        one_of("state", *STATES),
         one_of("on_halt", "keep", "revert"),
     )
 

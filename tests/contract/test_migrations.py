@@ -9,9 +9,9 @@ from alembic import command
 from alembic.config import Config
 
 import migrations
-import service.db.pipelines
-import service.db.rollout_tables  # noqa: F401  (fills the metadata)
+import service.db.pipelines  # noqa: F401  (fills the metadata)
 from service.db.migrate import migrate
+from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import Table
 from tests.real.postgres import PostgresServer, clone
@@ -62,6 +62,43 @@ def test_migrations_and_tables_are_the_same(urls: tuple[str, str]) -> None:
     Table.metadata.create_all(database.engine)
     database.close()
     assert snapshot(migrated) == snapshot(created)
+
+
+NOON = "'2026-06-01 12:00:00'"
+BEFORE_APPROVALS = f"""
+INSERT INTO model VALUES ('asr', 'salt', {NOON});
+INSERT INTO artifact VALUES ('a', 1, {NOON});
+INSERT INTO release VALUES (1, 'asr', 'r1', 1, 'active', 'a', 1, '[]', '[]', {NOON});
+INSERT INTO cohort VALUES (1, 'all', 'asr', '{{}}', {NOON});
+INSERT INTO rollout (id, model, release_id, cohort_id, state, reasons, stage, generation, salt,
+ gate, gate_sha256, on_halt, halt_reason, waiting_for, created_at)
+ VALUES ('ro', 'asr', 1, 1, 'draft', '[]', 1, 0, '', '{{}}', '', 'keep', '', '', {NOON});
+INSERT INTO stage (rollout_id, number, share_bp, soak_s, in_flight, state)
+ VALUES ('ro', 1, 10000, 0, 0, 'waiting')"""
+
+
+def test_a_rollout_that_is_there_keeps_its_stages_when_its_table_is_made_anew(
+    urls: tuple[str, str],
+) -> None:
+    url = urls[0]
+    migrate(url)
+    database = Database(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0006-1")
+        for statement in BEFORE_APPROVALS.split(";"):
+            connection.execute(sa.text(statement))
+        connection.commit()
+    migrate(url)
+    with database.writer() as session:
+        (rollout,) = session.scalars(sa.select(Rollout))
+        assert [stage.share_bp for stage in rollout.stages] == [10_000]
+        rollout.state = "awaiting_approval"
+    with pytest.raises(sa.exc.IntegrityError), database.writer() as session:
+        session.execute(sa.delete(Rollout))
+    database.close()
 
 
 def test_migrating_twice_changes_nothing_and_down_leaves_nothing(urls: tuple[str, str]) -> None:

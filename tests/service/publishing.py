@@ -1,15 +1,21 @@
 """A publisher as in its own process, what an attacker can write, and what a device makes of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import CryptoSigner
+from sqlalchemy import select
+
 from service.core.keys import Publisher
 from service.core.record import Record
+from service.core.rollout_limits import read_limits
 from service.db.tables import DeviceModel
 from tests.service.phone import Phone
 from tests.service.world import BASE, MODEL, World, digest
 from tests.unit.signed_world import tuf_clock
+from trust.approval import approval
 from trust.floors import Floors
 from trust.order import Order, read_envelope, read_order
 from trust.roles import family_role
@@ -69,3 +75,41 @@ def offered(world: World) -> Phone:
     world.start_rollout("r2", "all", stages=ALL)
     assert phone.poll()["hold"] == "order_pending"
     return phone
+
+
+NO_BOUNDS = {"first_share_bp": 10_000, "step_share_bp": 10_000, "soak_s": 0}
+
+
+def limit(
+    world: World, folder: Path, *approvers: CryptoSigner, server: bool = True, **numbers: int
+) -> None:
+    """Give the publisher, and the server unless it was taken, a file of limits."""
+    names = []
+    for number, signer in enumerate(approvers):
+        key = signer.public_key
+        public = {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme}
+        (folder / f"{number}.pub").write_text(json.dumps(public | key.keyval))
+        names.append(f"{number}.pub")
+    file = folder / "limits.toml"
+    told = {**NO_BOUNDS, "approval_above_bp": 10_000, **numbers, "approvers": names}
+    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in told.items()))
+    world.publisher = replace(world.publisher, limits=read_limits(file))
+    if server:
+        world.app.state.rollout_limits = world.publisher.limits
+
+
+def approve(world: World, rollout: str, token: str, *signers: CryptoSigner, **more: Any) -> Any:
+    """Approve what a rollout is now, as a person with this token, and a key if there is one."""
+    seen = world.ok("GET", f"/v1/rollouts/{rollout}/plan")
+    body = {"plan": seen["sha256"]}
+    for signer in signers:
+        signed = approval(seen["plan"]).sign(signer)
+        body |= {"keyid": signed.keyid, "sig": signed.signature}
+    return world.call("POST", f"/v1/rollouts/{rollout}/approve", token, json=body | more)
+
+
+def ordered(world: World) -> int:
+    """Return how many devices have an order."""
+    with world.app.state.database.reader() as session:
+        given = select(DeviceModel).where(DeviceModel.order_body.is_not(None))
+        return len(session.scalars(given).all())

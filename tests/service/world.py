@@ -104,10 +104,10 @@ class World:
         self.seq = 0
         self.token = self.token_with(*access.SCOPES)
 
-    def token_with(self, *scopes: str) -> str:
+    def token_with(self, *scopes: str, name: str = "tester") -> str:
         with self.app.state.database.writer() as session:
             lifetime = timedelta(days=30)
-            return access.create_token(session, "tester", list(scopes), lifetime, self.now)[1]
+            return access.create_token(session, name, list(scopes), lifetime, self.now)[1]
 
     def call(self, method: str, path: str, token: str | None = None, **more: Any) -> Any:
         headers = {"Authorization": f"Bearer {token or self.token}"} | more.pop("headers", {})

@@ -1,0 +1,163 @@
+"""Four eyes: what a rollout is going to do, whether that takes approvals, and if it has them.
+
+An approval is of the whole plan, as it was shown: any change makes another plan, which nobody
+approved. With keys in the file of limits an approval is a signature; the publisher checks it by
+its own copy of that file, and whoever took the server can forge none.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import Signature
+from sqlalchemy.orm import Session
+
+from service.core import rollouts
+from service.core.errors import BeyondLimits, Forbidden, NotApproved, NotAsSeen, WrongState
+from service.core.rollout_limits import BP, RolloutLimits
+from service.db import queries
+from service.db.rollout_tables import Rollout
+from trust.approval import approval, plan_digest
+
+
+def plan_of(rollout: Rollout) -> dict[str, Any]:
+    """Return all that a rollout is going to do, as people approve it."""
+    return {
+        "v": 1,
+        "rollout": rollout.id,
+        "model": rollout.model,
+        "release": rollout.release.name,
+        "sha256": rollout.release.sha256,
+        "cohort": rollout.cohort.shown("name filter"),
+        "devices": rollout.devices,
+        "stages": [stage.shown("share_bp soak_s in_flight_max") for stage in rollout.stages],
+        "gate": rollout.gate,
+        "on_halt": rollout.on_halt,
+    }
+
+
+def is_approved(limits: RolloutLimits, rollout: Rollout, given: Sequence[Any]) -> bool:
+    """Whether enough people approved what a rollout is now; rows may hold anything."""
+    plan = plan_of(rollout)
+    try:
+        if limits.approvers:
+            envelope = approval(plan)
+            for one in given:
+                envelope.signatures[one["keyid"]] = Signature(one["keyid"], one["sig"])
+            envelope.verify(list(limits.approvers), limits.approvals)
+            return True
+        makers = {rollout.created_by, rollout.asked_by}
+        people = {one["by"] for one in given if one["plan"] == plan_digest(plan)}
+    except (VerificationError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return len(people - makers) >= limits.approvals
+
+
+def start(
+    session: Session,
+    rollout_id: str,
+    actor: str,
+    now: datetime,
+    limits: RolloutLimits | None,
+    *,
+    full_downloads: bool = False,
+) -> Rollout:
+    """Start a draft, or ask for the approvals that this takes.
+
+    Raises:
+        BeyondLimits: no approval would help.
+        PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
+    """
+    rollout = rollouts.changing(session, rollout_id, "draft", "awaiting_approval", "running")
+    if rollout.state != "draft":
+        return rollout if limits else rollouts.start(session, rollout_id, actor, now)
+    reason = rollouts.check_patches(session, rollout, accepted=full_downloads)
+    asked = _check(session, rollout, limits) if limits else None
+    if limits is None or asked is None:
+        return rollouts.start(session, rollout_id, actor, now, reason)
+    devices, reached, fleet = asked
+    waiting = (
+        f"{limits.approvals} to approve it, others than who made it: it goes to {devices} "
+        f"devices, and reaches {reached} of {fleet} of {rollout.model}; {actor} asks"
+    )
+    asking: dict[str, Any] = {"state": "awaiting_approval", "asked_by": actor}
+    asking |= {"devices": devices, "waiting_for": waiting}
+    rollouts.change(session, rollout, "ask", reason, actor, now, **asking)
+    return rollout
+
+
+def approve(
+    session: Session,
+    rollout_id: str,
+    actor: str,
+    now: datetime,
+    limits: RolloutLimits | None,
+    given: dict[str, Any],
+) -> Rollout:
+    """Approve what a rollout is going to do; the last approval that it takes starts it.
+
+    Args:
+        session: of the change.
+        rollout_id: which.
+        actor: who approves.
+        now: the time.
+        limits: who may approve, and how many must.
+        given: the digest of the `plan` that was seen; the signature on it, as `keyid` and `sig`.
+
+    Raises:
+        Forbidden: the caller made it, asked for it, or approved it before.
+        NotAsSeen: it is another plan.
+        NotApproved: the signature is none of somebody who may approve.
+    """
+    rollout = rollouts.changing(session, rollout_id, "awaiting_approval")
+    if limits is None:
+        raise WrongState("this server has no file of limits any more: start the rollout")
+    before = rollout.approvals or []
+    used = {one["keyid"] for one in before} - {None}
+    if actor in {rollout.created_by, rollout.asked_by, *(one["by"] for one in before)} or (
+        given["keyid"] in used
+    ):
+        raise Forbidden(f"{actor} made rollout {rollout.id} or approved it; somebody else must")
+    if given["plan"] != plan_digest(plan_of(rollout)):
+        raise NotAsSeen(f"the plan of rollout {rollout.id} is another by now; look again")
+    one = {"by": actor, "at": now.isoformat(), **given}
+    if not is_approved(limits.model_copy(update={"approvals": 1}), rollout, [one]):
+        raise NotApproved(
+            "send a signature by a key that the file of limits lists as an approver's"
+        )
+    held = {"approvals": [*before, one], "waiting_for": rollout.waiting_for}
+    rollouts.change(session, rollout, "approve", "", actor, now, one, **held)
+    if is_approved(limits, rollout, [*before, one]):
+        return rollouts.start(session, rollout_id, actor, now)
+    return rollout
+
+
+def _check(
+    session: Session, rollout: Rollout, limits: RolloutLimits
+) -> tuple[int, int, int] | None:
+    """Return what takes approvals: devices of the cohort, devices reached, fleet; or None.
+
+    Raises:
+        BeyondLimits: its stages are too large or too short, approved or not.
+    """
+    fleet = limits.fleet(queries.count_devices(session, rollout.model))
+    devices, reached = queries.count_reach(session, rollout)
+    before_bp = 0
+    for stage in rollout.stages:
+        most_bp = limits.step_share_bp if before_bp else limits.first_share_bp
+        step, most = (stage.share_bp - before_bp) * devices / BP, most_bp * fleet / BP
+        if step > max(1, most):
+            raise BeyondLimits(
+                f"stage {stage.number} adds about {step:.0f} of {fleet} devices of "
+                f"{rollout.model}; at most {most_bp / 100:g} % may be added there",
+                share_bp_max=most_bp,
+            )
+        if stage is not rollout.stages[-1] and stage.soak_s < limits.soak_s:
+            raise BeyondLimits(
+                f"stage {stage.number} soaks for {stage.soak_s} s; at least {limits.soak_s} s "
+                "lie between two stages",
+                soak_s_least=limits.soak_s,
+            )
+        before_bp = stage.share_bp
+    return (devices, reached, fleet) if limits.takes_approval(reached, fleet) else None
