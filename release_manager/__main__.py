@@ -74,6 +74,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "rollout pause ID [--reason]": rollouts.pause,
     "rollout resume ID [--reason] [--accept-full-downloads]": rollouts.resume,
     "rollout halt ID --reason": rollouts.halt,
+    "rollout approve ID [--key] [--yes]": signing.approve,
     "rollout wait ID [--until] [--timeout]": rollouts.wait,
     "device token --model [--uses] [--ttl] [--cohort]": fleet.make_token,
     "device list [--model] [--cohort] [--limit]": fleet.list_devices,

@@ -126,7 +126,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--lift": _arg("it is a floor no more"),
     "--accept-full-downloads": _arg("start even if patches are missing"),
     "PATCH": _arg("the patch file; several in order", Path),
-    "--key": _arg("where the key is (default: in the folder of keys)", str, metavar="URI"),
+    "--key": _arg("where the key is; sign looks in the folder of keys", str, metavar="URI"),
     "--yes": _arg("sign without asking"),
     "--passphrase": _arg("protect the file with a passphrase, which is asked for"),
     "--add": _many("a public key of somebody who may sign", Path, "FILE"),

@@ -12,7 +12,7 @@ from release_manager.config import Settings
 from release_manager.errors import Refused
 from release_manager.show import Reply
 
-STATES = ("draft", "running", "paused", "completed", "halted", "canceled")
+STATES = ("draft", "awaiting_approval", "running", "paused", "completed", "halted", "canceled")
 WAITABLE = ("running", "paused", "completed", "halted")
 TERMINAL = ("completed", "halted", "canceled")
 REACHED, ENDED_OTHERWISE, TIME_OVER = 0, 3, 4
@@ -51,11 +51,11 @@ def status(args: Namespace, settings: Settings) -> Reply:
     client = connect(settings)
     if not args.watch:
         rollout = client.get(f"/v1/rollouts/{args.id}")
-        return Reply(rollout, _text(rollout))
+        return Reply(rollout, text(rollout))
     with show.screen() as draw:
         for rollout in changes(client, args.id, "completed", None):
             if not args.json:
-                draw(_text(rollout))
+                draw(text(rollout))
     return Reply(rollout, _outcome(rollout))
 
 
@@ -130,7 +130,7 @@ def _start(args: Namespace) -> str:
 
 def _act(client: Client, identity: str, verb: str, reason: str) -> Reply:
     rollout = client.post(f"/v1/rollouts/{identity}/{verb}", {"reason": reason})
-    return Reply(rollout, _text(rollout))
+    return Reply(rollout, text(rollout))
 
 
 def _outcome(rollout: dict[str, Any]) -> str:
@@ -138,7 +138,8 @@ def _outcome(rollout: dict[str, Any]) -> str:
     return f"rollout {rollout['id']} is {rollout['state']}{reason}"
 
 
-def _text(rollout: dict[str, Any]) -> str:
+def text(rollout: dict[str, Any]) -> str:
+    """Return a rollout as people read it, its stages with bars."""
     stages, done = [], 0
     for stage in rollout.get("stages", []):
         done += stage.get("confirmed", 0)  # a stage counts its own; its devices are all so far

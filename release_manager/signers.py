@@ -31,8 +31,8 @@ from trust.sign import Holders, load_signer
 SECRET_VARIABLE = "FLEETDIFF_PASSPHRASE"
 
 
-def open_signer(uri: str, allowed: Iterable[Key]) -> Signer:
-    """Return the signer at a URI, which must be one of these keys.
+def open_signer(uri: str, allowed: Iterable[Key] | None = None) -> Signer:
+    """Return the signer at a URI, which must be one of these keys if any are given.
 
     Raises:
         Refused: it cannot be opened, or is none of them.
@@ -45,6 +45,8 @@ def open_signer(uri: str, allowed: Iterable[Key]) -> Signer:
             signer = Signer.from_priv_key_uri(uri, public, ask_secret)
         except Exception as error:  # the libraries behind the schemes share no class of errors
             raise _not_opened(uri, error) from error
+    if allowed is None:
+        return signer
     for key in allowed:
         if key.keyval == signer.public_key.keyval and key.scheme == signer.public_key.scheme:
             return signer

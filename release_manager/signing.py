@@ -17,7 +17,7 @@ from typing import Any
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
-from release_manager import show
+from release_manager import rollouts, show
 from release_manager.client import connect
 from release_manager.config import PUBLIC, Settings, replace_file
 from release_manager.difference import as_lines, difference
@@ -29,8 +29,11 @@ from release_manager.metadata import Desk, desk_of, fetch, newest, utc_now
 from release_manager.show import Reply
 from release_manager.signers import open_signer
 from trust.accept import Delegator, accept_family, canonical, delegators, review, signatures_of
+from trust.approval import approval, plan_digest
 from trust.roles import ONLINE_ROLES, read_family
 from trust.sign import holders_of
+
+_DO_NOT_APPROVE = "do not approve anything through this server until you know why"
 
 
 def sign(args: Namespace, settings: Settings) -> Reply:
@@ -57,6 +60,35 @@ def sign(args: Namespace, settings: Settings) -> Reply:
     document, done = _sign(role, body, beside, held, desk.now, uri, args.yes)
     missing = _upload(desk, role, done["keyid"], document)
     return _reply(done, missing, published=not missing)
+
+
+def approve(args: Namespace, settings: Settings) -> Reply:
+    """Approve what a rollout is going to do that others made, after showing all of it.
+
+    With --key the approval is a signature: the server and the publisher ask for one where their
+    file of limits lists the keys of approvers. The last approval that it takes starts it.
+
+    Example:
+      fleetdiff rollout approve ro_1 --key file:anne.pem
+    """
+    client = connect(settings)
+    plan = client.get(f"/v1/rollouts/{args.id}/plan")["plan"]
+    if not isinstance(plan, dict) or plan.get("rollout") != args.id:
+        raise Refused(f"the server shows another plan than that of {args.id}", _DO_NOT_APPROVE)
+    for line in (f"plan of rollout {args.id}", *as_lines(difference({}, plan))):
+        show.note(line)
+    _ask(args.yes, "approve this?", "end it if it is wrong: fleetdiff rollout halt")
+    body = {"plan": plan_digest(plan)}
+    if args.key:
+        try:
+            signed = approval(plan).sign(open_signer(args.key))
+        except Refused:
+            raise
+        except Exception as error:  # from whatever the library of the token raises
+            raise _not_signed(args.key, error) from error
+        body |= {"keyid": signed.keyid, "sig": signed.signature}
+    rollout = client.post(f"/v1/rollouts/{args.id}/approve", body)
+    return Reply(rollout, rollouts.text(rollout))
 
 
 def list_drafts(args: Namespace, settings: Settings) -> Reply:
@@ -123,15 +155,13 @@ def _sign(
     title = f"{role} {document.signed.version}, {missing} signatures missing"
     for line in (title, *as_lines(rows)):
         show.note(line)
-    _ask(yes)
+    _ask(yes, "sign this?", "drop it if it is wrong: fleetdiff draft drop")
     allowed = [key for named in asked for key in holders_of(named, role).keys]
     signer = open_signer(uri, allowed)
     try:
         document.sign(signer, append=True)
     except UnsignedMetadataError as error:  # from whatever the library of the token raised
-        why = f"{type(error.__cause__).__name__} {error.__cause__ or ''}".strip()
-        advice = "check the PIN, the token or the service"
-        raise Refused(f"the key at {uri} did not sign: {why}", advice) from error
+        raise _not_signed(uri, error.__cause__) from error
     keyid, signed = signer.public_key.keyid, signatures_of(role, document, asked)
     if keyid not in signed.given:
         raise Refused(f"the key at {uri} made a wrong signature", "check the token or the service")
@@ -139,12 +169,18 @@ def _sign(
     return document, done | {"missing": signed.missing, "changes": rows}
 
 
-def _ask(yes: bool) -> None:
+def _not_signed(uri: str, error: BaseException | None) -> Refused:
+    why = f"{type(error).__name__} {error or ''}".strip()
+    advice = "check the PIN, the token or the service"
+    return Refused(f"the key at {uri} did not sign: {why}", advice)
+
+
+def _ask(yes: bool, question: str, otherwise: str) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise Usage("nobody is there to ask", "look at the difference, then give --yes")
-        if show.ask("sign this? [y/N]").lower() not in ("y", "yes"):
-            raise Refused("nothing was signed", "drop it if it is wrong: fleetdiff draft drop")
+        if show.ask(f"{question} [y/N]").lower() not in ("y", "yes"):
+            raise Refused("nothing was signed", otherwise)
 
 
 def _upload(desk: Desk, role: str, keyid: str, document: Metadata[Any]) -> int:

@@ -28,10 +28,11 @@ class Machine:
 
     def __init__(self, town: "Town", name: str) -> None:
         self.town, self.name, self.folder = town, name, town.home / name
-        self.out = self.err = ""
+        self.out = self.err = self.token = ""
 
     def run(self, *words: str | Path) -> int:
-        common = ["--server", self.town.address, "--token", self.town.world.token]
+        token = self.token or self.town.world.token
+        common = ["--server", self.town.address, "--token", token]
         out, err = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             try:
