@@ -20,9 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from device_agent.check_in import read_root
 from device_agent.client import Client, backoff_s
-from device_agent.config import AGENT_VERSION, Config, Limits
+from device_agent.config import AGENT_VERSION, Config, Limits, read_root
 from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots

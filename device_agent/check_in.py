@@ -17,9 +17,9 @@ from hashlib import sha256
 from typing import Any
 
 from device_agent.client import Client, Reply
-from device_agent.config import AGENT_VERSION, Config
+from device_agent.config import AGENT_VERSION, Config, read_root
 from device_agent.disk import LIST, Slots, list_of, wanted_in, write_durably
-from device_agent.errors import Misconfigured, NothingToDo, Rejected, Unavailable
+from device_agent.errors import NothingToDo, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import LABEL, Plan, check_plan
@@ -27,7 +27,7 @@ from device_agent.states import Idle
 from device_agent.strict import accept
 from trust.errors import Untrusted, require
 from trust.order import Order, read_time, write_time
-from trust.roles import DEV_PROFILE, Family, Release
+from trust.roles import Family, Release
 from trust.verify import Trusted, check_order, check_transition, refresh
 
 logger = logging.getLogger(__name__)
@@ -267,23 +267,6 @@ def read_bundle(body: bytes) -> Bundle:
     if len(bundle.metadata) > FILES_MAX:
         raise Rejected("E_SIZE", f"{len(bundle.metadata)} metadata files, more than {FILES_MAX}")
     return bundle
-
-
-def read_root(config: Config) -> tuple[bytes, int]:
-    """Return the pinned root of a configuration, and its version.
-
-    Raises:
-        Misconfigured: it is missing, no root, or made for development.
-    """
-    try:
-        body = config.root.read_bytes()
-        signed = json.loads(body)["signed"]
-        version, profile = int(signed["version"]), signed.get(DEV_PROFILE)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Misconfigured(f"root = '{config.root}' is no root metadata: {error}") from error
-    if profile == "dev" and not config.dev_root:
-        raise Misconfigured(f"{config.root} is a development root; dev_root = true accepts it")
-    return body, version
 
 
 def back_edges(family: Family, now: datetime) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,7 @@ Strict: an unknown key, a missing one or a wrong type is an error that names the
 misspelt limit must not become a default one.
 """
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 from device_agent.errors import Misconfigured
 from device_agent.strict import read
-from trust.roles import NAME
+from trust.roles import DEV_PROFILE, NAME
 
 SERIAL = re.compile(r"(?s).{1,128}\Z")
 ON_WITHDRAWN = re.compile(r"(report|previous_slot)\Z")  # when the running release is withdrawn
@@ -81,3 +82,20 @@ def load_config(path: Path) -> Config:
         raise Misconfigured(f"{path}: {error}") from error
     folder = path.parent
     return replace(config, state_dir=folder / config.state_dir, root=folder / config.root)
+
+
+def read_root(config: Config) -> tuple[bytes, int]:
+    """Return the pinned root of a configuration, and its version.
+
+    Raises:
+        Misconfigured: it is missing, no root, or made for development.
+    """
+    try:
+        body = config.root.read_bytes()
+        signed = json.loads(body)["signed"]
+        version, profile = int(signed["version"]), signed.get(DEV_PROFILE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Misconfigured(f"root = '{config.root}' is no root metadata: {error}") from error
+    if profile == "dev" and not config.dev_root:
+        raise Misconfigured(f"{config.root} is a development root; dev_root = true accepts it")
+    return body, version

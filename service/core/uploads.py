@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from service.core.errors import DayUsedUp, TooLarge, TooMuchUnused
 from service.db import queries
+from service.db.pipelines import Upload
 from service.db.session import take_turns
-from service.db.tables import Artifact, Upload
+from service.db.tables import Artifact
 from service.settings import Settings
 
 DAY = timedelta(days=1)

@@ -1,9 +1,10 @@
-"""The tables for programs of people: what they were answered, and what they want to be told."""
+"""The tables for programs of people: what they were answered, what they bring and want to hear."""
 
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.tables import Table, one_of
@@ -35,3 +36,15 @@ class Webhook(Table):
     created_by: Mapped[str]
     created_at: Mapped[datetime]
     __table_args__ = (one_of("state", "active", "disabled"),)
+
+
+class Upload(Table):
+    """An artifact that a caller brought, or is bringing: what they may bring is limited."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    principal: Mapped[str]
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    at: Mapped[datetime]
+    used: Mapped[bool]  # by a release
+    __table_args__ = (Index(None, "principal", "at"),)

@@ -84,18 +84,6 @@ class Artifact(Table):
     created_at: Mapped[datetime]
 
 
-class Upload(Table):
-    """An artifact that a caller brought, or is bringing: what they may bring is limited."""
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    principal: Mapped[str]
-    sha256: Mapped[str]
-    bytes: Mapped[int]
-    at: Mapped[datetime]
-    used: Mapped[bool]  # by a release
-    __table_args__ = (Index(None, "principal", "at"),)
-
-
 class MetadataFile(Table):
     """A signed document, exactly as it was signed."""
 

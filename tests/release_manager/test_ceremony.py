@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, Root, Targets
 
-from device_agent.check_in import read_root
+from device_agent.config import read_root
 from device_agent.errors import Misconfigured
 from tests.release_manager.desk import Desk
 from tests.release_manager.town import Machine, Town
