@@ -24,18 +24,10 @@ from service.core.manifest import read_manifest
 from service.core.patches import checked, unchecked
 from service.core.sight import check_devices
 from service.db import documents, queries
+from service.db.pipelines import Upload
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
-from service.db.tables import (
-    Artifact,
-    CanarySet,
-    Draft,
-    MetadataFile,
-    Model,
-    Patch,
-    Release,
-    Upload,
-)
+from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
 from trust.roles import Family, read_family
