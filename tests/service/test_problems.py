@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from service.logs import JsonLines
-from tests.service.world import MODEL, World, refused
+from tests.service.world import MODEL, World, digest, refused
 
 SERVICE = Path(__file__).parents[2] / "service"
 JSON = {"Content-Type": "application/json"}
@@ -195,8 +195,9 @@ def test_a_commit_that_fails_answers_500_and_keeps_nothing(world: World) -> None
         refused(world.call("POST", "/v1/models", json={"name": "new"}), 500, "bug")
         refused(phone.say("note"), 500, "bug")
         body = b"an artifact"
-        world_upload = world.call("PUT", f"/v1/artifacts/{'ab' * 32}", content=body)
-        refused(world_upload, 422)  # a wrong digest is found before anything is recorded
+        upload = world.call("PUT", f"/v1/artifacts/{digest(body)}", content=body)
+        refused(upload, 500, "bug")  # before a byte was stored: its room could not be noted
+        assert world.app.state.blobs.size(digest(body)) is None
     finally:
         event.remove(Session, "before_commit", fail)
     assert world.rows() == before
