@@ -128,13 +128,8 @@ class CheckIn:
 
     def _poll(self, active: str, etag: str) -> Reply:
         root, timestamp = self._verified("root", self._root_version), self._verified("timestamp", 0)
-        try:
+        with self.client.identity.judged():
             reply = self.client.poll(active, root, timestamp, etag)
-        except Unavailable as error:
-            if error.refused:
-                self.client.identity.was_refused()
-            raise
-        self.client.identity.was_accepted()
         self.poll_after_s = reply.poll_after_s
         self.client.renew(reply.credential)
         return reply

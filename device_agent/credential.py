@@ -11,8 +11,8 @@ A credential is a secret that is sent (`fc_...`), or a private key that signs (`
 
 import importlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from device_agent.disk import write_durably
-from device_agent.errors import Misconfigured
+from device_agent.errors import Misconfigured, Unavailable
 
 CREDENTIAL = "credential.json"
 REFUSALS_MAX = 3  # in a row, then another credential is tried: one alone is no news
@@ -100,12 +100,19 @@ class Identity:
                 return found.status == 401
         return False
 
-    def was_refused(self) -> None:
-        """Count that the server refused; it may be wrong for a moment, so not at once."""
-        self._keep(refused=self.known.refused + 1)
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Count refusals, which may be wrong for a moment; go on with what is accepted after them.
 
-    def was_accepted(self) -> None:
-        """Go on with what was accepted, if anything was refused before."""
+        Raises:
+            Unavailable: as it is asked.
+        """
+        try:
+            yield
+        except Unavailable as error:
+            if error.refused:
+                self._keep(refused=self.known.refused + 1)
+            raise
         if self.known.refused:
             used, newest = self.known.in_use, self.known.credential
             before = newest if used != newest else self.known.before
