@@ -279,5 +279,5 @@ def _lacking(session: Session, rollout: Rollout) -> str:
     """Say from where devices of the cohort have no way but the full file, empty if from nowhere."""
     rows = plans.missing(session, rollout)["missing"]
     whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
-    named = [f"{r['devices']} devices on {r['release']} ({r['share_bp'] / 100:g} %)" for r in rows]
-    return f"{', '.join(named)} {whole}" if named else ""
+    named = [f"{r['release']} ({r['devices']} of them, {r['share_bp'] / 100:g} %)" for r in rows]
+    return f"devices on {', '.join(named)} {whole}" if named else ""

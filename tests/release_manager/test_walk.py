@@ -109,7 +109,7 @@ def test_without_the_signed_way_back_nobody_on_call_can_send_a_device_back(
     world.ok("POST", "/v1/cohorts", json={"name": "all", "model": "asr", "filter": {}})
     (phone,) = world.fleet(1, digest(files[0].read_bytes()))
     device = Device(phone, root, tmp_path / "device")
-    rollout = world.start_rollout("r2", "all", stages=ALL)
+    rollout = world.start_rollout("r2", "all", stages=ALL, full_downloads=True)
     assert device.obey() == "r2"
     world.ok("POST", f"/v1/rollouts/{rollout}/halt")
     assert phone.offered() == "no_pipeline"

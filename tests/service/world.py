@@ -275,7 +275,9 @@ class World:
                 phones.append(Phone(self, device.id, credential, runs))
         return phones
 
-    def start_rollout(self, release: str, cohort: str, **more: Any) -> str:
+    def start_rollout(
+        self, release: str, cohort: str, *, full_downloads: bool = False, **more: Any
+    ) -> str:
         body = {
             "model": MODEL,
             "release": release,
@@ -283,5 +285,6 @@ class World:
             "stages": [{"share_bp": 5000}, {"share_bp": 10000}],
         } | more
         rollout = self.ok("POST", "/v1/rollouts", json=body)["id"]
-        self.ok("POST", f"/v1/rollouts/{rollout}/start")
+        asked = {"accept_full_downloads": full_downloads}
+        self.ok("POST", f"/v1/rollouts/{rollout}/start", params=asked)
         return str(rollout)
