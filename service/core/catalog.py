@@ -30,7 +30,7 @@ from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
-from trust.roles import Family, read_family
+from trust.roles import Entry, Family, read_family
 
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
 
@@ -202,16 +202,19 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:
     """Check that what a family names is here; return the manifest of its canary set, if any."""
-    signed_files = (*family.releases.values(), *family.patches, *family.components, family.canary)
-    for file in signed_files:
-        if file is not None:
-            _require_artifact(session, file.sha256, file.sha256, file.bytes)
+    for file in _files_of(family):
+        _require_artifact(session, file.sha256, file.sha256, file.bytes)
     if family.canary is None:
         return None
     manifest = read_manifest(blobs, family.canary)
     for shard in manifest["shards"]:
         _require_artifact(session, f"canary shard {shard['id']}", shard["sha256"], shard["bytes"])
     return manifest
+
+
+def _files_of(family: Family) -> list[Entry]:
+    files = (*family.releases.values(), *family.patches, *family.components, family.canary)
+    return [file for file in files if file is not None]
 
 
 def _publish(
@@ -239,8 +242,7 @@ def _publish(
         row.min_agent = signed.min_agent
     session.flush()
     _publish_patches(session, family)
-    files = (*family.releases.values(), *family.patches, family.canary)
-    used = [file.sha256 for file in files if file is not None]
+    used = [file.sha256 for file in _files_of(family)]
     used += [shard["sha256"] for shard in (manifest or {"shards": ()})["shards"]]
     session.execute(update(Upload).where(Upload.sha256.in_(used)).values(used=True))
     if family.canary is not None:

@@ -11,6 +11,7 @@ from service.core import uploads
 from service.settings import Settings
 from tests.service.world import MODEL, World, digest, opened, outcomes, patient, refused
 from trust import sign
+from trust.roles import Component, ComponentTarget
 
 DAY_BYTES, UNUSED_BYTES = 3000, 2000
 HOUR = timedelta(hours=1)
@@ -38,6 +39,18 @@ def test_what_no_release_uses_is_limited_until_one_does(small: World) -> None:
     world.sign_family(sign.target_of(MODEL, world.release("r1", model)))
     assert put(world, b"y" * 1000).status_code == 201
     refused(put(world, b"z" * 501), 413, "too-much-unused")
+
+
+def test_a_component_of_a_release_is_used_by_it(small: World) -> None:
+    world, model, lm = small, b"m" * 700, b"l" * 700
+    for body in (model, lm):
+        assert put(world, body).status_code == 201
+    refused(put(world, b"x" * 601), 413, "too-much-unused")
+    part = Component("lm.bin", digest(lm), len(lm))
+    listed = sign.target_of(MODEL, ComponentTarget(part.sha256, part.bytes))
+    release = world.release("r1", model, components=(part,))
+    world.sign_family(sign.target_of(MODEL, release), listed)
+    assert put(world, b"y" * 1600).status_code == 201
 
 
 def test_what_comes_in_a_day_is_limited_and_the_refusal_says_until_when(small: World) -> None:
