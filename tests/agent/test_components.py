@@ -232,11 +232,11 @@ def test_a_device_does_not_go_back_to_a_set_that_is_no_longer_whole(at_r2: Lab, 
 def test_a_device_whose_components_are_damaged_does_not_say_that_the_release_runs(
     at_r2: Lab, harm: str
 ) -> None:
-    at_r2.server.order = at_r2.server.plan = None
-    do_harm(slot(at_r2), harm)
+    released = {r.sha256 for r in at_r2.server.releases.values()}
     with at_r2.device() as device:
-        told = device.slots.active_sha256(fresh=False)
-    assert told not in {r.sha256 for r in at_r2.server.releases.values()}
+        assert device.slots.active_sha256(fresh=False) in released
+        do_harm(slot(at_r2), harm)
+        assert device.slots.active_sha256(fresh=False) not in released, "and at once"
     at_r2.server.offer("r2")
     must_recover(at_r2, "r2")
     must_run(at_r2, "r2")
@@ -260,6 +260,16 @@ def test_a_model_that_came_without_its_components_is_installed_with_them(lab: La
     lab.server.offer("r1")
     must_recover(lab, "r1")
     must_run(lab, "r1")
+
+
+@pytest.mark.attack("M49")
+def test_m49_a_device_does_not_go_back_to_a_model_without_its_components(lab: Lab) -> None:
+    lab.server.offer("r2")
+    assert lab.once().kind == "committed"
+    lab.server.publish("r1", components=R2, back_from=("r2",))
+    lab.server.offer("r1", [lab.server.undo("r1")])
+    must_refuse(lab, "E_NO_PIPELINE")
+    must_run(lab, "r2")
 
 
 @pytest.mark.attack("M50")

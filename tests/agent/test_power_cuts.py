@@ -8,15 +8,16 @@ middle, because what was not flushed may be half there.
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_agent import canary
+from device_agent import agent, canary
 from device_agent.client import Client
+from device_agent.errors import NothingToDo, Rejected
 from tests.agent.conftest import Lab
 
 GOOD, BAD = 20, 90  # errors of the new model; the old one makes 20 of 400
@@ -188,3 +189,27 @@ def test_a_second_cut_during_the_recovery_changes_nothing(story: Story, first: i
         story.live(first)
         story.live(second)
         story.must_end_well()
+
+
+def test_who_goes_back_by_hand_after_a_cut_finds_a_whole_set_or_none(
+    new_lab: Callable[..., Lab],
+) -> None:
+    lab = new_lab()
+    server = lab.server
+    server.publish("r2", back_from=("r3",), components=SETS["r2"])
+    server.publish("r3", components=SETS["r3"])
+    server.publish("r4", components=SETS["r2"] | {"tokenizer.json": b"newest"})
+    for release in ("r2", "r3"):
+        server.offer(release)
+        assert lab.once().kind == "committed"
+    server.offer("r4")
+    story = Story(lab, "committed", "r4", reports=1)
+    found = set()
+    for moment in range(1, story.live(0) + 1):
+        story.begin()
+        story.live(moment)
+        with lab.device() as device, suppress(NothingToDo, Rejected):
+            agent.roll_back(device)
+        story.must_be_whole()
+        found.add(lab.release_running())
+    assert found == {"r2", "r3", "r4"}
