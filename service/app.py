@@ -19,7 +19,7 @@ from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
 from service.core.publisher import work
 from service.core.record import Record
-from service.core.rollout_limits import read_limits
+from service.core.rollout_limits import RolloutLimits, read_limits
 from service.core.tick import tick
 from service.dashboard import pages
 from service.db.session import Database
@@ -62,14 +62,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
             beat.join()
         app.state.database.close()
 
-    online = settings.online_keys
     limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None
-    if online and limits and settings.record is None:
-        raise ValueError("limits are kept by a record that outlives the process: name one (record)")
-    publisher = None
-    if online:
-        keys, record = OnlineKeys.load(online), Record(settings.record)
-        publisher = Publisher(keys, record=record, limits=limits)
+    publisher = _embedded(settings, limits)
     # Its documents are files of this repository, see `api.contract`; nothing is served.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
@@ -92,6 +86,16 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.include_router(pages.router)
     app.add_middleware(body_limit, settings=settings)
     return app
+
+
+def _embedded(settings: Settings, limits: RolloutLimits | None) -> Publisher | None:
+    """Return the publisher that is a task of this process, if it is given keys."""
+    if settings.online_keys is None:
+        return None
+    if limits and settings.record is None:
+        raise ValueError("what limits count must outlive the process: set FLEETDIFF_RECORD")
+    record = Record(settings.record)
+    return Publisher(OnlineKeys.load(settings.online_keys), record=record, limits=limits)
 
 
 def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -1,6 +1,7 @@
 """A publisher as in its own process, what an attacker can write, and what a device makes of it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from sqlalchemy import select
 from service.core.keys import Publisher
 from service.core.record import Record
 from service.core.rollout_limits import read_limits
-from service.db.tables import DeviceModel
+from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
+from service.db.tables import DeviceModel, Release
 from tests.service.phone import Phone
 from tests.service.world import BASE, MODEL, World, digest
 from tests.unit.signed_world import tuf_clock
@@ -113,3 +115,30 @@ def ordered(world: World) -> int:
     with world.app.state.database.reader() as session:
         given = select(DeviceModel).where(DeviceModel.order_body.is_not(None))
         return len(session.scalars(given).all())
+
+
+def forge_rollout(
+    world: World, phones: Sequence[Phone], name: str = "forged", to: str = "r2"
+) -> None:
+    """Write a running rollout, and a wish of each of these devices, by SQL alone."""
+    with world.app.state.database.writer() as session:
+        release = session.scalars(select(Release).filter_by(name=to)).one()
+        cohort = session.scalars(select(Cohort).filter_by(name="all")).one()
+        fields = {"model": MODEL, "salt": "", "gate": {}, "gate_sha256": "", "waiting_for": ""}
+        fields |= {"state": "running", "on_halt": "keep", "created_by": "anne", "devices": 1000}
+        times = {"created_at": world.now, "started_at": world.now}
+        rollout = Rollout(id=name, release_id=release.id, cohort_id=cohort.id, **fields, **times)
+        rollout.stages = [Stage(number=1, share_bp=10_000, soak_s=0, state="running")]
+        session.add(rollout)
+        session.flush()
+        for phone in phones:
+            row = session.get_one(DeviceModel, phone.id)
+            ends = {"from_sha256": row.running_sha256, "to_sha256": release.sha256}
+            times = dict.fromkeys(("created_at", "updated_at", "deadline_at"), world.now)
+            wish = Deployment(id=f"{name}-{phone.id}", rollout_id=name, device_id=phone.id)
+            for field, value in ({"direction": "forward", "stage": 1} | ends | times).items():
+                setattr(wish, field, value)
+            wish.release_id = release.id
+            session.add(wish)
+            session.flush()
+            row.deployment_id = wish.id

@@ -138,6 +138,7 @@ def _begin(session: Session, release: str, on_halt: str, now: datetime) -> Rollo
         stages=STAGES,
         gate=GATE,
         on_halt=on_halt,
+        actor="mina",
         now=now,
     )
     made.salt = release  # the same devices in the same stages, every time

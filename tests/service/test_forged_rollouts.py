@@ -8,49 +8,32 @@ from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from service.core import orders
 from service.core.approvals import plan_of
 from service.core.record import Record
 from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
-from service.db.tables import Device, DeviceModel, Release
+from service.db.tables import Device, DeviceModel
 from tests.service.phone import Phone
-from tests.service.publishing import approve, limit, order_of, ordered, troubles, write
+from tests.service.publishing import (
+    approve,
+    forge_rollout,
+    limit,
+    order_of,
+    ordered,
+    troubles,
+    write,
+)
 from tests.service.test_audit import told
 from tests.service.test_freshness import gauges, ready
-from tests.service.world import BASE, MODEL, World, digest
+from tests.service.world import BASE, World, digest
 from trust.approval import approval, plan_digest
 
 ANNE, BEN = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
 UNAPPROVED, TOO_FAST = {("unapproved", "director")}, {("too_fast", "director")}
 NEW = b"the third model"
 HOUR = timedelta(hours=1)
-
-
-def forge(world: World, phones: Sequence[Phone], name: str = "forged", to: str = "r2") -> None:
-    """Write a running rollout, and a wish of each of these devices, by SQL alone."""
-    with world.app.state.database.writer() as session:
-        release = session.scalars(select(Release).filter_by(name=to)).one()
-        cohort = session.scalars(select(Cohort).filter_by(name="all")).one()
-        fields = {"model": MODEL, "salt": "", "gate": {}, "gate_sha256": "", "waiting_for": ""}
-        fields |= {"state": "running", "on_halt": "keep", "created_by": "anne", "devices": 1000}
-        times = {"created_at": world.now, "started_at": world.now}
-        rollout = Rollout(id=name, release_id=release.id, cohort_id=cohort.id, **fields, **times)
-        rollout.stages = [Stage(number=1, share_bp=10_000, soak_s=0, state="running")]
-        session.add(rollout)
-        session.flush()
-        for phone in phones:
-            row = session.get_one(DeviceModel, phone.id)
-            ends = {"from_sha256": row.running_sha256, "to_sha256": release.sha256}
-            times = dict.fromkeys(("created_at", "updated_at", "deadline_at"), world.now)
-            wish = Deployment(id=f"{name}-{phone.id}", rollout_id=name, device_id=phone.id)
-            for field, value in ({"direction": "forward", "stage": 1} | ends | times).items():
-                setattr(wish, field, value)
-            wish.release_id = release.id
-            session.add(wish)
-            session.flush()
-            row.deployment_id = wish.id
 
 
 def poll(phones: Sequence[Phone]) -> None:
@@ -64,7 +47,7 @@ def test_a_rollout_that_was_started_by_sql_gets_no_order_beyond_the_share(
     pinned: World, tmp_path: Path
 ) -> None:
     limit(pinned, tmp_path, BEN, server=False, approval_above_bp=2500)
-    forge(pinned, pinned.fleet(20, digest(BASE)))
+    forge_rollout(pinned, pinned.fleet(20, digest(BASE)))
     (problem,) = pinned.work()
     assert problem["trouble"] == "unapproved"
     assert problem["detail"] == (
@@ -88,7 +71,7 @@ def test_many_small_rollouts_reach_no_more_than_one(pinned_sqlite: World, tmp_pa
     limit(world, tmp_path, BEN, server=False, approval_above_bp=2500)
     phones = world.fleet(20, digest(BASE))
     for number in range(5):
-        forge(world, phones[4 * number : 4 * number + 4], f"forged{number}")
+        forge_rollout(world, phones[4 * number : 4 * number + 4], f"forged{number}")
         world.work()
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 5
     record = tmp_path / "record.db"
@@ -135,7 +118,7 @@ def test_an_approval_that_was_written_by_sql_is_none(
 ) -> None:
     world = pinned_sqlite
     limit(world, tmp_path, BEN, server=False, approval_above_bp=0)
-    forge(world, world.fleet(3, digest(BASE)))
+    forge_rollout(world, world.fleet(3, digest(BASE)))
     with world.app.state.database.writer() as session:
         rollout = session.get_one(Rollout, "forged")
         rollout.approvals = FORGED[kind](rollout)
@@ -149,7 +132,7 @@ def test_without_keys_a_self_approval_is_none_and_the_word_of_another_is_believe
     """As docs/security.md says: only keys hold against who writes to the database."""
     world = pinned_sqlite
     limit(world, tmp_path, server=False, approval_above_bp=0)
-    forge(world, world.fleet(3, digest(BASE)))
+    forge_rollout(world, world.fleet(3, digest(BASE)))
     for maker, orders_given in (("ben", 0), ("anne", 3)):
         with world.app.state.database.writer() as session:
             rollout = session.get_one(Rollout, "forged")
@@ -216,7 +199,7 @@ def test_a_share_raised_to_all_at_once_takes_the_steps_of_the_limits_all_the_sam
     world = pinned_sqlite
     numbers = {"first_share_bp": 1000, "step_share_bp": 2000, "soak_s": 3600}
     limit(world, tmp_path, server=False, **numbers)
-    forge(world, world.fleet(40, digest(BASE)))
+    forge_rollout(world, world.fleet(40, digest(BASE)))
     for reached in (10, 23, 34, 40):
         for _ in range(2):
             world.work()
@@ -233,7 +216,7 @@ def test_devices_that_were_made_up_or_hidden_raise_no_share(
     world = pinned_sqlite
     numbers = {"approval_above_bp": 2500, "fleet_devices_max": 8}
     limit(world, tmp_path, BEN, server=False, **numbers)
-    forge(world, world.fleet(40, digest(BASE)))
+    forge_rollout(world, world.fleet(40, digest(BASE)))
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 2
     write(world, update(Device).values(status="quarantined"))
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 2
@@ -243,7 +226,7 @@ def test_devices_that_were_made_up_or_hidden_raise_no_share(
 def test_a_fleet_that_was_emptied_opens_no_step(pinned_sqlite: World, tmp_path: Path) -> None:
     world = pinned_sqlite
     limit(world, tmp_path, server=False, first_share_bp=1000, step_share_bp=100, soak_s=3600)
-    forge(world, world.fleet(20, digest(BASE)))
+    forge_rollout(world, world.fleet(20, digest(BASE)))
     write(world, update(Device).values(status="quarantined"))
     assert troubles(world.work()) == TOO_FAST and ordered(world) == 1
 
@@ -271,7 +254,7 @@ def test_a_device_that_this_publisher_sent_nowhere_comes_back_from_nowhere(
     world = pinned_sqlite
     world.publish("r3", NEW, after="r2")
     limit(world, tmp_path, server=False, approval_above_bp=0)
-    forge(world, world.fleet(3, digest(BASE)))
+    forge_rollout(world, world.fleet(3, digest(BASE)))
     write(world, update(DeviceModel).values(running_sha256=digest(NEW)))
     write(world, update(Deployment).values(direction="back"))
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 0
@@ -283,7 +266,7 @@ def test_an_order_is_renewed_though_no_further_device_is_reached(
     world = pinned_sqlite
     limit(world, tmp_path, server=False, approval_above_bp=3400)
     phones = world.fleet(3, digest(BASE))
-    forge(world, phones)
+    forge_rollout(world, phones)
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 1
     world.now += timedelta(days=4)
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 1
@@ -298,7 +281,7 @@ def test_what_may_not_be_reached_bars_nobody_else(
     world.publish("r3", NEW)
     limit(world, tmp_path, server=False, approval_above_bp=2000)
     phones = world.fleet(10, digest(BASE))
-    forge(world, phones[:6])
-    forge(world, phones[6:8], "honest", to="r3")
+    forge_rollout(world, phones[:6])
+    forge_rollout(world, phones[6:8], "honest", to="r3")
     world.work()
     assert troubles(world.work()) == UNAPPROVED and ordered(world) == 4

@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 from service.app import create_app
-from service.core import access, rollouts
+from service.core import access, approvals, rollouts
+from service.core.rollout_limits import RolloutLimits
 from service.dashboard import pages
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
@@ -150,6 +151,7 @@ def one_rollout(session: Session, name: str = "n") -> Rollout:
         stages=status_story.STAGES,
         gate={},
         on_halt="keep",
+        actor="mina",
         now=NOW,
     )
 
@@ -283,3 +285,14 @@ def test_each_state_of_a_rollout_is_explained(
             reason = [] if act == "start" else ["too slow"]
             getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
     assert sentence in text_of(client.get("/status").text)
+
+
+def test_a_rollout_that_waits_for_approval_says_for_whose(client: TestClient) -> None:
+    bounds = {"first_share_bp": 10_000, "step_share_bp": 10_000, "soak_s": 0}
+    limits = RolloutLimits(**bounds, approval_above_bp=0)
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        approvals.start(session, made.id, "mina", NOW, limits)
+    shown = text_of(client.get("/status").text)
+    assert "awaiting approval" in shown
+    assert "Waiting: 1 to approve it, others than who made it" in shown and "mina asks" in shown
