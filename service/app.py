@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
 from fastapi import FastAPI
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import contract, problems, webhooks
+from service.api import contract, poll, problems, webhooks
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
 from service.core.identity import Provider
@@ -19,6 +20,7 @@ from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
 from service.core.publisher import work
 from service.core.record import Record
+from service.core.reports import note_seen
 from service.core.rollout_limits import RolloutLimits, read_limits
 from service.core.tick import tick
 from service.dashboard import pages
@@ -44,30 +46,35 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        stop = threading.Event()
-        beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
-        sender = webhooks.sender_of(settings)
-        calls = None
+        stop, database = threading.Event(), app.state.database
+        threads = [threading.Thread(target=database.watch, args=(stop,), name="watch")]
         if ticking:
-            beat.start()
-            if sender is not None:
-                calls = asyncio.create_task(webhooks.call_for_ever(app, sender))
+            beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
+            threads.append(beat)
+        sender = webhooks.sender_of(settings) if ticking else None
+        calls = asyncio.create_task(webhooks.call_for_ever(app, sender)) if sender else None
+        for thread in threads:
+            thread.start()
         yield
         stop.set()
         if calls is not None:
             calls.cancel()
             await asyncio.wait([calls])
         app.state.wake.set()
-        if ticking:
-            beat.join()
-        app.state.database.close()
+        for thread in threads:
+            thread.join()
+        flush_seen(app.state)
+        database.close()
 
     limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None
     publisher = _embedded(settings, limits)
     # Its documents are files of this repository, see `api.contract`; nothing is served.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.settings = settings
-    app.state.database = Database(settings.database, durable=durable)
+    app.state.database = Database(
+        settings.database, durable=durable, entries_max=settings.poll_entries_max
+    )
+    app.state.seen = {}
     app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
     app.state.checking, app.state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
     app.state.uploads = asyncio.Semaphore(settings.uploads_max)
@@ -85,6 +92,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
             app.include_router(router)
     app.include_router(pages.router)
     app.add_middleware(body_limit, settings=settings)
+    app.add_middleware(poll.unchanged, state=app.state)
     return app
 
 
@@ -96,6 +104,22 @@ def _embedded(settings: Settings, limits: RolloutLimits | None) -> Publisher | N
         raise ValueError("what limits count must outlive the process: set FLEETDIFF_RECORD")
     record = Record(settings.record)
     return Publisher(OnlineKeys.load(settings.online_keys), record=record, limits=limits)
+
+
+def flush_seen(state: State) -> None:
+    """Write down when devices polled last, since this was done before."""
+    seen: dict[str, datetime] = {}
+    while state.seen:
+        seen.update([state.seen.popitem()])  # in one step: others go on noting meanwhile
+    if not seen:
+        return
+    try:
+        with state.database.writer() as session:
+            note_seen(session, seen)
+    except Exception:
+        for device_id, at in seen.items():  # the next time, then
+            state.seen.setdefault(device_id, at)
+        raise
 
 
 def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -139,6 +163,7 @@ def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> N
     while not stop.is_set():
         app.state.wake.clear()
         try:
+            flush_seen(app.state)
             tick(app.state.database, app.state.clock())
             if publisher is not None:
                 work(app.state.database, publisher, app.state.clock())

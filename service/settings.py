@@ -117,6 +117,14 @@ class Settings(FromEnviron):
         default=3600, ge=1, le=7 * 86400, description="seconds between two polls"
     )
     poll_soon_s: int = Field(default=2, ge=1, le=3600, description="while an update is under way")
+    poll_entries_max: int = Field(
+        default=200_000,
+        ge=0,
+        description="devices whose last answer is kept in memory, 0.5 kB each",
+    )
+    polls_at_once_max: int = Field(
+        default=256, ge=1, description="that need the database; more are told to come later"
+    )
     credential_lifetime_s: int = Field(
         default=30 * 86400, ge=60, description="age at which a device gets a new credential"
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from service.api.artifacts import ARTIFACT, send_artifact
 from service.api.deps import Caller, Config, Fetcher, Now, SignedOrNot, Store, Tx, Wake
 from service.api.origin import certificate_of, limit_address
+from service.api.poll import headers_of
 from service.api.problems import document
 from service.api.strict import StrictRoute
 from service.core import devices, offers, reports
@@ -22,7 +22,8 @@ from service.core.offers import Answer, Hold
 router = APIRouter(
     prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)
 )
-JITTER = 0.2
+LASTS = timedelta(days=1)  # at most: a row that somebody changed by hand is seen after a day
+UNCHANGED = {"description": "Nothing changed; asked again in the same words, it costs no database"}
 
 
 @router.post(
@@ -52,8 +53,9 @@ def enroll(
     return {"device_id": device.id, "credential": credential, "root_sha256": root}
 
 
-@router.get("/poll", responses={**document(401, 422), 304: {"description": "Nothing changed"}})
+@router.get("/poll", responses={**document(401, 422, 503), 304: UNCHANGED})
 def poll(
+    request: Request,
     device: Caller,
     session: Tx,
     config: Config,
@@ -67,6 +69,7 @@ def poll(
     """Answer what the device should run: an order and how to get there, or why to hold."""
     timeout = timedelta(seconds=config.deployment_timeout_s)
     answer = offers.check_in(session, device, s or "", timeout, now)
+    request.app.state.seen[device.id] = now
     session.flush()
     if answer.hold is Hold.ORDER_PENDING:
         wake.set()
@@ -75,11 +78,15 @@ def poll(
     # As long again as it waits already: a publisher that is away brings no storm of a whole fleet.
     soon_s = max(config.poll_soon_s, answer.waits.total_seconds())
     after = min(soon_s, config.poll_after_s) if soon else config.poll_after_s
-    # In the header, never in the body: a random number there would defeat every ETag.
-    headers = {"ETag": etag, "Poll-After": str(_jittered(after)), "Cache-Control": "no-store"}
-    renewed = devices.renew_credential(device, timedelta(seconds=config.credential_lifetime_s), now)
+    headers = headers_of(etag, after)
+    lifetime = timedelta(seconds=config.credential_lifetime_s)
+    renewed = devices.renew_credential(device, lifetime, now)
     if renewed is not None:
         headers["Next-Credential"] = renewed
+    elif answer.until is not None:
+        until = min(answer.until, now + LASTS, devices.renewal_due(device, lifetime))
+        certificate = device.certificate_sha256
+        request.state.lasting = (answer.row.model, certificate, until, after)
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
     body = bundle_of(session, answer, root, t, config.canary_timeout_s)
@@ -130,7 +137,3 @@ def _etag(answer: Answer, version: str, root: int) -> str:
     deployment = answer.deployment.id if answer.deployment else ""
     state: list[Any] = [version, root, row.running_sha256, row.order_seq, deployment, answer.hold]
     return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}"'
-
-
-def _jittered(seconds: float) -> int:
-    return max(1, round(seconds * random.uniform(1 - JITTER, 1 + JITTER)))

@@ -112,7 +112,7 @@ def of_refusal(error: Refusal) -> JSONResponse:
     title = (type(error).__doc__ or "").strip().rstrip(".")
     status = STATUS_OF[error.kind]
     headers = {"WWW-Authenticate": 'Bearer realm="fleetdiff"'} if status == 401 else {}
-    if isinstance(error, TooManyRequests):
+    if "retry_after_s" in error.members:
         headers = {"Retry-After": str(error.members["retry_after_s"])}
     return problem(status, name, title, error.detail, headers, **error.members)
 

@@ -13,6 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db import queries
+from service.db.entries import of_device
 from service.db.rollout_tables import OPEN, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
@@ -26,7 +27,7 @@ def grant(session: Session, rollout: Rollout) -> bool:
     room = or_(Stage.in_flight_max.is_(None), Stage.in_flight < Stage.in_flight_max)
     running = (Stage.rollout_id == rollout.id, Stage.number == rollout.stage)
     taking = update(Stage).where(*running, room).values(in_flight=Stage.in_flight + 1)
-    return changed(session, taking)
+    return changed(session, taking, touches=())
 
 
 def existing(
@@ -74,7 +75,8 @@ def prolong(session: Session, rollout_id: str, now: datetime) -> None:
     one = session.scalars(select(Deployment).where(*is_open).limit(1)).first()
     if one is not None:
         full = one.deadline_at - one.created_at
-        session.execute(update(Deployment).where(*is_open).values(deadline_at=now + full))
+        prolonging = update(Deployment).where(*is_open).values(deadline_at=now + full)
+        session.execute(prolonging, execution_options={"touches": ()})
 
 
 def cancel_all(session: Session, rollout_id: str, now: datetime) -> None:
@@ -102,7 +104,8 @@ def finish(
         Deployment.id == deployment.id, Deployment.state.in_(OPEN)
     )
     outcome = {"state": state, "reason": reason, "updated_at": now}
-    ended = changed(session, still_open.values(outcome))
+    touches = [of_device(deployment.device_id)]
+    ended = changed(session, still_open.values(outcome), touches)
     session.refresh(deployment)
     if ended and deployment.direction == "forward":
         _free(session, deployment.rollout_id, deployment.stage, 1)
@@ -110,4 +113,5 @@ def finish(
 
 def _free(session: Session, rollout_id: str, number: int, places: int) -> None:
     stage = update(Stage).where(Stage.rollout_id == rollout_id, Stage.number == number)
-    session.execute(stage.values(in_flight=Stage.in_flight - places))
+    freeing = stage.values(in_flight=Stage.in_flight - places)
+    session.execute(freeing, execution_options={"touches": ()})

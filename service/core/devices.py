@@ -128,7 +128,7 @@ def count_request(session: Session, shown: Shown) -> None:
         fresh = update(Device).where(
             Device.id == shown.device_id, Device.signed_number < shown.number
         )
-        if not changed(session, fresh.values(signed_number=shown.number)):
+        if not changed(session, fresh.values(signed_number=shown.number), touches=()):
             raise _repeated(_unknown(shown))
 
 
@@ -143,12 +143,17 @@ def renew_credential(device: Device, lifetime: timedelta, now: datetime) -> str 
     Both are valid until the new one is used. An answer may get lost: then there is another one.
     A device that signs makes its new key itself: it is only told that it is time.
     """
-    if now - (device.renewed_at or device.enrolled_at) < lifetime:
+    if now < renewal_due(device, lifetime):
         return None
     if device.signed_number is not None:
         return MAKE_A_KEY
     _, device.next_credential_sha256, credential = new_secret("fc", device.id)
     return credential
+
+
+def renewal_due(device: Device, lifetime: timedelta) -> datetime:
+    """Return when the device's credential is old enough for another one."""
+    return (device.renewed_at or device.enrolled_at) + lifetime
 
 
 def take_key(device: Device, public_key: str) -> None:

@@ -137,6 +137,12 @@ class TooManyRequests(Refusal):
     kind = "TOO_MANY"
 
 
+class Overloaded(Refusal):
+    """The server has more to do than it can at once."""
+
+    kind = "UNAVAILABLE"
+
+
 class TooLarge(Refusal):
     """The body is larger than allowed."""
 

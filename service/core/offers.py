@@ -7,8 +7,9 @@ poll can be answered by its ETag.
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -41,18 +42,25 @@ class Hold(StrEnum):
     QUARANTINED = "quarantined"
 
 
+# Places in a stage and signatures come and go without a change of the device's own, and a backoff
+# may end: whoever meets one of these is looked at afresh each time it asks.
+PASSING = frozenset((Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.BACKOFF))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a poll is told: either a deployment with its signed order, or a hold.
 
     Attributes:
         waits: for how long it has been waiting for its order, if it is.
+        until: when it ends by time alone; None: it may end at any time.
     """
 
     row: DeviceModel
     deployment: Deployment | None
     hold: Hold | None
     waits: timedelta = timedelta(0)
+    until: datetime | None = None
 
 
 def check_in(
@@ -60,17 +68,20 @@ def check_in(
 ) -> Answer:
     """Note what the device runs, settle its deployments, and answer its poll."""
     row = session.get_one(DeviceModel, device.id, with_for_update=True)
-    _note_running(session, row, running, now)
+    _note_running(session, row, running)
     _settle(session, row, now)
-    wanted = _wanted(session, row, timeout, now)
-    if isinstance(wanted, Hold):
+    wanted, holds = _wanted(session, row, timeout, now)
+    until = None if PASSING & set(holds) else _signed_until(session, row.model, now)
+    if wanted is None:
         row.deployment_id = None
-        return Answer(row, None, wanted)
+        # A device outside of one rollout's cohort may still wait in another: the nearest reason.
+        nearest = (hold for hold in holds if hold is not Hold.NOT_IN_COHORT)
+        return Answer(row, None, next(nearest, holds[0]), until=until)
     row.deployment_id = wanted.id
-    expired = row.order_expires_at is None or row.order_expires_at <= now
-    if row.order_deployment != wanted.id or row.order_body is None or expired:
+    ends = row.order_expires_at
+    if row.order_deployment != wanted.id or row.order_body is None or ends is None or ends <= now:
         return Answer(row, None, Hold.ORDER_PENDING, now - wanted.updated_at)
-    return Answer(row, wanted, None)
+    return Answer(row, wanted, None, until=until and min(until, ends))
 
 
 def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
@@ -112,16 +123,12 @@ def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | 
     }
 
 
-def _note_running(session: Session, row: DeviceModel, running: str, now: datetime) -> None:
+def _note_running(session: Session, row: DeviceModel, running: str) -> None:
     # Bytes that were unknown when they were first seen may have been published since.
     if row.running_sha256 != running or (row.running_release is None and running):
         row.running_sha256 = running
         row.release = queries.first(session, Release, model=row.model, sha256=running)
         session.flush()
-    # A buffered write: last seen is for people, and minutes are enough.
-    device = row.device
-    if device.last_seen_at is None or now - device.last_seen_at > timedelta(seconds=30):
-        device.last_seen_at = now
 
 
 def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
@@ -137,15 +144,16 @@ def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
 
 def _wanted(
     session: Session, row: DeviceModel, timeout: timedelta, now: datetime
-) -> Deployment | Hold:
+) -> tuple[Deployment | None, Sequence[Hold]]:
+    """Return what the device shall do, if anything, and every reason that was met on the way."""
     if row.device.status == "quarantined":
-        return Hold.QUARANTINED
-    holds = []
+        return None, [Hold.QUARANTINED]
+    holds: list[Hold] = []
     undo = queries.reverted_deployment(session, row.device_id, row.running_sha256)
     if undo is not None:
         back = _way_back(session, undo, row, timeout, now)
         if isinstance(back, Deployment):
-            return back
+            return back, holds
         holds.append(back)  # the way back is barred; a fix may lead forward
     # What is on its way goes on: a newer rollout does not make an older one look failed.
     under_way = {d.rollout_id for d in queries.open_deployments(session, row.device_id)}
@@ -153,12 +161,9 @@ def _wanted(
     for rollout in sorted(live, key=lambda r: r.id not in under_way):
         wanted = _way_forward(session, rollout, row, timeout, now)
         if isinstance(wanted, Deployment):
-            return wanted
+            return wanted, holds
         holds.append(wanted)
-    if not holds:
-        return Hold.NO_ROLLOUT
-    # A device outside of one rollout's cohort may still wait in another: say the nearest reason.
-    return next((hold for hold in holds if hold is not Hold.NOT_IN_COHORT), holds[0])
+    return None, holds or [Hold.NO_ROLLOUT]
 
 
 def _way_back(
@@ -218,6 +223,16 @@ def _barred(session: Session, release: Release, row: DeviceModel, now: datetime)
 
 def _expired(session: Session, model: str, now: datetime) -> bool:
     """Whether a document that people sign ran out: every device would refuse, and not its fault."""
+    ends = _signed_ends(session, model)
+    return len(ends) < 3 or min(ends) <= now
+
+
+def _signed_until(session: Session, model: str, now: datetime) -> datetime:
+    """Return when the next document that people sign runs out; a later one comes by a change."""
+    ends = [end for end in _signed_ends(session, model) if end > now]
+    return min(ends, default=datetime.max.replace(tzinfo=UTC))
+
+
+def _signed_ends(session: Session, model: str) -> Sequence[datetime]:
     roles = ("root", "targets", family_role(model))
-    rows = [documents.newest_metadata(session, role) for role in roles]
-    return any(row is None or row.expires_at <= now for row in rows)
+    return list(documents.newest_ends(session, roles).values())

@@ -13,6 +13,7 @@ from service.core.reach import Counts, Reach
 from service.core.record import Record
 from service.core.verified import Verified
 from service.db import queries, wishes
+from service.db.entries import of_device
 from service.db.rollout_tables import Deployment
 from service.db.session import Database, changed
 from service.db.tables import DeviceModel
@@ -148,7 +149,8 @@ def _give(session: Session, row: DeviceModel, order: Order, body: bytes, keyid: 
         "order_keyid": keyid,
         "order_body": body,
     }
-    changed(session, update(DeviceModel).where(*same).values(given))
+    giving = update(DeviceModel).where(*same).values(given)
+    changed(session, giving, touches=[of_device(row.device_id)])
 
 
 def _call_off(session: Session, row: DeviceModel, barred: str, now: datetime) -> None:
@@ -157,4 +159,5 @@ def _call_off(session: Session, row: DeviceModel, barred: str, now: datetime) ->
     deployment = session.get_one(Deployment, row.deployment_id)
     deployments.finish(session, deployment, "canceled", "not allowed", now)
     wish = (DeviceModel.device_id == row.device_id, DeviceModel.deployment_id == deployment.id)
-    changed(session, update(DeviceModel).where(*wish).values(deployment_id=None))
+    forgetting = update(DeviceModel).where(*wish).values(deployment_id=None)
+    changed(session, forgetting, touches=[of_device(row.device_id)])

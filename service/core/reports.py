@@ -6,10 +6,10 @@ first valid pair of a device enters the sums in the same transaction and is froz
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, or_, update
 from sqlalchemy.orm import Session
 
 from service.core import canary, deployments, ways
@@ -18,6 +18,7 @@ from service.core.errors import CountsMismatch, ReportClosed
 from service.core.offers import canary_of
 from service.core.policy import gate_of
 from service.db import queries
+from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, CanarySums, Deployment, Event
 from service.db.session import insert_into
 from service.db.tables import Device, DeviceModel
@@ -30,6 +31,16 @@ OUTCOMES = {  # direction -> kind of event -> how it ends the deployment
     "back": {"refused": "failed", "failed": "failed"},
 }
 KEPT = "report_id canary_set shard runtime gate ref_words old_ms new_ms".split()
+
+
+def note_seen(session: Session, seen: Mapping[str, datetime]) -> None:
+    """Note when devices polled last, many at once; nobody's answer depends on it."""
+    # Always in one order: two processes that do the same at once do not wait in a circle.
+    rows = [{"device": device_id, "at": seen[device_id]} for device_id in sorted(seen)]
+    earlier = or_(Device.last_seen_at.is_(None), Device.last_seen_at < bindparam("at"))
+    noting = update(Device).where(Device.id == bindparam("device"), earlier)
+    if rows:
+        session.connection().execute(noting.values(last_seen_at=bindparam("at")), rows)
 
 
 def record_events(
@@ -58,7 +69,8 @@ def record_events(
 
 def record_capacity(session: Session, device: Device, has: Capacity) -> None:
     """Store what a device has for an update."""
-    session.execute(update(DeviceModel).filter_by(device_id=device.id).values(has.model_dump()))
+    having = update(DeviceModel).filter_by(device_id=device.id).values(has.model_dump())
+    session.execute(having, execution_options={"touches": [of_device(device.id)]})
 
 
 def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: datetime) -> str:

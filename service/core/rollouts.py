@@ -27,6 +27,7 @@ from service.core.errors import (
     found,
 )
 from service.db import queries
+from service.db.entries import of_model
 from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
@@ -255,7 +256,8 @@ def change(
     as_read = (Rollout.id == rollout.id, Rollout.generation == rollout.generation)
     values = {"generation": rollout.generation + 1, "waiting_for": ""} | changes
     statement = update(Rollout).where(*as_read).values(values)
-    if not changed(session, statement.execution_options(synchronize_session=False)):
+    statement = statement.execution_options(synchronize_session=False)
+    if not changed(session, statement, touches=[of_model(rollout.model)]):
         raise WrongState(f"rollout {rollout.id} was changed at the same time; look again")
     session.refresh(rollout)
     because: dict[str, Any] = {"reason": reason, "stage": rollout.stage, "state": rollout.state}

@@ -15,9 +15,11 @@ def newest_first(session: Session, role: str, limit: int) -> Sequence[MetadataFi
     return session.scalars(rows.limit(limit)).all()
 
 
-def newest_ends(session: Session) -> dict[str, datetime]:
-    """Return role -> when its newest accepted version expires."""
+def newest_ends(session: Session, roles: Sequence[str] | None = None) -> dict[str, datetime]:
+    """Return role -> when its newest accepted version expires, of all or some roles."""
     newest = select(MetadataFile.role, func.max(MetadataFile.version).label("version"))
+    if roles is not None:
+        newest = newest.where(MetadataFile.role.in_(roles))
     last = newest.group_by(MetadataFile.role).subquery()
     same = (MetadataFile.role == last.c.role, MetadataFile.version == last.c.version)
     rows = select(MetadataFile.role, MetadataFile.expires_at).where(*same)

@@ -6,7 +6,9 @@ conditional updates.
 """
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Event
 from typing import Any
 
 from sqlalchemy import Engine, Update, create_engine, event, func, select
@@ -15,6 +17,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
+from service.db import changes
+from service.db.entries import EVERYTHING, Entries
+
 THREADS_MAX = 40  # the thread pool that serves `def` routes
 BUSY_TIMEOUT_S = 20
 
@@ -22,18 +27,22 @@ BUSY_TIMEOUT_S = 20
 class Database:
     """One database, SQLite or PostgreSQL, by its URL."""
 
-    def __init__(self, url: str, *, durable: bool = True) -> None:
+    def __init__(self, url: str, *, durable: bool = True, entries_max: int = 0) -> None:
         """Open the database.
 
         Args:
             url: SQLAlchemy URL.
             durable: False lets SQLite skip fsync; for tests only.
+            entries_max: how many devices' last answers are kept in memory.
         """
+        self.entries = Entries(entries_max)
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.writers_max = 1 if self.is_sqlite else THREADS_MAX // 2
         if self.is_sqlite:
-            self.engine = _sqlite(url, durable)
+            self.engine = _sqlite(url, durable, THREADS_MAX)
+            # There is one writer; on a connection of its own it sees when another process wrote.
+            self._writing = _sqlite(url, durable, 1)
         else:
             self.engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
@@ -41,26 +50,46 @@ class Database:
                 pool_pre_ping=True,
                 json_serializer=_json,
             )
-        writing = self.engine.execution_options(fleetdiff_writes=True)
+            self._writing = self.engine
+        writing = self._writing.execution_options(fleetdiff_writes=True)
         self._writers = sessionmaker(writing, expire_on_commit=False)
         self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
-    def writer(self) -> AbstractContextManager[Session]:
+    @contextmanager
+    def writer(self) -> Iterator[Session]:
         """Enter a session in one transaction: committed at the end, rolled back on any error."""
-        return self._writers.begin()
+        with self._writers() as session:
+            yield session
+            session.flush()
+            scopes = changes.touched(session)
+            changes.tell(session, scopes, self.entries.name)
+            with self.entries.changing(scopes):
+                session.commit()
 
     def reader(self) -> AbstractContextManager[Session]:
         """Enter a session whose changes are never kept."""
         return self._readers()
 
+    def watch(self, stop: Event) -> None:
+        """Keep the entries true to what other processes change, until told to stop."""
+        changes.watch(self._writing, self.entries, stop)
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        self._writing.dispose()
 
 
-def changed(session: Session, statement: Update) -> bool:
-    """Whether a conditional UPDATE found its row as it expected it."""
-    return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]
+def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERYTHING,)) -> bool:
+    """Whether a conditional UPDATE found its row as it expected it.
+
+    Args:
+        session: to write to.
+        statement: the UPDATE.
+        touches: whose answers it may change, see `service.db.changes`.
+    """
+    done = session.execute(statement, execution_options={"touches": touches})
+    return bool(done.rowcount == 1)  # type: ignore[attr-defined]
 
 
 def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:
@@ -80,9 +109,14 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _sqlite(url: str, durable: bool) -> Engine:
-    timeout = {"timeout": BUSY_TIMEOUT_S}
-    engine = create_engine(url, pool_size=THREADS_MAX, json_serializer=_json, connect_args=timeout)
+def _sqlite(url: str, durable: bool, connections: int) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0 if connections == 1 else 10,
+        json_serializer=_json,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:

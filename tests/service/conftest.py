@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from service.api import poll
 from service.core import policy
 from service.db.migrate import migrate
 from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
 from tests.service.identity_provider import Provider, config
+from tests.service.memory import Memory
 from tests.service.publishing import pin
 from tests.service.world import World, opened, patient
 
@@ -115,3 +117,10 @@ def s3_location(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     return s3_server.location(f"test-{secrets.token_hex(8)}")
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    memory = Memory()
+    monkeypatch.setattr(poll, "_answer", memory.answer)
+    return memory
