@@ -8,7 +8,7 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: bench-patch bench-apply help setup check format format-check lint types imports test fuzz attacks demo speech run openapi diagram lock size clean
+.PHONY: bench-patch bench-apply bench-poll help setup check format format-check lint types imports test fuzz attacks demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,15 @@ bench-%: $(READY)  ## measure again, e.g. make bench-wire; writes build/bench/
 bench-patch bench-apply: bench-%: $(VENV)/bench
 	$(BIN)/python -m benchmarks.$* $(A)
 
+bench-poll: build/goosebit/ready
+	$(BIN)/python -m benchmarks.poll $(A)
+
+# A peer that is a server, with dependencies of its own.
+build/goosebit/ready: requirements/goosebit.txt $(READY)
+	$(PYTHON) -m venv build/goosebit
+	build/goosebit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/goosebit.txt
+	@touch $@
+
 $(VENV)/bench: requirements/bench.txt $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $(VENV)/bench
@@ -84,6 +93,8 @@ lock:  ## pin every dependency with its hashes again (needs uv)
 		--generate-hashes --extra bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --no-deps \
 		--generate-hashes --extra fuzz -c requirements/dev.txt pyproject.toml -o requirements/fuzz.txt
+	echo goosebit==0.2.12 | uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header \
+		--generate-hashes - -o requirements/goosebit.txt
 
 clean:  ## forget everything that was built
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis

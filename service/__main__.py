@@ -18,6 +18,7 @@ from alembic.util import CommandError
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp
 
 from service import logs
 from service.api.contract import documents
@@ -80,7 +81,17 @@ def _serve(options: argparse.Namespace) -> None:
     settings = _settings(options)
     migrate(settings.database)
     app = create_app(settings)
-    config = uvicorn.Config(
+    logger.info("serve", extra={"host": settings.host, "port": settings.port})
+    if settings.online_keys is not None:
+        logger.warning("embedded publisher: this process serves the network and holds keys")
+    elif settings.publisher == "embedded":
+        logger.warning("no online keys: nothing is published or ordered by this process")
+    uvicorn.Server(serving(app, settings)).run()
+
+
+def serving(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how an application is served."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -93,12 +104,6 @@ def _serve(options: argparse.Namespace) -> None:
         ws="none",
         limit_concurrency=settings.connections_max,
     )
-    logger.info("serve", extra={"host": settings.host, "port": settings.port})
-    if settings.online_keys is not None:
-        logger.warning("embedded publisher: this process serves the network and holds keys")
-    elif settings.publisher == "embedded":
-        logger.warning("no online keys: nothing is published or ordered by this process")
-    uvicorn.Server(config).run()
 
 
 def _publish(options: argparse.Namespace) -> None:

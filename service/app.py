@@ -63,7 +63,10 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
         app.state.wake.set()
         for thread in threads:
             thread.join()
-        flush_seen(app.state)
+        try:
+            flush_seen(app.state)
+        except Exception:  # nothing depends on it that would be worth a stop that fails
+            logger.exception("when devices were seen is lost")
         database.close()
 
     limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None

@@ -126,8 +126,9 @@ def _ask_postgresql(engine: Engine, entries: Entries, stop: Event) -> None:
         if who != entries.name:  # we know already what we did
             entries.drop(scopes)
 
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url, autocommit=True) as connection:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as held:
+        held.detach()  # from the pool: nobody else shall listen
+        connection: Any = held.connection.dbapi_connection
         connection.add_notify_handler(hear)
         connection.execute(f"LISTEN {CHANNEL}")
         entries.drop([EVERYTHING])

@@ -42,7 +42,7 @@ class Database:
         if self.is_sqlite:
             self.engine = _sqlite(url, durable, THREADS_MAX)
             # There is one writer; on a connection of its own it sees when another process wrote.
-            self._writing = _sqlite(url, durable, 1)
+            self.writing = _sqlite(url, durable, 1)
         else:
             self.engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
@@ -50,9 +50,9 @@ class Database:
                 pool_pre_ping=True,
                 json_serializer=_json,
             )
-            self._writing = self.engine
-        writing = self._writing.execution_options(fleetdiff_writes=True)
-        self._writers = sessionmaker(writing, expire_on_commit=False)
+            self.writing = self.engine
+        writes = self.writing.execution_options(fleetdiff_writes=True)
+        self._writers = sessionmaker(writes, expire_on_commit=False)
         self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
     @contextmanager
@@ -72,12 +72,12 @@ class Database:
 
     def watch(self, stop: Event) -> None:
         """Keep the entries true to what other processes change, until told to stop."""
-        changes.watch(self._writing, self.entries, stop)
+        changes.watch(self.writing, self.entries, stop)
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
-        self._writing.dispose()
+        self.writing.dispose()
 
 
 def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERYTHING,)) -> bool:
@@ -127,6 +127,9 @@ def _sqlite(url: str, durable: bool, connections: int) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        held: Any = connection.connection.dbapi_connection
+        if held.in_transaction:  # a commit that failed left it so, and there is no other writer
+            held.rollback()
         writes = connection.get_execution_options().get("fleetdiff_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

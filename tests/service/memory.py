@@ -67,7 +67,7 @@ def statements(world: World) -> Iterator[list[str]]:
     def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
         seen.append(statement)
 
-    engines = {database.engine, database._writing}
+    engines = {database.engine, database.writing}
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)
     yield seen

@@ -1,0 +1,174 @@
+"""What a poll costs the server: processor time against a bare application, and against goosebit.
+
+One worker each, in turn, in one run; the processor time is the server's own, flushes of what
+devices were seen included. Beside it: a poll that grants an offer, starting a rollout for any
+number of devices, and caps under 64 pollers at once (`benchmarks.caps`).
+"""
+
+import json
+import random
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks import caps, fleet, load
+from benchmarks.rows import Row, publish
+from tests.service.world import BASE, BETTER, MODEL
+
+ROUNDS, ASKS, PEER_ASKS, GRANTS = 3, 16_000, 400, 1_600
+FLEETS, PEER_FLEETS = (10_000, 1_000_000), (2_000, 20_000, 100_000)
+BARE_MAX, GROWTH_MAX, GRANT_US_MAX, START_MS_MAX = 2.5, 1.2, 1000, 100
+PEER_TIMES_MIN = 60
+PEER = Path(__file__).parents[1] / "build" / "goosebit" / "bin" / "python"
+SERVE = [sys.executable, "-m", "benchmarks.fleet"]
+
+
+def main() -> int:
+    """Measure and publish."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _unchanged(Path(folder))
+        rows += _peers(Path(folder), rows)
+        rows += _grants(Path(folder))
+    return publish("poll", rows + caps.measure())
+
+
+def _unchanged(folder: Path) -> list[Row]:
+    rows, least = [], {}
+    for devices in FLEETS:
+        work = f"unchanged poll, {devices:,} devices"
+        with ExitStack() as running:
+            _say(work)
+            token = fleet.make(folder, devices, BETTER).token
+            plain = running.enter_context(_served(folder / "bare.log"))
+            ours = running.enter_context(_served(folder / "ours.log", folder, devices))
+            etag = _etag(ours[1])
+            rounds = []
+            for _ in range(ROUNDS):
+                numbers = random.choices(range(devices), k=ASKS)
+                asks = [fleet.poll(number, BETTER, etag) for number in numbers]
+                rounds.append([load.cpu_us(*server, asks, 304) for server in (plain, ours)])
+            floor, least[devices] = (min(of) for of in zip(*rounds, strict=True))
+            rows += [
+                Row(work, "bare application", floor, "us CPU"),
+                Row(work, "Fleetdiff", least[devices], "us CPU"),
+                Row(work, "/ bare", least[devices] / floor, "", BARE_MAX),
+                Row(work, "memory of the server", load.rss_bytes(ours[0]) / 1e6, "MB"),
+            ]
+            rows += _start(folder, devices, ours, token)
+        _empty(folder)
+    small, large = least.values()
+    return [*rows, Row("unchanged poll", "1,000,000 / 10,000", large / small, "", GROWTH_MAX)]
+
+
+def _start(folder: Path, devices: int, ours: tuple[int, int], token: str) -> list[Row]:
+    work = f"create and start a rollout, {devices:,} devices"
+    pid, port = ours
+    made = {"model": MODEL, "release": "r2", "cohort": "all", "stages": [{"share_bp": 10_000}]}
+    before, line, said = _rows(folder), load.Line(port), {"Authorization": f"Bearer {token}"}
+    line.ask(load.request("/v1/rollouts", **said))  # what is imported and compiled once
+    cpu_s, at_s = load.cpu_s(pid), time.monotonic()
+    body = json.dumps(made).encode()
+    status, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
+    path = f"/v1/rollouts/{json.loads(created)['id']}/start"
+    started, _, answer = line.ask(load.request(path, "POST", b"{}", **said))
+    if (status, started) != (201, 200):
+        raise RuntimeError(f"{status}, {started}: {answer!r}")
+    wall_ms, cpu_ms = (time.monotonic() - at_s) * 1e3, (load.cpu_s(pid) - cpu_s) * 1e3
+    return [
+        Row(work, "processor time", cpu_ms, "ms CPU", START_MS_MAX),
+        Row(work, "by the clock", wall_ms, "ms"),
+        Row(work, "rows written", _rows(folder) - before, "rows", 8),
+    ]
+
+
+def _peers(folder: Path, ours: list[Row]) -> list[Row]:
+    rows = []
+    poll_us = next(row.value for row in ours if row.figure == "Fleetdiff")
+    for devices in PEER_FLEETS:
+        _say(f"goosebit, {devices:,} devices")
+        port = load.free_port()
+        command = [PEER, Path(__file__).with_name("goosebit_server.py"), str(port), folder]
+        with load.server([*command, str(devices)], port, folder / "goosebit.log") as pid:
+            rounds = []
+            for _ in range(ROUNDS):
+                numbers = random.choices(range(devices), k=PEER_ASKS)
+                paths = [f"/DEFAULT/controller/v1/{fleet.device_id(n)}" for n in numbers]
+                rounds.append(load.cpu_us(pid, port, [load.request(p) for p in paths], 200))
+        _empty(folder)
+        work, peer_us = f"goosebit 0.2.12, {devices:,} devices", min(rounds)
+        goal = 1 / PEER_TIMES_MIN if devices == 20_000 else None
+        rows += [
+            Row(work, "poll", peer_us, "us CPU"),
+            Row(work, "Fleetdiff / goosebit", poll_us / peer_us, "", goal),
+            Row(work, "goosebit / Fleetdiff", peer_us / poll_us, "times"),
+        ]
+    return rows
+
+
+def _grants(folder: Path) -> list[Row]:
+    work = "poll that takes a grant"
+    _say(work)
+    token = fleet.make(folder, 2 * GRANTS, BASE).token
+    with _served(folder / "ours.log", folder, 0) as (pid, port):
+        made = {"model": MODEL, "release": "r2", "cohort": "all"}
+        stages = [{"share_bp": 10_000, "in_flight_max": 4 * GRANTS}]
+        body = json.dumps(made | {"stages": stages}).encode()
+        said, line = {"Authorization": f"Bearer {token}"}, load.Line(port)
+        _, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
+        path = f"/v1/rollouts/{json.loads(created)['id']}/start"
+        line.ask(load.request(path, "POST", b"{}", **said))
+        asks = [fleet.poll(number, BASE) for number in range(2 * GRANTS)]
+        load.cpu_us(pid, port, asks[:GRANTS], 200)  # warm
+        grant_us = load.cpu_us(pid, port, asks[GRANTS:], 200)
+        etag = load.Line(port).ask(asks[0])[1].decode().lower().partition("etag: ")[2][:18]
+        again = [fleet.poll(number, BASE, etag) for number in range(GRANTS)]
+        slow_us = load.cpu_us(pid, port, again, 200)
+        with sqlite3.connect(folder / "fleetdiff.db") as database:
+            granted = database.execute("SELECT count(*) FROM deployment").fetchone()[0]
+    _empty(folder)
+    if granted != 2 * GRANTS:
+        raise RuntimeError(f"{granted} grants, not {2 * GRANTS}")
+    return [
+        Row(work, "processor time", grant_us, "us CPU", GRANT_US_MAX),
+        Row("poll that waits for its order", "processor time", slow_us, "us CPU"),
+    ]
+
+
+@contextmanager
+def _served(log: Path, *more: object) -> Iterator[tuple[int, int]]:
+    """Run our server, or the bare one; yields its process id and port."""
+    port = load.free_port()
+    with load.server([*SERVE, str(port), *map(str, more)], port, log) as pid:
+        yield pid, port
+
+
+def _etag(port: int) -> str:
+    head = load.Line(port).ask(fleet.poll(0, BETTER))[1].decode()
+    lines = (line.partition(": ") for line in head.split("\r\n"))
+    return next(value for name, _, value in lines if name.lower() == "etag")
+
+
+def _rows(folder: Path) -> int:
+    """Return how many rows there are in all tables."""
+    with sqlite3.connect(folder / "fleetdiff.db") as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        counts = (database.execute(f'SELECT count(*) FROM "{name}"') for (name,) in tables)
+        return sum(count.fetchone()[0] for count in counts)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _say(work: str) -> None:
+    print(f"{work} ...", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
