@@ -132,10 +132,12 @@ def advance(device: LocalDevice, state: State) -> State:
 
 def retry_delay_s(error: OSError, failures: int, limits: Limits) -> float:
     """Return how long to wait after trouble; a server that asks for time gets a whole period."""
-    period = limits.retry_s
+    period, later = limits.retry_s, 0.0
     if isinstance(error, Unavailable) and error.status in (429, 503):
         period = _period_s(error.poll_after_s, limits)
-    return backoff_s(failures, period, max(period, limits.retry_s_max), random.random)
+        # On top of it the whole spread: who tells a fleet the same number shall not get an echo.
+        later = min(error.later_s, limits.poll_s_max)
+    return later + backoff_s(failures, period, max(period, limits.retry_s_max), random.random)
 
 
 def poll_delay_s(device: LocalDevice) -> float:

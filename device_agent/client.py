@@ -273,13 +273,20 @@ class Client:
         if final or (found.status in (401, 403) and nobody):
             return Rejected("E_HTTP", message)
         refused = found.status == 401 and REALM in found.getheader("WWW-Authenticate", "")
-        return Unavailable(message, found.status, poll_after_s(found), refused=refused)
+        later, after = later_s(found), poll_after_s(found)
+        return Unavailable(message, found.status, after, refused=refused, later_s=later)
 
 
 def poll_after_s(found: HTTPResponse) -> float | None:
     """Return when the server wants to be asked again, if it says so."""
     text = found.getheader("Poll-After", "")
     return float(text) if SECONDS.match(text) else None
+
+
+def later_s(found: HTTPResponse) -> float:
+    """Return for how long a server that refused wants to be left alone; mostly it does not say."""
+    text = found.getheader("Retry-After", "")
+    return float(text) if found.status == 503 and SECONDS.match(text) else 0.0
 
 
 def _start(found: HTTPResponse, length: int) -> int:

@@ -37,6 +37,7 @@ class Unavailable(OSError):
         code: what was wrong, if it looks like an attack and the server should hear of it.
         poll_after_s: when the server wants to be asked again, if it said so.
         refused: the server itself says that it does not know this credential.
+        later_s: how long it wants to be left alone at least.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Unavailable(OSError):
         poll_after_s: float | None = None,
         code: str = "",
         refused: bool = False,
+        later_s: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.poll_after_s = poll_after_s
         self.refused = refused
+        self.later_s = later_s
 
 
 class Misconfigured(ValueError):

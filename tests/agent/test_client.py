@@ -230,6 +230,19 @@ def test_what_may_be_better_later_is_transient(wire: Wire, status: int) -> None:
     assert (caught.value.status, caught.value.poll_after_s) == (status, 17.0)
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "later"),
+    [(503, "120", 120.0), (429, "120", 0.0), (503, "-5", 0.0), (503, "1e9", 0.0), (503, "x", 0.0)],
+)
+def test_a_server_that_has_too_much_to_do_may_say_when_to_come_back(
+    wire: Wire, status: int, text: str, later: float
+) -> None:
+    wire.answer = lambda asked: problem(status, "x", "Not now", **{"Retry-After": text})
+    with pytest.raises(Unavailable) as caught:
+        wire.client().poll("", 1, 0, "")
+    assert caught.value.later_s == later
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 410, 422])
 def test_what_will_not_be_better_is_refused_in_the_servers_words(wire: Wire, status: int) -> None:
     wire.answer = lambda asked: problem(status, "x", "Never\x1b[2J")

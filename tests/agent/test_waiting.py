@@ -1,5 +1,7 @@
 """How long a device waits: between polls, after trouble, and when it is told to."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,34 @@ def test_a_fleet_that_is_told_to_wait_comes_back_within_a_period(
         delay = agent.retry_delay_s(error, 1, limits)
     period = min(max(limits.poll_s if asked is None else asked, 1.0), limits.poll_s_max)
     assert delay == draw * period
+
+
+@pytest.mark.attack("A10")
+@pytest.mark.parametrize("told", ["drawn over a period", "the same for all"])
+def test_after_an_outage_polls_do_not_echo(told: str) -> None:
+    """However a server says when to come back: no moment within two periods is crowded."""
+    limits, draw = Limits(), random.Random(1)
+    period, fleet = limits.poll_s, 20_000
+    per_slot = [0] * 40
+    for _ in range(fleet):
+        later = draw.random() * period if told == "drawn over a period" else 30.0
+        error = Unavailable("overloaded", 503, later_s=later)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("random.random", draw.random)
+            delay = agent.retry_delay_s(error, 1, limits)
+        assert later <= delay <= later + period
+        while delay < 2 * period:  # and then one poll a period, as `poll_delay_s` says
+            per_slot[int(delay / period * 20)] += 1
+            delay += period * (0.9 + 0.1 * draw.random())
+    mean = sum(per_slot) / len(per_slot)
+    assert max(per_slot) <= 1.5 * mean
+
+
+@given(seconds=st.floats(0, 1e7), status=st.sampled_from([429, 503]))
+def test_no_server_sends_a_device_away_for_good(seconds: float, status: int) -> None:
+    limits = Limits()
+    error = Unavailable("busy", status, later_s=seconds)
+    assert agent.retry_delay_s(error, 1, limits) <= 2 * limits.poll_s_max
 
 
 def test_polls_follow_what_the_server_asks_for(lab: Lab) -> None:
