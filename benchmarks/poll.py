@@ -127,7 +127,7 @@ def _grants(folder: Path) -> list[Row]:
         grant_us = load.cpu_us(pid, port, asks[GRANTS:], 200)
         etag = load.Line(port).ask(asks[0])[1].decode().lower().partition("etag: ")[2][:18]
         again = [fleet.poll(number, BASE, etag) for number in range(GRANTS)]
-        slow_us = load.cpu_us(pid, port, again, 200)
+        slow_us = load.cpu_us(pid, port, again, 304)
         with sqlite3.connect(folder / "fleetdiff.db") as database:
             granted = database.execute("SELECT count(*) FROM deployment").fetchone()[0]
     _empty(folder)
