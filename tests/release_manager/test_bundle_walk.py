@@ -29,8 +29,11 @@ def test_a_release_of_several_files_goes_to_a_device_and_back_and_waits_for_a_ne
     lm.write_bytes(LM)
     beside = ["--component", f"tokenizer.json={tokens}", "--component", f"lm.bin={lm}"]
     town.publish("release", "publish", "asr", "r1", files[0])
-    town.publish("release", "publish", "asr", "r2", files[1], *beside, "--rollback-from-here")
-    newer = [*beside[:2], "--min-agent", "9.0.0"]
+    patches = [tmp_path / "p12.ndiff", tmp_path / "p13.ndiff"]
+    for target, patch in zip(files[1:3], patches, strict=True):
+        assert town.anne.run("diff", "make", files[0], target, "-o", patch) == 0, town.anne.err
+    town.publish("release", "publish", "asr", "r2", files[1], *beside, "--patch", patches[0])
+    newer: list[str | Path] = [*beside[:2], "--min-agent", "9.0.0", "--patch", patches[1]]
     town.publish("release", "publish", "asr", "r3", files[2], *newer)
 
     token = world.ok("POST", "/v1/enrollment-tokens", json={"model": "asr"})["token"]
