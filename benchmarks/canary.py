@@ -5,7 +5,7 @@ every look: after every report up to 200, every tenth up to 1,000, every 25th up
 hundredth then; with eight classes after every eighth report up to 320, every fortieth then. Only
 the devices are drawn (`benchmarks/canary_fleet.py`). At least 400 rollouts a row.
 
-Goals are the figures of the plan. Those were drawn too: a number of devices may be a twentieth
+Goals are the figures of the plan. Those were drawn too: a number of devices may be a tenth
 larger, and at a margin itself the goal is the chance that the rule promises.
 """
 
@@ -29,7 +29,7 @@ RUNS = 400
 PAIRS_MAX = 10_000
 GATE = Gate()
 CLASSES = 8
-BLUR = 1.05  # both medians are of a few hundred drawn rollouts
+BLUR = 1.1  # about two standard errors of the difference of two such medians
 RULES = (
     "threshold",
     "Mann-Whitney",
