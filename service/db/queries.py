@@ -20,6 +20,7 @@ from service.db.rollout_tables import (
     Decision,
     Deployment,
     Event,
+    Floor,
     Rollout,
 )
 from service.db.tables import (
@@ -27,7 +28,6 @@ from service.db.tables import (
     Artifact,
     Device,
     DeviceModel,
-    Floor,
     Model,
     Patch,
     Release,

@@ -17,6 +17,15 @@ LIVE = ("running", "paused")
 STATES = ("draft", "awaiting_approval", *LIVE, "completed", "halted", "canceled")
 
 
+class Floor(Table):
+    """A release that a device must have run before it gets a later one."""
+
+    release_id: Mapped[int] = mapped_column(ForeignKey("release.id"), primary_key=True)
+    reason: Mapped[str]
+    created_at: Mapped[datetime]
+    release: Mapped[Release] = relationship()
+
+
 class Cohort(Table):
     """A set of devices of one model: listed by hand, or all that match a filter."""
 

@@ -167,15 +167,6 @@ class CheckedPatch(Table):
     goes_back: Mapped[bool] = mapped_column(server_default=sa.false())
 
 
-class Floor(Table):
-    """A release that a device must have run before it gets a later one."""
-
-    release_id: Mapped[int] = mapped_column(ForeignKey("release.id"), primary_key=True)
-    reason: Mapped[str]
-    created_at: Mapped[datetime]
-    release: Mapped[Release] = relationship()
-
-
 class CanarySet(Table):
     """The canary pool of a model; the manifest names the shards and their counts."""
 

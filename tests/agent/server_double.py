@@ -210,11 +210,6 @@ class ServerDouble:
         found = self.patches[source, target]
         return self._step("patch", found.sha256, found.bytes, self.releases[target])
 
-    def back(self, source: str, target: str) -> dict[str, Any]:
-        """The step that undoes the patch between two releases."""
-        found = self.patches[source, target]
-        return self._step("back", found.sha256, found.bytes, self.releases[source])
-
     def undo(self, name: str) -> dict[str, Any]:
         release = self.releases[name]
         return self._step("undo", release.sha256, release.bytes, release)
@@ -240,11 +235,9 @@ class ServerDouble:
             return self._poll(asked)
         if asked.path == "/device/v1/events":
             return self._take_events(asked)
-        if asked.path == "/device/v1/canary-reports":
-            self.reports.append(json.loads(asked.body))
-            return Answer(202, b'{"result":"counted"}')
-        if asked.path == "/device/v1/capacity":
-            self.capacities.append(json.loads(asked.body))
+        if asked.path in ("/device/v1/canary-reports", "/device/v1/capacity"):
+            kept = self.capacities if "capacity" in asked.path else self.reports
+            kept.append(json.loads(asked.body))
             return Answer(202, b'{"result":"stored"}')
         return self._artifact(asked)
 

@@ -33,6 +33,16 @@ def at_r4(lab: Lab) -> Lab:
     return lab
 
 
+def back(lab: Lab, source: str, target: str) -> dict[str, Any]:
+    """The step that undoes the patch between two releases."""
+    release = lab.server.releases[source]
+    return lab.server.patch(source, target) | {
+        "op": "back",
+        "to": release.sha256,
+        "to_bytes": release.bytes,
+    }
+
+
 def said(lab: Lab, kind: str) -> list[tuple[str, str]]:
     return [(e["reason"], e["detail"]) for e in lab.server.events if e["kind"] == kind]
 
@@ -67,7 +77,7 @@ def test_a_device_tells_which_way_it_could_not_go_and_why(lab: Lab) -> None:
 def test_patches_are_undone_in_the_order_in_which_they_must_be(lab: Lab) -> None:
     at_r4(lab)
     (lab.config.state_dir / "slots" / "a" / "model").unlink()
-    ways = [lab.server.undo("r1")], [lab.server.back("r3", "r4"), lab.server.back("r1", "r3")]
+    ways = [lab.server.undo("r1")], [back(lab, "r3", "r4"), back(lab, "r1", "r3")]
     lab.server.offer("r1", *ways, [lab.server.full("r1")])
     assert lab.once().kind == "committed"
     assert lab.release_running() == "r1"
@@ -79,11 +89,11 @@ def test_no_patch_is_undone_that_leads_elsewhere_nor_beside_other_steps(lab: Lab
     at_r4(lab)
     server = lab.server
     for steps in (
-        [server.back("r1", "r3")],
-        [server.back("r3", "r4")],
-        [server.full("r4"), server.back("r3", "r4"), server.back("r1", "r3")],
-        [server.back("r3", "r4"), server.back("r1", "r3"), server.patch("r1", "r3")],
-        [{**server.back("r3", "r4"), "to": server.releases["r1"].sha256}],
+        [back(lab, "r1", "r3")],
+        [back(lab, "r3", "r4")],
+        [server.full("r4"), back(lab, "r3", "r4"), back(lab, "r1", "r3")],
+        [back(lab, "r3", "r4"), back(lab, "r1", "r3"), server.patch("r1", "r3")],
+        [{**back(lab, "r3", "r4"), "to": server.releases["r1"].sha256}],
     ):
         server.offer("r1", steps)
         assert lab.once().reason == "E_NOT_RELEASED", steps
@@ -94,7 +104,7 @@ def test_undoing_makes_nobody_go_back_where_the_family_signs_no_way(lab: Lab) ->
     lab.server.make_patch("r1", "r2")
     lab.server.offer("r2", [lab.server.patch("r1", "r2")])
     assert lab.once().kind == "committed"
-    lab.server.offer("r1", [lab.server.back("r1", "r2")])
+    lab.server.offer("r1", [back(lab, "r1", "r2")])
     assert lab.once().reason == "E_DOWNGRADE"
     assert lab.release_running() == "r2"
 

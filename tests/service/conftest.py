@@ -14,6 +14,7 @@ from service.settings import Settings
 from tests.real.postgres import PostgresServer, clone, template
 from tests.real.s3 import S3Server
 from tests.service.identity_provider import Provider, config
+from tests.service.line import three_releases
 from tests.service.memory import Memory
 from tests.service.publishing import pin
 from tests.service.world import World, opened, patient
@@ -61,6 +62,12 @@ def world_sqlite(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
     settings = patient(database=sqlite_url, artifacts=str(tmp_path / "artifacts"))
     with opened(settings, tmp_path) as world:
         yield world.found()
+
+
+@pytest.fixture
+def line(world: World) -> World:
+    """A world with three releases and a patch for each hop."""
+    return three_releases(world)
 
 
 @pytest.fixture
