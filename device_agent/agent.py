@@ -20,9 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from device_agent.client import Client, backoff_s
+from device_agent.client import Client
 from device_agent.config import AGENT_VERSION, Config, Limits, read_root
 from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
+from device_agent.deadline import backoff_s
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable

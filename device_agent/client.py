@@ -11,7 +11,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -54,17 +54,6 @@ class Reply:
     poll_after_s: float | None
     body: bytes
     credential: str  # a new one to use from now on; mostly empty
-
-
-def backoff_s(failures: int, period_s: float, most_s: float, random: Callable[[], float]) -> float:
-    """Return how long to wait after that many failures in a row: full jitter.
-
-    A number drawn evenly from nought to a limit that doubles with every failure (Brooker 2015,
-    "Exponential backoff and jitter"). With the poll period as `period_s`, a fleet that met one
-    503 comes back spread over a whole period.
-    """
-    doubled: float = period_s * 2 ** min(max(failures - 1, 0), 60)
-    return random() * min(most_s, doubled)
 
 
 class Client:

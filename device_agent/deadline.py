@@ -1,4 +1,4 @@
-"""A deadline over what is waited for: a server's answer, an engine's run."""
+"""How long is waited: for a server's answer, for an engine's run, and after a failure."""
 
 import threading
 from collections.abc import Callable
@@ -33,3 +33,14 @@ class Deadline(threading.Timer):
     def _pass(self, cut: Callable[[], None]) -> None:
         self.passed = True
         cut()
+
+
+def backoff_s(failures: int, period_s: float, most_s: float, random: Callable[[], float]) -> float:
+    """Return how long to wait after that many failures in a row: full jitter.
+
+    A number drawn evenly from nought to a limit that doubles with every failure (Brooker 2015,
+    "Exponential backoff and jitter"). With the poll period as `period_s`, a fleet that met one
+    503 comes back spread over a whole period.
+    """
+    doubled: float = period_s * 2 ** min(max(failures - 1, 0), 60)
+    return random() * min(most_s, doubled)

