@@ -75,6 +75,21 @@ def test_the_floor_itself_is_offered_and_a_lifted_one_holds_nobody(line: World) 
     assert phone.offered()["release"] == "r3"
 
 
+def test_a_device_whose_polls_bring_nothing_new_hears_of_a_floor_and_of_its_end(
+    line: World,
+) -> None:
+    phone = line.enroll("s1", runs=digest(file(1)))
+    started(line)
+    assert phone.offered()["release"] == "r3"
+    assert phone.poll() is None, "nothing changed"
+    path = f"/v1/models/{MODEL}/floors/r2"
+    line.ok("PUT", path, json={"reason": "a"})
+    assert phone.poll()["hold"] == "floor"
+    assert phone.poll() is None
+    assert line.call("DELETE", path).status_code == 204
+    assert phone.poll()["plan"]["release"] == "r3"
+
+
 def test_bytes_that_nobody_knows_have_passed_no_floor(line: World) -> None:
     phone = line.enroll("s1", runs="9" * 64)
     line.ok("PUT", f"/v1/models/{MODEL}/floors/r2", json={"reason": "a"})
