@@ -145,10 +145,10 @@ def _resumed(work: BinaryIO, patch: Patch) -> tuple[int, "Hash"]:
         work.seek(piece.offset)
         digest.update(work.read(piece.length))
         ended = list(stream.ended(patch, piece))
-        # A section that tells classes apart has counted elements, one with a digest of its own has
+        # A section that looks at old values has counted them, one with a digest of its own has
         # seen them: neither can begin in its middle.
         going_on = [patch.sections[n] for n, _ in piece.work if n not in ended]
-        if any(section.classes > 1 or section.result_sha256 for section in going_on):
+        if any(section.looks or section.result_sha256 for section in going_on):
             continue
         if any(patch.sections[n].prefix_sha256 == digest.hexdigest() for n in ended):
             good = (piece.offset + piece.length, digest.copy())

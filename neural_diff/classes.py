@@ -18,6 +18,9 @@ from neural_diff.decode_numpy import Integers
 from neural_diff.region import Region
 from neural_diff.view_numpy import Raw, keys_of
 
+# Lengths of runs that are looked at: what rows of a model usually have, multiples of the first.
+_RUNS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120)
+RUN_GRAIN = 15360  # elements, a multiple of most of them
 KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
 ONE_CLASS = np.zeros(256, np.uint8)
 _CLASSES = (4, 8, 16)  # numbers of classes that are looked at
@@ -71,6 +74,27 @@ class Counts(NamedTuple):
                 yield tried[best], ranked
 
 
+def run_tables(changed: Integers, count: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Gives the best classes of runs of `count` elements and a run's length, if any pay.
+
+    A run is a row of a model, or a part of one: rows have scales, and change at their own rates.
+    """
+    tried = [(entropy_bits(np.array([count - len(changed), len(changed)])), ONE_CLASS, 0)]
+    fine = np.bincount(changed // _RUNS[0], minlength=-(-count // _RUNS[0]))
+    for run in (run for run in _RUNS if run <= count // 4):
+        moved = np.add.reduceat(fine, np.arange(0, len(fine), run // _RUNS[0]))
+        have = np.diff(np.append(np.arange(0, count, run), count))
+        for classes in (2, 3, 4):
+            table = _table(moved / have, moved, classes)
+            some, all_ = (np.bincount(table, of).astype(np.int64) for of in (moved, have))
+            bits = entropy_bits(np.stack([some, all_ - some], axis=-1))
+            bits += entropy_bits(np.bincount(table)) + 8 * _CODE_BYTES * (classes - 1)
+            tried.append((bits, table, run))
+    _, table, run = min(tried, key=lambda one: one[0])
+    if run:
+        yield table, run
+
+
 def entropy_bits(counts: NDArray[np.int64]) -> float:
     """Gives the bits of an ideal code for symbols of these counts, a code of its own each row."""
     total = counts.sum(axis=-1, keepdims=True)
@@ -82,7 +106,7 @@ def _table(order: NDArray[np.float64], moved: Integers, classes: int) -> NDArray
     """Puts the keys in an order and cuts it where each class has its share of the changes."""
     ranked = np.argsort(order, kind="stable")
     middle = np.cumsum(moved[ranked]) - moved[ranked] / 2
-    table = np.zeros(256, np.uint8)
+    table = np.zeros(len(order), np.uint8)
     table[ranked] = np.minimum(middle * classes // max(moved.sum(), 1), classes - 1)
     # Classes that no change belongs to are left out; keys without changes join a neighbour.
     used = np.unique(table[moved > 0])

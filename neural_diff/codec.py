@@ -1,9 +1,7 @@
 """Streams of a payload, and numbers as hybrid tokens.
 
 A stream is stored as it is (raw), as one byte that repeats (constant), or deflated; the device
-needs nothing but a bounded inflate. The maker deflates numbers with `Z_HUFFMAN_ONLY`: matches
-found by chance in noise cost more than they save (measured: 9-13 % over the entropy bound with
-matches, 0.6-2.6 % without).
+needs nothing but a bounded inflate.
 
 A number below 2^literal_bits is its own token. A greater one, 2^e ≤ n < 2^(e+1), has a token of e
 and the two bits after the leading one; the other e - 2 bits go to a stream of raw bits, lowest
@@ -16,13 +14,13 @@ sign bits; a difference has a magnitude of one or more: it cannot say zero.
 
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import compress
 from typing import Any
 
 from neural_diff.errors import Malformed
-from neural_diff.section import CONSTANT, DEFLATE, RAW, Section, Stream
+from neural_diff.section import CLASS_GAPS, CONSTANT, DEFLATE, Section, Stream
 from neural_diff.view import HIGH_HALF, LOW_HALF
 
 GAP_LITERAL_BITS = 4
@@ -49,19 +47,6 @@ def unpack(streams: tuple[Stream, ...], payload: bytes) -> list[bytes]:
                 raise Malformed(f"stream {number} is shorter than declared")
         found.append(stored)
     return found
-
-
-def pack(decoded: bytes) -> tuple[Stream, bytes]:
-    """Codes a stream in the smallest of the three ways (maker side)."""
-    length = len(decoded)
-    if length and decoded.count(decoded[0]) == length:
-        return Stream(CONSTANT, 1, length), decoded[:1]
-    coding, stored = RAW, decoded
-    for strategy in (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY):
-        tried = deflate(decoded, strategy)
-        if len(tried) < len(stored):
-            coding, stored = DEFLATE, tried
-    return Stream(coding, len(stored), length), stored
 
 
 @cache
@@ -130,12 +115,26 @@ def halves(pairs: bytes) -> bytearray:
 
 def bucket_tokens(section: Section, stream: bytes) -> bytes:
     """Gives the token of every bucket, which may have come in pairs."""
-    if "paired" not in section.params:
-        return stream
-    tokens, count = halves(stream), section.params["buckets"]
-    if any(tokens[count:]):
-        raise Malformed("a token follows that of the last bucket")
-    return bytes(tokens[:count])
+    return _first(stream, section.params["buckets"]) if "paired" in section.params else stream
+
+
+def class_table(section: Section, stream: bytes) -> bytes:
+    """Gives the class of every old value, or of every run, which come in pairs.
+
+    Refuses a table that names a class that does not exist.
+    """
+    table = _first(stream, section.runs) if section.runs else stream
+    if max(table) >= section.classes:
+        raise Malformed(f"the table of {section.classes} classes names class {max(table)}")
+    return table
+
+
+def _first(pairs: bytes, count: int) -> bytes:
+    """Takes so many numbers of 4 bits out of pairs; refuses any after the last."""
+    found = halves(pairs)
+    if any(found[count:]):
+        raise Malformed(f"a number follows the last of {count}")
+    return bytes(found[:count])
 
 
 def unpaired(streams: Sequence[bytes], changes: int) -> list[bytes]:
@@ -152,24 +151,50 @@ def unpaired(streams: Sequence[bytes], changes: int) -> list[bytes]:
     return found
 
 
-def check_table(table: bytes, classes: int) -> None:
-    """Refuses a table that gives an old value a class that does not exist."""
-    if max(table) >= classes:
-        raise Malformed(f"the table of {classes} classes names class {max(table)}")
+class Told:
+    """What a sparse section says, and how many elements of each class have come by.
+
+    `places` and `values` are those of each class (or of one). `table` gives the class of an old
+    value; it is None if classes do not depend on old values.
+    """
+
+    def __init__(
+        self, section: Section, places: Sequence[Any], values: Sequence[Any], table: bytes | None
+    ) -> None:
+        """Refuses classes that do not have as many values as places."""
+        self.places, self.values, self.used = places, values, [0] * section.classes
+        self.table = table.ljust(256, b"\0") if table and section.looks else None
+        self.ranked = self.table is not None and section.codec == CLASS_GAPS
+        self._count, self._needed = section.count, list(map(len, values))
+        if section.codec == CLASS_GAPS and list(map(len, places)) != self._needed:
+            raise Malformed("a class does not have as many places as values")
+        if self.ranked:
+            self._needed = reached(places)
+
+    def use(self, number: int, count: int) -> int:
+        """Counts elements of a class, or changed ones of it; gives how many there were before."""
+        before = self.used[number]
+        self.used[number] += count
+        if not self.ranked:
+            check_used(self.used, self._needed)
+        return before
+
+    def check_end(self, end: int) -> None:
+        """Refuses, at the end of the section, what no element has taken."""
+        if self.table and end == self._count:
+            check_used(self._needed, self.used)
 
 
-def check_alike(places: Sequence[Sized], values: Sequence[Sized]) -> None:
-    """Refuses a class that does not have as many values as places."""
-    for number, (some, given) in enumerate(zip(places, values, strict=True)):
-        if len(some) != len(given):
-            raise Malformed(f"class {number} has {len(some)} places and {len(given)} values")
+def reached(ranked: Sequence[Any]) -> list[int]:
+    """Gives how many elements of each class ranks ask for."""
+    return [int(ranks[-1]) + 1 if len(ranks) else 0 for ranks in ranked]
 
 
 def check_used(needed: Sequence[int], given: Sequence[int]) -> None:
     """Refuses classes that have fewer elements than are to change, or values that none takes."""
     for number, (wanted, found) in enumerate(zip(needed, given, strict=True)):
         if wanted > found:
-            raise Malformed(f"class {number} of old values: {wanted} are needed, {found} given")
+            raise Malformed(f"class {number}: {wanted} are needed, {found} given")
 
 
 def check_blocks(bitmaps: bytes, changes: int) -> None:
@@ -192,16 +217,24 @@ def check_magnitude(largest: int, width: int) -> None:
 
 
 def inflate(stored: bytes, length_max: int) -> bytes:
-    """Inflates one whole deflated stream to at most `length_max` bytes."""
+    """Inflates one whole deflated stream to at most `length_max` bytes, with nothing after it."""
+    decoded, rest = inflate_first(stored, length_max)
+    if rest:
+        raise Malformed(f"{len(rest)} bytes follow a stream that has ended")
+    return decoded
+
+
+def inflate_first(stored: bytes, length_max: int) -> tuple[bytes, bytes]:
+    """Inflates a deflated stream to at most `length_max` bytes; gives what follows it as well."""
     # One byte more is asked for than allowed: a bomb is noticed without being unpacked.
     stream = zlib.decompressobj(-15)
     try:
         decoded = stream.decompress(stored, length_max + 1)
     except zlib.error as error:
         raise Malformed(f"a stream is not deflate ({error})") from None
-    if len(decoded) > length_max or not stream.eof or stream.unused_data:
-        raise Malformed(f"a stream does not inflate to at most {length_max} bytes, and no rest")
-    return decoded
+    if len(decoded) > length_max or not stream.eof:
+        raise Malformed(f"a stream does not inflate to at most {length_max} bytes")
+    return decoded, stream.unused_data
 
 
 def deflate(decoded: bytes, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:

@@ -48,9 +48,8 @@ def change_of(
 def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bool) -> Change:
     table = None
     if section.classes > 1:
-        codec.check_table(streams[0], section.classes)
-        table, streams = streams[0].ljust(256, b"\0"), streams[1:]
-    places, streams = _positions(section, streams)
+        table, streams = codec.class_table(section, streams[0]), streams[1:]
+    places, streams = _positions(section, streams, table or b"")
     mask, adds = (1 << region.width) - 1, section.op == "add"
     if adds:
         values: Sequence[Integers] = _residues(section, region, streams)
@@ -59,25 +58,19 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
     if back:
         values = [[-one & mask for one in some] for some in values]
     put = _add if adds else _set
-    if section.codec == CLASS_GAPS:
-        codec.check_alike(places, values)
-    pick = _ranked if section.codec == CLASS_GAPS else _placed
-    used = [0] * section.classes
+    told = codec.Told(section, places, values, table)
+    pick = _ranked if told.ranked else _placed
 
     def change(elements: bytearray, first: int) -> None:
         # What classes are looked up by: the highest byte of every old element.
-        keys = _keys(elements, region) if table else elements
+        keys = _keys(elements, region) if told.table else elements
         count = len(elements) // region.element_bytes
         raw = elements if region.width <= 8 else _integers(elements, region)
-        for at, value in list(pick(places, values, table, used, first, keys, count)):
+        for at, value in list(pick(told, first, keys, count)):
             put(raw, at, value, region)
         if isinstance(raw, array):
             elements[:] = _little_endian(raw).tobytes()
-        if table and first + count == section.count:
-            needed = [len(some) for some in values]
-            if section.codec == CLASS_GAPS:
-                needed = [ranks[-1] + 1 if len(ranks) else 0 for ranks in places]
-            codec.check_used(needed, used)
+        told.check_end(first + count)
 
     return change
 
@@ -98,45 +91,38 @@ def _set(raw: MutableSequence[int], places: Integers, given: Integers, region: R
 
 
 def _placed(
-    places: list[Integers],
-    values: Sequence[Integers],
-    table: bytes | None,
-    used: list[int],
-    first: int,
-    keys: bytearray,
-    count: int,
+    told: codec.Told, first: int, keys: bytearray, count: int
 ) -> Iterator[tuple[Integers, Integers]]:
     """Gives which of `count` elements from `first` on change, and the values, class by class."""
-    low, high = (bisect_left(places[0], place) for place in (first, first + count))
-    at = array("I", [place - first for place in places[0][low:high]])
-    if table is None:
-        yield at, values[0][low:high]
+    within = [_between(places, first, first + count) for places in told.places]
+    if told.table is None:
+        for places, value, here in zip(told.places, told.values, within, strict=True):
+            yield array("I", [place - first for place in places[here]]), value[here]
         return
-    classes = bytes(map(keys.__getitem__, at)).translate(table)
-    for number, value in enumerate(values):
+    at = array("I", [place - first for place in told.places[0][within[0]]])
+    classes = bytes(map(keys.__getitem__, at)).translate(told.table)
+    for number, value in enumerate(told.values):
         some = array("I", compress(at, classes.translate(_is(number))))
-        start, used[number] = used[number], used[number] + len(some)
-        codec.check_used([used[number]], [len(value)])
-        yield some, value[start : used[number]]
+        start = told.use(number, len(some))
+        yield some, value[start : start + len(some)]
 
 
 def _ranked(
-    places: list[Integers],
-    values: Sequence[Integers],
-    table: bytes | None,
-    used: list[int],
-    first: int,
-    keys: bytearray,
-    count: int,
+    told: codec.Told, first: int, keys: bytearray, count: int
 ) -> Iterator[tuple[Integers, Integers]]:
     """Gives the same where places are ranks among the elements of a class."""
-    assert table is not None
-    classes = keys.translate(table)
-    for number, (ranks, value) in enumerate(zip(places, values, strict=True)):
+    assert told.table is not None
+    classes = keys.translate(told.table)
+    for number, (ranks, value) in enumerate(zip(told.places, told.values, strict=True)):
         members = array("I", compress(range(count), classes.translate(_is(number))))
-        start, used[number] = used[number], used[number] + len(members)
-        low, high = (bisect_left(ranks, rank) for rank in (start, used[number]))
-        yield array("I", [members[rank - start] for rank in ranks[low:high]]), value[low:high]
+        start = told.use(number, len(members))
+        here = _between(ranks, start, start + len(members))
+        yield array("I", [members[rank - start] for rank in ranks[here]]), value[here]
+
+
+def _between(rising: Integers, low: int, high: int) -> slice:
+    """Gives where numbers of [low, high) are among numbers that rise."""
+    return slice(bisect_left(rising, low), bisect_left(rising, high))
 
 
 def _keys(elements: bytearray, region: Region) -> bytearray:
@@ -152,15 +138,16 @@ def _keys(elements: bytearray, region: Region) -> bytearray:
 
 
 def _positions(
-    section: Section, streams: Sequence[bytes]
+    section: Section, streams: Sequence[bytes], table: bytes
 ) -> tuple[list[Integers], Sequence[bytes]]:
     """Gives the changed places of each class (of one, if not class-gaps), and the other streams.
 
-    Places count from the section's first element or, of class-gaps, within the class.
+    Places count from the section's first element or, where old values tell, within the class.
     """
     if section.codec == CLASS_GAPS:
         tokens, bits, *values = codec.joined(streams, section.classes)
-        return list(_rising(tokens, bits, section.count)), values
+        found: list[Integers] = [*_rising(tokens, bits, section.count)]
+        return (list(_in_runs(found, table, section)) if section.runs else found), values
     limit = section.count if section.codec != BLOCKS else -(-section.count // BLOCK_ELEMENTS)
     if section.codec == BLOCKS:
         codec.check_blocks(streams[2], section.changes)
@@ -174,6 +161,17 @@ def _positions(
         within.extend(compress(range(first, first + BLOCK_ELEMENTS), block))
     codec.check_last(within[-1], section.count)
     return [within], streams[3:]
+
+
+def _in_runs(ranked: list[Integers], table: bytes, section: Section) -> Iterator[Integers]:
+    """Turns ranks among the elements of a class of runs into places."""
+    run, classes = section.params["run"], range(section.classes)
+    starts = [[at * run for at, one in enumerate(table) if one == number] for number in classes]
+    codec.check_used(codec.reached(ranked), [run * len(some) for some in starts])
+    for some, ranks in zip(starts, ranked, strict=True):
+        places = array("I", [some[rank // run] + rank % run for rank in ranks])
+        codec.check_last(places[-1] if places else -1, section.count)
+        yield places
 
 
 def _rising(streams: Sequence[bytes], bits: bytes, limit: int) -> "list[array[int]]":

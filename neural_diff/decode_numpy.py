@@ -42,39 +42,49 @@ def change_of(
 
 
 def positions_of(
-    section: Section, streams: Sequence[bytes]
+    section: Section, streams: Sequence[bytes], table: bytes
 ) -> tuple[list[Integers], Sequence[bytes]]:
     """Gives the changed places of each class (of one, if not class-gaps), and the other streams.
 
-    Places count from the section's first element or, of class-gaps, within the class.
+    Places count from the section's first element or, where old values tell, within the class.
     """
     if section.codec == CLASS_GAPS:
-        tokens, bits, *values = codec.joined(streams, section.classes)
+        tokens, (bits, *values) = streams[: section.classes], streams[section.classes :]
         gaps = numbers(b"".join(tokens), bits, GAP_LITERAL_BITS)
         found = [_rising(gaps[start:end]) for start, end in _bounds(tokens)]
         for ranks in found:
             codec.check_last(int(ranks[-1]) if len(ranks) else -1, section.count)
-        return found, values
+        return (list(_in_runs(found, table, section)) if section.runs else found), values
     if section.codec == BLOCKS:
         codec.check_blocks(streams[2], section.changes)
     places = _rising(numbers(streams[0], streams[1], GAP_LITERAL_BITS))
     streams = streams[2:]
     if section.codec == BLOCKS:
         codec.check_last(int(places[-1]), -(-section.count // BLOCK_ELEMENTS))
-        bits = np.unpackbits(np.frombuffer(streams[0], np.uint8), bitorder="little")
-        within = np.flatnonzero(bits)
+        flags = np.unpackbits(np.frombuffer(streams[0], np.uint8), bitorder="little")
+        within = np.flatnonzero(flags)
         places = places[within // BLOCK_ELEMENTS] * BLOCK_ELEMENTS + within % BLOCK_ELEMENTS
         streams = streams[1:]
     codec.check_last(int(places[-1]), section.count)
     return [places], streams
 
 
+def _in_runs(ranked: list[Integers], table: bytes, section: Section) -> Iterator[Integers]:
+    """Turns ranks among the elements of a class of runs into places."""
+    run, of = section.params["run"], np.frombuffer(table, np.uint8)
+    starts = [np.flatnonzero(of == number) * run for number in range(section.classes)]
+    codec.check_used(codec.reached(ranked), [run * len(some) for some in starts])
+    for some, ranks in zip(starts, ranked, strict=True):
+        places = some[ranks // run] + ranks % run
+        codec.check_last(int(places[-1]) if len(places) else -1, section.count)
+        yield places
+
+
 def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bool) -> Change:
     table = None
     if section.classes > 1:
-        codec.check_table(streams[0], section.classes)
-        table, streams = streams[0].ljust(256, b"\0"), streams[1:]
-    places, streams = positions_of(section, streams)
+        table, streams = codec.class_table(section, streams[0]), streams[1:]
+    places, streams = positions_of(section, streams, table or b"")
     mask, adds = (1 << region.width) - 1, section.op == "add"
     if adds:
         values = _residues(section, region, streams)
@@ -82,75 +92,54 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
             values = [((some ^ mask) + 1 & mask).astype(some.dtype) for some in values]
     else:
         values = [elements_of(plane_join(streams[0], region), region)]
-    if section.codec == CLASS_GAPS:
-        codec.check_alike(places, values)
-    pick = _ranked if section.codec == CLASS_GAPS else _placed
-    used = [0] * section.classes
+    told = codec.Told(section, places, values, table)
+    pick = _ranked if told.ranked else _placed
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
-        at, value = pick(places, values, table, used, first, keys_of(raw, region))
+        at, value = pick(told, first, keys_of(raw, region))
         if adds:
             value = ordinal(ordinal(raw.take(at), region) + value & mask, region)
         raw[at] = value
-        if table and first + len(raw) == section.count:
-            needed = [len(some) for some in values]
-            if section.codec == CLASS_GAPS:
-                needed = [int(ranks[-1]) + 1 if len(ranks) else 0 for ranks in places]
-            codec.check_used(needed, used)
+        told.check_end(first + len(raw))
 
     return change
 
 
-def _placed(
-    places: list[Integers],
-    values: list[Raw],
-    table: bytes | None,
-    used: list[int],
-    first: int,
-    keys: NDArray[np.uint8],
-) -> tuple[Integers, Raw]:
+def _placed(told: codec.Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
     """Gives which of the elements from `first` on change, and the value of each."""
-    low, high = np.searchsorted(places[0], (first, first + len(keys)))
-    at = places[0][low:high] - first
-    if table is None:
-        return at, values[0][low:high]
-    classes = np.frombuffer(keys.take(at).tobytes().translate(table), np.uint8)
-    found = np.empty(len(at), values[0].dtype)
-    for number, value in enumerate(values):
+    of = [slice(*np.searchsorted(some, (first, first + len(keys)))) for some in told.places]
+    at: Integers = np.concatenate([some[n] for some, n in zip(told.places, of, strict=True)])
+    at -= first
+    if told.table is None:
+        return at, np.concatenate([some[n] for some, n in zip(told.values, of, strict=True)])
+    classes = np.frombuffer(keys.take(at).tobytes().translate(told.table), np.uint8)
+    found = np.empty(len(at), told.values[0].dtype)
+    for number, value in enumerate(told.values):
         members = np.flatnonzero(classes == number)
-        start, used[number] = used[number], used[number] + len(members)
-        codec.check_used([used[number]], [len(value)])
-        found[members] = value[start : used[number]]
+        start = told.use(number, len(members))
+        found[members] = value[start : start + len(members)]
     return at, found
 
 
-def _ranked(
-    places: list[Integers],
-    values: list[Raw],
-    table: bytes | None,
-    used: list[int],
-    first: int,
-    keys: NDArray[np.uint8],
-) -> tuple[Integers, Raw]:
+def _ranked(told: codec.Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
     """Gives the same where places are ranks among the elements of a class."""
-    assert table is not None
+    assert told.table is not None
     # The members of each class, one class after the other: at 3 ns each, sorting class and place
     # together is twice as fast as a stable argsort, and thrice as one search for every class.
-    members = np.frombuffer(keys.tobytes().translate(table), np.uint8).astype(np.uint32)
+    members = np.frombuffer(keys.tobytes().translate(told.table), np.uint8).astype(np.uint32)
     members <<= _PLACE_BITS
     members |= np.arange(len(keys), dtype=np.uint32)
     members.sort()
-    edges = np.arange(len(values), dtype=np.uint32) << _PLACE_BITS
+    edges = np.arange(len(told.values), dtype=np.uint32) << _PLACE_BITS
     bounds = [*np.searchsorted(members, edges).tolist(), len(keys)]
     ranked, found = [], []
-    for number, (ranks, value) in enumerate(zip(places, values, strict=True)):
-        start, used[number] = used[number], used[number] + bounds[number + 1] - bounds[number]
-        low, high = np.searchsorted(ranks, (start, used[number]))
+    for number, (ranks, value) in enumerate(zip(told.places, told.values, strict=True)):
+        start = told.use(number, bounds[number + 1] - bounds[number])
+        low, high = np.searchsorted(ranks, (start, told.used[number]))
         ranked.append(ranks[low:high] + (bounds[number] - start))
         found.append(value[low:high])
-    mask = np.uint32((1 << _PLACE_BITS) - 1)
-    at = members.take(np.concatenate(ranked)) & mask
+    at = members.take(np.concatenate(ranked)) & np.uint32((1 << _PLACE_BITS) - 1)
     return at.astype(np.int64), np.concatenate(found)
 
 
@@ -158,7 +147,7 @@ def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> lis
     """Decodes what is added modulo 2^width, for each class."""
     if "paired" in section.params:
         return [np.frombuffer(some, np.uint8) for some in codec.unpaired(streams, section.changes)]
-    tokens, bits, signs = codec.joined(streams, section.classes)
+    tokens, (bits, signs) = streams[: section.classes], streams[section.classes :]
     dtype = np.dtype(f"<u{region.element_bytes}")
     raw = signed(b"".join(tokens), bits, signs, 1, dtype, region.width)
     return [raw[start:end] for start, end in _bounds(tokens)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from neural_diff import codec
 from neural_diff.decode_numpy import positions_of
-from neural_diff.errors import Malformed, Unsuitable
+from neural_diff.errors import Malformed
 from neural_diff.link import open_regular
 from neural_diff.patch import Patch, read_patch
 from neural_diff.region import Part, Region
@@ -42,17 +42,10 @@ def describe(path: Path) -> dict[str, object]:
         "to": {"size": patch.to_size, "sha256": patch.to_sha256},
         "sections": len(patch.sections),
         "moves": len(patch.moves),
-        "goes_back": _goes_back(patch),
+        "goes_back": not patch.one_way,
         "provenance": dict(patch.provenance),
         "regions": rows,
     }
-
-
-def _goes_back(patch: Patch) -> bool:
-    try:
-        return bool(patch.back)
-    except Unsuitable:
-        return False
 
 
 def _rows(patch: Patch, number: int, file: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -83,7 +76,7 @@ def _changed(
     """Counts the changes of each part, as far as the patch alone says where they are."""
     if len(parts) == 1:
         return [min(sum(section.changes for section in sections), region.count)]
-    if any(section.codec == CLASS_GAPS for section in sections):
+    if any(section.codec == CLASS_GAPS and section.looks for section in sections):
         return [None] * len(parts)
     ends = list(accumulate(part.count for part in parts))
     found = np.zeros(len(parts), np.int64)
@@ -92,7 +85,9 @@ def _changed(
         if section.codec != REPLACE:
             file.seek(section.offset)
             streams = codec.unpack(section.streams, file.read(section.payload_bytes))
-            (places,), _ = positions_of(section, streams[section.classes > 1 :])
+            table = codec.class_table(section, streams[0]) if section.classes > 1 else b""
+            classed, _ = positions_of(section, streams[section.classes > 1 :], table)
+            places = np.concatenate(classed)
         which = np.searchsorted(ends, places + section.start, side="right")
         found += np.bincount(which, minlength=len(parts))
     return [int(count) for count in found]

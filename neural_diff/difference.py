@@ -13,9 +13,10 @@ from math import lcm
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neural_diff import encode, view
+from neural_diff.alignment import Bytes
+from neural_diff.classes import RUN_GRAIN
 from neural_diff.decode_numpy import Integers
 from neural_diff.draft import Draft
 from neural_diff.limits import SECTION_ELEMENTS_MAX
@@ -31,8 +32,6 @@ _SECTION_BYTES = 300  # that a section costs: in the manifest, and for codes of 
 _EXACT_SECTION_BYTES = 1 << 20
 _EXACT_SECTIONS = 1 << 10  # of one file; a greater file has greater sections
 _COMPARED_BYTES = 64 << 20  # at a time
-
-Bytes = NDArray[np.uint8]
 
 
 def bytes_of(file: BinaryIO) -> Bytes:
@@ -81,10 +80,11 @@ def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
         found.append(np.flatnonzero(differ) + first)
     changed = np.concatenate(found)
     grain = lcm(region.unit, BLOCK_ELEMENTS)
-    for low, high in pairwise(_cuts(region, changed, grain)):
+    coarse = lcm(grain, RUN_GRAIN)
+    for low, high in pairwise(_cuts(region, changed, coarse)):
         some = changed[slice(*np.searchsorted(changed, (low, high)))]
         if len(some):
-            start = low + (int(some[0]) - low) // grain * grain
+            start = low + (int(some[0]) - low) // coarse * coarse
             end = min(low - (low - int(some[-1]) - 1) // grain * grain, high)
             before, after = (_elements(region, data, start, end) for data in (old, new))
             draft.add(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_diff.encode import Encoded
+from neural_diff.packed import Encoded
 from neural_diff.patch import Move, Patch, aligned, head_of, read_patch
 from neural_diff.region import Region
 from neural_diff.section import Section
@@ -56,31 +56,23 @@ class Draft:
         Raises:
             Malformed: the patch would be over a limit of the format.
         """
-        ends = [
-            self._regions[number].file_offset + bytes_of(self._regions[number], start + count)
-            for number, start, count, _ in self._sections
-        ]
+        regions = tuple(self._regions)
+        at = [(regions[number], start + count) for number, start, count, _ in self._sections]
+        ends = [region.file_offset + bytes_of(region, end) for region, end in at]
         prefixes = _prefixes(new, sorted(set(ends)))
         sections = tuple(
-            _section(place, prefixes[end]) for place, end in zip(self._sections, ends, strict=True)
+            Section(
+                *(region, start, count, said.op, said.codec, said.params, said.streams),
+                *(hashlib.sha256(said.payload).hexdigest(), prefixes[end]),
+            )
+            for (region, start, count, said), end in zip(self._sections, ends, strict=True)
         )
-        regions = tuple(self._regions)
         with out.open("w+b") as file:
             patch = Patch(*before, *after, regions, sections, provenance, self._moves)
             end = file.write(head_of(patch))
             for *_, encoded in self._sections:
                 end += file.write(bytes(aligned(end) - end) + encoded.payload)
             return read_patch(file, end)
-
-
-def _section(place: tuple[int, int, int, Encoded], prefix_sha256: str) -> Section:
-    region, start, count, encoded = place
-    return Section(
-        *(region, start, count, encoded.op, encoded.codec, encoded.params, encoded.streams),
-        payload_bytes=len(encoded.payload),
-        payload_sha256=hashlib.sha256(encoded.payload).hexdigest(),
-        prefix_sha256=prefix_sha256,
-    )
 
 
 def _prefixes(new: NDArray[np.uint8], ends: Sequence[int]) -> dict[int, str]:

@@ -8,64 +8,22 @@ of old values; values of all changes alike, or of each class with a code of its 
 What classes are worth a try, `classes` says.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_diff.classes import KEYS_STEP, ONE_CLASS, Counts, entropy_bits, tokens_of
-from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, deflate, token_table
+from neural_diff.classes import ONE_CLASS, Counts, entropy_bits, run_tables, tokens_of
+from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, token_table
 from neural_diff.decode_numpy import Integers
+from neural_diff.packed import Encoded, Packed, pack
 from neural_diff.region import Region
-from neural_diff.section import (
-    BLOCK_ELEMENTS,
-    BLOCKS,
-    CLASS_GAPS,
-    CONSTANT,
-    DEFLATE,
-    GAPS,
-    HASHED,
-    RAW,
-    REPLACE,
-    Op,
-    Stream,
-)
+from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, GAPS, HASHED, REPLACE
 from neural_diff.view import ordinal, plane_split
 from neural_diff.view_numpy import Raw, keys_of
 
 _DENSE_SHARE = 0.5  # of elements changed, from which giving all of them may be smaller
-_PLACE_BITS = 28  # of an element among those that are ranked at a time, below its class
-_SAMPLE_BYTES = 1 << 12  # of a stream, to see whether it repeats itself
-
-Packed = tuple[Stream, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A payload and what a section must say to have it decoded."""
-
-    op: Op
-    codec: int
-    params: dict[str, int]
-    packed: tuple[Packed, ...]
-
-    @property
-    def streams(self) -> tuple[Stream, ...]:
-        """The streams of the payload, as the section lists them."""
-        return tuple(stream for stream, _ in self.packed)
-
-    @property
-    def payload(self) -> bytes:
-        """The stored bytes of all streams."""
-        return b"".join(stored for _, stored in self.packed)
-
-    @property
-    def cost(self) -> int:
-        """The bytes of the payload, and about what its streams take in the manifest."""
-        return sum(8 + len(stored) for _, stored in self.packed)
 
 
 def smallest(region: Region, old: Raw, new: Raw, changed: Integers) -> Encoded:
@@ -122,17 +80,37 @@ def _sparse_tries(
     if region.kind != "int" or len(changed) >= _DENSE_SHARE * len(old):
         planes = _packed([plane_split(new[changed].tobytes(), region.element_bytes)])
         yield Encoded("set", places.codec, places.params, places.packed + planes)
+    # Values of all classes have the places that are the smallest, or ranks of their own.
     for table, ranked in counts.tables():
-        which = table[keys_of(old[changed], region)]
-        by_class = _split(distance[np.argsort(which, kind="stable")], np.bincount(which))
-        lookup = _packed([(table[:16] if region.width == 4 else table).tobytes()])
-        codec, known, packed = places.codec, places.params, places.packed
-        if ranked:
-            codec, known = CLASS_GAPS, params
-            packed = _packed(_class_gaps(region, table, old, changed))
-        for values, said in _value_tries(region, by_class):
-            spoken = known | said | {"classes": len(by_class)}
-            yield Encoded("add", codec, spoken, lookup + packed + values)
+        known = None if ranked else places
+        yield from _class_tries(region, old, table, 0, changed, distance, known)
+    for table, run in run_tables(changed, len(old)):
+        yield from _class_tries(region, old, table, run, changed, distance, None)
+
+
+def _class_tries(
+    region: Region,
+    old: Raw,
+    table: NDArray[np.uint8],
+    run: int,
+    changed: Integers,
+    distance: Integers,
+    places: Encoded | None,
+) -> Iterator[Encoded]:
+    """Gives values by classes, of old values or of runs, and places given or by class as well."""
+    lookup = _pair(table) if run else table[: 16 if region.width == 4 else 256].tobytes()
+    of = np.repeat(table, run)[: len(old)] if run else table[keys_of(old, region)]
+    some = [np.flatnonzero(of[changed] == number) for number in range(int(of.max()) + 1)]
+    if not places:
+        ranks = (np.searchsorted(np.flatnonzero(of == n), changed[x]) for n, x in enumerate(some))
+        gaps = [_gaps(each) for each in ranks]
+        tokens, bits = _split_numbers(np.concatenate(gaps), GAP_LITERAL_BITS)
+        packed = _packed([*_split_bytes(tokens, gaps), bits])
+        places = Encoded("add", CLASS_GAPS, {"changes": len(changed)}, packed)
+    params = places.params | {"classes": len(some)} | ({"run": run} if run else {})
+    for values, paired in _value_tries(region, [distance[one] for one in some]):
+        packed = (pack(lookup), *places.packed, *values)
+        yield Encoded("add", places.codec, params | paired, packed)
 
 
 def _position_tries(changed: Integers, params: dict[str, int]) -> Iterator[Encoded]:
@@ -162,10 +140,6 @@ def _value_tries(
         yield _packed([_pair(distance & 15) for distance in by_class]), {"paired": 1}
 
 
-def _split(values: Integers, counts: Integers) -> list[Integers]:
-    return np.split(values, np.cumsum(counts)[:-1])
-
-
 def _split_bytes(tokens: bytes, like: Sequence[Integers]) -> list[bytes]:
     ends = accumulate(map(len, like), initial=0)
     return [tokens[start:end] for start, end in pairwise(ends)]
@@ -177,53 +151,8 @@ def _pair(small: Integers | NDArray[np.uint8]) -> bytes:
     return (even[::2] | even[1::2] << 4).tobytes()
 
 
-def _class_gaps(
-    region: Region, table: NDArray[np.uint8], old: Raw, changed: Integers
-) -> list[bytes]:
-    """Gives the gap streams of each class: changes counted among elements of their class only."""
-    classes = int(table.max()) + 1
-    before = np.zeros(classes, np.int64)
-    ranks: list[list[Integers]] = [[] for _ in range(classes)]
-    edges = np.arange(classes + 1) << _PLACE_BITS
-    for first in range(0, len(old), KEYS_STEP):
-        # Class and place as one number: sorted, the members of a class follow each other.
-        which = table[keys_of(old[first : first + KEYS_STEP], region)].astype(np.uint32)
-        members = which << _PLACE_BITS | np.arange(len(which), dtype=np.uint32)
-        low, high = np.searchsorted(changed, (first, first + len(which)))
-        mine = np.sort(members[changed[low:high] - first])
-        members.sort()
-        starts = np.searchsorted(members, edges.astype(np.uint64))
-        bounds = np.searchsorted(mine, edges.astype(np.uint64))
-        found = np.searchsorted(members, mine)
-        for number in range(classes):
-            some = found[bounds[number] : bounds[number + 1]]
-            ranks[number].append(some - starts[number] + before[number])
-        before += np.diff(starts)
-    gaps = [_gaps(np.concatenate(some)) for some in ranks]
-    tokens, bits = _split_numbers(np.concatenate(gaps), GAP_LITERAL_BITS)
-    return [*_split_bytes(tokens, gaps), bits]
-
-
 def _packed(decoded: Sequence[bytes]) -> tuple[Packed, ...]:
     return tuple(pack(stream) for stream in decoded)
-
-
-def pack(decoded: bytes) -> Packed:
-    """Codes a stream in the smallest way.
-
-    Noise is deflated without matches: those found by chance cost more than they save (measured:
-    9-13 % over the entropy bound with matches, 0.6-2.6 % without). A sample says what is noise.
-    """
-    length = len(decoded)
-    if length and decoded.count(decoded[0]) == length:
-        return Stream(CONSTANT, 1, length), decoded[:1]
-    sample = decoded[:_SAMPLE_BYTES]
-    strategies = (zlib.Z_HUFFMAN_ONLY, zlib.Z_DEFAULT_STRATEGY)
-    strategy = min(strategies, key=lambda tried: len(deflate(sample, tried)))
-    stored = deflate(decoded, strategy)
-    if len(stored) < length:
-        return Stream(DEFLATE, len(stored), length), stored
-    return Stream(RAW, length, length), decoded
 
 
 def _signed_distance(old: Raw, new: Raw, region: Region) -> Integers:

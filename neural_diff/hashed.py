@@ -53,11 +53,8 @@ def locate(
 def locate_one(seed: int, index: int, buckets: int, fraction_bits: int) -> tuple[int, int, int]:
     """Gives bucket, sign and dither of one element: the reference for `locate`."""
     mixed = fmix32((index * _INDEX_MULTIPLIER + seed) & _MASK)
-    return (
-        (mixed * buckets) >> 32,
-        -1 if mixed & 1 else 1,
-        (mixed >> 1) & ((1 << fraction_bits) - 1),
-    )
+    sign = -1 if mixed & 1 else 1
+    return (mixed * buckets) >> 32, sign, (mixed >> 1) & ((1 << fraction_bits) - 1)
 
 
 def fmix32(value: Any) -> Any:

@@ -17,24 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff import encode, view
-from neural_diff.alignment import by_likeness, by_name, may_move
+from neural_diff.alignment import Bytes, by_likeness, by_name, may_move
 from neural_diff.apply import Progress, apply
 from neural_diff.codec import unpack
 from neural_diff.decode_numpy import change_of
-from neural_diff.difference import (
-    Bytes,
-    add_difference,
-    add_elements,
-    add_exact,
-    bytes_of,
-    placed,
-)
+from neural_diff.difference import add_difference, add_elements, add_exact, bytes_of, placed
 from neural_diff.draft import Draft, Side
 from neural_diff.errors import Malformed
 from neural_diff.hashed import region_seed
 from neural_diff.layout import read_header, regions_of
 from neural_diff.limits import BUCKETS_MAX, FRACTION_BITS_MAX
 from neural_diff.link import open_regular, sha256_of
+from neural_diff.packed import Encoded
 from neural_diff.patch import Move, Patch
 from neural_diff.region import Region
 from neural_diff.section import Section
@@ -158,10 +152,10 @@ def make_hashed(
     return patch
 
 
-def _carry_out(encoded: encode.Encoded, region: Region, new: Bytes) -> None:
+def _carry_out(encoded: Encoded, region: Region, new: Bytes) -> None:
     """Does to the region in `new` what is encoded for the whole of it."""
     held = bytearray(new[region.file_offset :][: region.span_bytes])
-    section = Section(0, 0, region.count, encoded.op, encoded.codec, encoded.params, (), 0, "")
+    section = Section(0, 0, region.count, encoded.op, encoded.codec, encoded.params, ())
     elements = view.elements_of(region, held)
     change_of(section, region, unpack(encoded.streams, encoded.payload), False)(elements, 0)
     view.put_elements(region, elements, held)

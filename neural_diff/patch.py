@@ -1,37 +1,38 @@
 """The patch file: an envelope, a manifest, and sections of payload.
 
-    magic · version · flags · manifest length · SHA-256 of the manifest · manifest · payloads
+    magic · version · flags · length of the head · SHA-256 of the head · head · payloads
 
-The manifest (canonical JSON, deflated) names the file before and after, **regions** of it and the
-**sections** that change them, in the order in which they are applied. A section decodes alone and
-carries the SHA-256 of its payload and of the bytes it results in. Where payloads lie follows from
-their lengths: each begins at the next multiple of eight, the bytes between are zero, and the file
-ends with the last one. `read_patch` refuses everything that is not exactly so, before any payload
-is looked at; `region` and `section` hold their rules. docs/patch-format.md gives it byte by byte.
+The head is the manifest (canonical JSON, deflated) and, since no code makes them smaller, all
+digests. The manifest names the file before and after, **regions** of it and the **sections** that
+change them, in the order in which they are applied. A section decodes alone and has the SHA-256 of
+its payload and of the bytes it results in. Where payloads lie follows from their lengths: each
+begins at the next multiple of eight, the bytes between are zero, and the file ends with the last
+one. `read_patch` refuses everything that is not exactly so, before any payload is looked at;
+`region` and `section` hold their rules. docs/patch-format.md gives it byte by byte. In version 1,
+which is read for ever, the manifest has the digests as well, and lengths that follow from others.
 """
 
 import hashlib
 import struct
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from neural_diff import canonical, limits
 from neural_diff.canonical import Reader, digest, integer, many, named, record, row_of, spell, text
-from neural_diff.codec import deflate, inflate
+from neural_diff.codec import deflate, inflate_first
 from neural_diff.errors import Corrupt, Malformed, Unsuitable
 from neural_diff.region import Region, check_places, region_of, spell_region
-from neural_diff.section import BLOCKS, CLASS_GAPS, Section, check_sections, section_of
+from neural_diff.section import Section, check_sections, first_section_of, section_of
 
 __all__ = ["Move", "Patch", "Region", "Section", "read_patch"]
 
 MAGIC = b"\x89FLEETD\n"
-VERSION = 1
+VERSION = 2
 ENVELOPE = struct.Struct("<8sHHI32s")
-# What a device must be able to do: bits of the manifest's `capabilities`.
-CAPABILITY_HASHED = 1
-CAPABILITY_CODECS = 2  # the codecs blocks32 and class-gaps, classes, paired residues
-CAPABILITY_MOVES = 4
+DIGEST_BYTES = 32
+CAPABILITY_MOVES = 4  # the other bits are of sections
 
 PatchKind = Literal["sparse", "hashed", "exact"]
 
@@ -65,17 +66,22 @@ class Patch(NamedTuple):
         return "sparse" if ops & {"add", "set"} else "exact"
 
     @property
+    def one_way(self) -> str:
+        """Why the patch does not go back; nothing if it does."""
+        if self.moves or self.from_size != self.to_size:
+            return "it moves bytes, or changes the file's length"
+        stuck = [section.how for section in self.sections if section.op != "add" or section.looks]
+        return f"it has a section that says: {stuck[0]}" if stuck else ""
+
+    @property
     def back(self) -> "Patch":
         """The patch as it goes from the new file to the old one, for who subtracts what it adds.
 
         Raises:
             Unsuitable: more than additions that any old value is good for changed the file.
         """
-        if self.moves or self.from_size != self.to_size:
-            raise Unsuitable("does not go back: it moves bytes, or changes the file's length")
-        for number, section in enumerate(self.sections):
-            if section.op != "add" or section.classes > 1:
-                raise Unsuitable(f"section {number} does not go back: {section.how}")
+        if self.one_way:
+            raise Unsuitable(f"does not go back: {self.one_way}")
         swapped = (self.to_size, self.to_sha256, self.from_size, self.from_sha256)
         return Patch(*swapped, self.regions, self.sections, self.provenance)
 
@@ -100,8 +106,8 @@ def read_patch(file: BinaryIO, size: int) -> Patch:
     magic, version, flags, length, promised = ENVELOPE.unpack(head)
     if magic != MAGIC:
         raise Malformed("not a patch: the first eight bytes are not a patch's")
-    if version != VERSION:
-        raise Malformed(f"patch version {version}; this program reads version {VERSION}: update it")
+    if not 1 <= version <= VERSION:
+        raise Malformed(f"patch version {version}; this program reads 1 to {VERSION}: update it")
     if flags:
         raise Malformed(f"unknown flags {flags:#06x}; this program is too old for the patch")
     if not 1 <= length <= limits.MANIFEST_BYTES_MAX:
@@ -111,65 +117,77 @@ def read_patch(file: BinaryIO, size: int) -> Patch:
         raise Malformed(f"patch ends inside its manifest ({len(stored)} of {length} bytes)")
     if hashlib.sha256(stored).digest() != promised:
         raise Corrupt("the manifest does not have the digest of the envelope; fetch it again")
-    patch = patch_of(inflate(stored, limits.MANIFEST_BYTES_MAX), ENVELOPE.size + length)
-    _check_padding(file, patch, ENVELOPE.size + length, size)
+    end = ENVELOPE.size + length
+    patch = patch_of(version, *inflate_first(stored, limits.MANIFEST_BYTES_MAX), end)
+    _check_padding(file, patch, end, size)
     return patch
 
 
-def patch_of(spelled: bytes, end: int) -> Patch:
-    """Reads a manifest that ends at byte `end` of the file, and checks all of its rules.
+def patch_of(version: int, spelled: bytes, digests: bytes, end: int) -> Patch:
+    """Reads a head that ends at byte `end` of the file, and checks all of its rules.
+
+    In version 1 no digests follow the manifest, which has them.
 
     Raises:
         Malformed: a rule is broken or a limit exceeded; the message says which and where.
     """
-    top = record(canonical.parse(spelled), "manifest", _PATCH, optional={"moves"})
-    before, after = ((top[side]["size"], top[side]["sha256"]) for side in ("from", "to"))
+    readers = _FIRST if version == 1 else _PATCH
+    top = record(canonical.parse(spelled), "manifest", readers, optional={"moves"})
+    sides, sections = [top[side] for side in ("from", "to")], list(top["sections"])
+    wanted = DIGEST_BYTES * (2 + 2 * len(sections)) if version > 1 else 0
+    if len(digests) != wanted:
+        raise Malformed(f"{len(digests)} bytes of digests follow the manifest, not {wanted}")
+    if digests:
+        each = (digests[at : at + DIGEST_BYTES].hex() for at in range(0, wanted, DIGEST_BYTES))
+        sides = [{"size": size, "sha256": next(each)} for size in sides]
+        sections = [
+            s._replace(payload_sha256=next(each), prefix_sha256=next(each)) for s in sections
+        ]
+    before, after = ((side["size"], side["sha256"]) for side in sides)
     integer(1, limits.FILE_BYTES_MAX)(after[0], "to: size")
     check_places(top["regions"], after[0])
-    check_sections(top["regions"], top["sections"])
-    sections = []
-    for section in top["sections"]:
-        sections.append(section._replace(offset=aligned(end)))
+    check_sections(top["regions"], sections)
+    for number, section in enumerate(sections):
+        sections[number] = section._replace(offset=aligned(end))
         end = aligned(end) + section.payload_bytes
     moves = top.get("moves", ())
     patch = Patch(*before, *after, top["regions"], tuple(sections), top["provenance"], moves)
     _check_moves(patch)
     _check_given(patch)
-    capabilities, needs = _needs(patch)
-    if top["capabilities"] != capabilities:
-        raise Malformed(f"capabilities must be {capabilities} for these sections: unknown bits")
-    if top["limits"] != needs:
+    if top["capabilities"] != _capabilities(patch):
+        raise Malformed(f"capabilities must be {_capabilities(patch)} for these sections")
+    needs = {
+        "changes": sum(section.changes for section in sections),
+        "section_elements": max((section.count for section in sections), default=0),
+        "working_bytes": max((section.working_bytes for section in sections), default=0),
+    }
+    if top.get("limits", needs) != needs:
         raise Malformed(f"limits must be {needs} for these sections")
     return patch
 
 
-def manifest_of(patch: Patch) -> bytes:
-    """Spells the manifest of a patch; the inverse of `patch_of`."""
-    capabilities, needs = _needs(patch)
-    spelled = {
-        "capabilities": capabilities,
-        "from": {"sha256": patch.from_sha256, "size": patch.from_size},
-        "limits": needs,
-        "provenance": dict(patch.provenance),
-        "regions": [spell_region(region) for region in patch.regions],
-        "sections": [spell(section) for section in patch.sections],
-        "to": {"sha256": patch.to_sha256, "size": patch.to_size},
-    }
-    return canonical.serialise(spelled | ({"moves": patch.moves} if patch.moves else {}))
-
-
 def head_of(patch: Patch) -> bytes:
-    """Gives the bytes that a patch file begins with: envelope and manifest.
+    """Gives the bytes that a patch file begins with; the inverse of `patch_of` in an envelope.
 
     Raises:
-        Malformed: the manifest would be over its limit.
+        Malformed: the head would be over its limit.
     """
-    spelled = manifest_of(patch)
-    if len(spelled) > limits.MANIFEST_BYTES_MAX:
-        raise Malformed(f"the manifest would have {len(spelled)} bytes, over the limit")
-    stored = deflate(spelled)
-    digest = hashlib.sha256(stored).digest()
-    return ENVELOPE.pack(MAGIC, VERSION, 0, len(stored), digest) + stored
+    sections = [spell(s) | {"streams": [one.short for one in s.streams]} for s in patch.sections]
+    digests = [patch.from_sha256, patch.to_sha256]
+    digests += [s.payload_sha256 + s.prefix_sha256 for s in patch.sections]
+    spelled = {
+        "capabilities": _capabilities(patch),
+        "from": patch.from_size,
+        "provenance": dict(patch.provenance),
+        "regions": [spell_region(region) for region in patch.regions],
+        "sections": sections,
+        "to": patch.to_size,
+    } | ({"moves": patch.moves} if patch.moves else {})
+    manifest = canonical.serialise(spelled)
+    head = deflate(manifest) + bytes.fromhex("".join(digests))
+    if max(len(manifest), len(head)) > limits.MANIFEST_BYTES_MAX:
+        raise Malformed(f"the manifest would have {len(manifest)} bytes, over the limit")
+    return ENVELOPE.pack(MAGIC, VERSION, 0, len(head), hashlib.sha256(head).digest()) + head
 
 
 def aligned(offset: int) -> int:
@@ -177,22 +195,10 @@ def aligned(offset: int) -> int:
     return -(-offset // 8) * 8
 
 
-def _needs(patch: Patch) -> tuple[int, dict[str, int]]:
-    """Gives the capability bits and decode limits: what a device must be able to do and hold."""
-    sections = patch.sections
-    capabilities = {
-        CAPABILITY_HASHED: any(section.op == "hashed" for section in sections),
-        CAPABILITY_CODECS: any(
-            section.codec in (BLOCKS, CLASS_GAPS) or section.params.keys() & {"classes", "paired"}
-            for section in sections
-        ),
-        CAPABILITY_MOVES: bool(patch.moves),
-    }
-    return sum(bit for bit, needed in capabilities.items() if needed), {
-        "changes": sum(section.changes for section in sections),
-        "section_elements": max((section.count for section in sections), default=0),
-        "working_bytes": max((section.working_bytes for section in sections), default=0),
-    }
+def _capabilities(patch: Patch) -> int:
+    """Gives the bits of what a device must be able to do."""
+    bits = [section.capabilities for section in patch.sections]
+    return reduce(or_, bits, CAPABILITY_MOVES if patch.moves else 0)
 
 
 def _check_moves(patch: Patch) -> None:
@@ -239,14 +245,19 @@ def _check_padding(file: BinaryIO, patch: Patch, manifest_end: int, size: int) -
         raise Malformed(f"the patch ends at byte {end}, but the file has {size} bytes")
 
 
-_FILE: dict[str, Reader] = {"sha256": digest, "size": integer(0, limits.FILE_BYTES_MAX)}
+_SIZE = integer(0, limits.FILE_BYTES_MAX)
 _PATCH: dict[str, Reader] = {
     "capabilities": integer(0, 2**32 - 1),
-    "from": partial(record, readers=_FILE),
-    "limits": named(integer(0, 2**64 - 1), 3),
+    "from": _SIZE,
     "moves": many(row_of(Move), limits.MOVES_MAX, "move"),
     "provenance": named(text(limits.PROVENANCE_CHARS_MAX), limits.PROVENANCE_ENTRIES_MAX),
     "regions": many(region_of, limits.REGIONS_MAX, "region"),
     "sections": many(section_of, limits.SECTIONS_MAX, "section"),
-    "to": partial(record, readers=_FILE),
+    "to": _SIZE,
+}
+_FILE = partial(record, readers={"sha256": digest, "size": _SIZE})
+_FIRST: dict[str, Reader] = {
+    **_PATCH,
+    **{"from": _FILE, "to": _FILE, "limits": named(integer(0, 2**64 - 1), 3)},
+    "sections": many(first_section_of, limits.SECTIONS_MAX, "section"),
 }

@@ -8,7 +8,7 @@ What the payload's streams are follows from operation, codec and parameters (`le
 
     gaps        gap tokens, gap bits                                and then the values
     blocks32    tokens and bits of the gaps between active blocks, a bitmap of each
-    class-gaps  class table, gap tokens of each class, gap bits
+    class-gaps  class table (of old values or of runs), gap tokens of each class, gap bits
     values      [class table,] magnitude tokens of each class, magnitude bits, signs;
                 or, `paired`, the residues of each class, two in a byte; or, of `set`, raw elements
 
@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Annotated, Literal, NamedTuple, get_args
 
-from neural_diff import limits
-from neural_diff.canonical import digest, integer, many, named, one_of, read_as, record, row_of
+from neural_diff import canonical, limits
+from neural_diff.canonical import integer, many, named, one_of, read_as, record, row_of
 from neural_diff.errors import Malformed
 from neural_diff.region import Region
 from neural_diff.view import bytes_of
@@ -41,7 +41,7 @@ BLOCK_ELEMENTS = 32  # of one bitmap of the codec `blocks32`
 _CODECS: dict[tuple[str, int], tuple[set[str], set[str]]] = {
     ("add", GAPS): ({"changes"}, {"classes", "paired"}),
     ("add", BLOCKS): ({"changes", "blocks"}, {"classes", "paired"}),
-    ("add", CLASS_GAPS): ({"changes", "classes"}, {"paired"}),
+    ("add", CLASS_GAPS): ({"changes", "classes"}, {"paired", "run"}),
     ("set", GAPS): ({"changes"}, set()),
     ("set", BLOCKS): ({"changes", "blocks"}, set()),
     ("set", REPLACE): ({"xor"}, set()),
@@ -57,9 +57,21 @@ class Stream(NamedTuple):
     stored_bytes: Annotated[int, integer(0, limits.STREAM_BYTES_MAX)]
     decoded_bytes: Annotated[int, integer(0, limits.STREAM_BYTES_MAX)]
 
+    @property
+    def short(self) -> int | tuple[int, ...]:
+        """Its length, of a raw stream; else its lengths as stored and when decoded."""
+        return self.decoded_bytes if self.coding == RAW else self[1:]
+
 
 def _stream(value: object, where: str) -> Stream:
-    """Reads a stream; refuses one that another coding would have stored in fewer bytes."""
+    """Reads a stream as `short` spells it: how it is coded follows from its lengths."""
+    if not isinstance(value, list):
+        return _first_stream([RAW, value, value], where)
+    return _first_stream([CONSTANT if value[:1] == [1] else DEFLATE, *value], where)
+
+
+def _first_stream(value: object, where: str) -> Stream:
+    """Reads a stream of version 1; refuses lengths that its coding does not lead to."""
     stream = row_of(Stream)(value, where)
     coding, stored, decoded = stream
     # Of a constant, a raw and a deflated stream.
@@ -84,16 +96,20 @@ class Section(NamedTuple):
     codec: Annotated[int, one_of(REPLACE, GAPS, BLOCKS, CLASS_GAPS, HASHED)]
     params: Annotated[Mapping[str, int], named(integer(0, 2**32 - 1), limits.PARAMS_MAX)]
     streams: Annotated[tuple[Stream, ...], many(_stream, limits.STREAMS_MAX, "stream")]
-    payload_bytes: Annotated[int, integer(0, limits.WORKING_BYTES_MAX)]
-    payload_sha256: Annotated[str, digest]
-    result_sha256: Annotated[str, digest] = ""
-    prefix_sha256: Annotated[str, digest] = ""
+    payload_sha256: str = ""
+    prefix_sha256: str = ""
+    result_sha256: str = ""
     offset: int = 0
 
     @property
     def way(self) -> str:
         """How the payload says it: `replace` if it gives all elements, else as the operation."""
         return "replace" if self.codec == REPLACE else self.op
+
+    @property
+    def payload_bytes(self) -> int:
+        """The bytes of the payload in the file."""
+        return sum(stream.stored_bytes for stream in self.streams)
 
     @property
     def end(self) -> int:
@@ -116,15 +132,57 @@ class Section(NamedTuple):
         return self.params.get("classes", 1)
 
     @property
+    def runs(self) -> int:
+        """How many runs of elements have a class each; none if old values have."""
+        return -(-self.count // self.params["run"]) if "run" in self.params else 0
+
+    @property
+    def looks(self) -> bool:
+        """Whether what changes depends on the old values, and on how many there were before."""
+        return self.classes > 1 and not self.runs
+
+    @property
+    def capabilities(self) -> int:
+        """The bits of what a device must be able to do: hashing, its codecs, classes of runs."""
+        codecs = self.codec in (BLOCKS, CLASS_GAPS) or bool(
+            self.params.keys() & {"classes", "paired"}
+        )
+        return (self.op == "hashed") + 2 * codecs + 8 * bool(self.runs)
+
+    @property
     def how(self) -> str:
         """Operation and codec in words."""
         words = self.op if self.op == "hashed" else f"{self.op} by {_NAMES[self.codec]}"
-        return f"{words} in {self.classes} classes" if self.classes > 1 else words
+        of = "" if self.looks else f" of runs of {self.params.get('run')}"
+        return f"{words} in {self.classes} classes{of}" if self.classes > 1 else words
+
+
+_FIRST = {
+    **canonical.readers_of(Section),
+    "streams": many(_first_stream, limits.STREAMS_MAX, "stream"),
+    "payload_bytes": integer(0, limits.WORKING_BYTES_MAX),
+    **dict.fromkeys(("payload_sha256", "prefix_sha256", "result_sha256"), canonical.digest),
+}
+
+
+def first_section_of(value: object, where: str) -> Section:
+    """Reads a section of version 1, which has its digests with it."""
+    said = record(value, where, _FIRST, optional=("prefix_sha256", "result_sha256"))
+    given = said.pop("payload_bytes")
+    section = _checked(Section(**said), where)
+    if section.payload_bytes != given:
+        raise Malformed(f"{where}: payload_bytes is not its streams' sum")
+    if bool(section.result_sha256) == bool(section.prefix_sha256):
+        raise Malformed(f"{where}: must have one of result_sha256 and prefix_sha256")
+    return section
 
 
 def section_of(value: object, where: str) -> Section:
     """Reads a section of a manifest and checks the rules it keeps alone."""
-    section = read_as(Section, value, where)
+    return _checked(read_as(Section, value, where), where)
+
+
+def _checked(section: Section, where: str) -> Section:
     if (section.op, section.codec) not in _CODECS:
         raise Malformed(f"{where}: operation {section.op} has no codec {section.codec}")
     needed, allowed = _CODECS[section.op, section.codec]
@@ -133,6 +191,7 @@ def section_of(value: object, where: str) -> Section:
         "blocks": integer(1, -(-section.count // BLOCK_ELEMENTS)),
         "classes": integer(2, limits.CLASSES_MAX),
         "paired": integer(1, 1),
+        "run": integer(1, section.count),
         "xor": integer(0, int(section.op == "set")),
         "buckets": integer(1, min(section.count, limits.BUCKETS_MAX)),
         "fraction_bits": integer(0, limits.FRACTION_BITS_MAX),
@@ -140,8 +199,6 @@ def section_of(value: object, where: str) -> Section:
     }
     table = {name: bounds[name] for name in sorted(needed | allowed)}
     record(section.params, f"{where}: params", table, optional=allowed)
-    if bool(section.result_sha256) == bool(section.prefix_sha256):
-        raise Malformed(f"{where}: must have one of result_sha256 and prefix_sha256")
     return section
 
 
@@ -202,8 +259,6 @@ def _check_streams(section: Section, where: str, region: Region) -> None:
             raise Malformed(f"{where}: stream {number} must decode to {length} bytes")
     if section.op == "add" and not _adds_up(section):
         raise Malformed(f"{where}: its classes do not have {section.changes} changes together")
-    if section.payload_bytes != sum(stream.stored_bytes for stream in section.streams):
-        raise Malformed(f"{where}: payload_bytes is not its streams' sum")
     if section.working_bytes > limits.WORKING_BYTES_MAX:
         raise Malformed(f"{where}: needs {section.working_bytes} bytes, over the limit")
 
@@ -228,7 +283,8 @@ def lengths_of(section: Section, region: Region) -> list[int | None]:
     if codec == HASHED:
         buckets = section.params["buckets"]
         return [-(-buckets // 2) if "paired" in section.params else buckets, None, None]
-    table: list[int | None] = [16 if region.width == 4 else 256] if classes > 1 else []
+    told = -(-section.runs // 2) or (16 if region.width == 4 else 256)
+    table: list[int | None] = [told] if classes > 1 else []
     each: list[int | None] = [None] * classes if classes > 1 else [changes]
     blocks = section.params.get("blocks", 0)
     positions = {

@@ -5,34 +5,15 @@ read in a module of its own. What a container says of its tensors is checked aga
 the regions lie in it, in order and apart; whatever no region covers travels as it is.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from neural_diff.layout import gguf, onnx, safetensors, tflite
-from neural_diff.layout.safetensors import Header, Tensor, is_safetensors, read_header
+from neural_diff.layout.safetensors import is_safetensors, read_header
 from neural_diff.layout.source import opened
 from neural_diff.layout.stored import regions_in_order
 from neural_diff.region import Region
 
-__all__ = [
-    "Header",
-    "Tensor",
-    "TensorRegion",
-    "is_safetensors",
-    "read_header",
-    "regions_of",
-    "tensors_of",
-]
-
-_LEARNABLE = ("I8", "F16", "BF16", "F32")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRegion:
-    """A tensor that can be diffed, as a region; its elements are in C order."""
-
-    tensor: Tensor
-    region: Region
+__all__ = ["read_header", "regions_of"]
 
 
 def regions_of(path: Path, index: Path | None = None) -> list[Region]:
@@ -53,22 +34,7 @@ def regions_of(path: Path, index: Path | None = None) -> list[Region]:
         if head[4:] == tflite.IDENTIFIER:
             return regions_in_order(tflite.tensors_of(source), source)
         if is_safetensors(path):
-            return regions_in_order((at for _, at in safetensors.tensors_of(path)), source)
+            return regions_in_order(safetensors.tensors_of(path), source)
         if onnx.is_model(source):
             return regions_in_order(onnx.tensors_of(source), source)
         return []
-
-
-def tensors_of(path: Path) -> list[TensorRegion]:
-    """Gives the int8, f16, bf16 and f32 tensors of a safetensors file, in file order.
-
-    Raises:
-        Malformed: the file is no safetensors file, or its header does not describe its bytes.
-    """
-    with opened(path) as source:
-        return [
-            TensorRegion(tensor, region)
-            for tensor, stored in safetensors.tensors_of(path)
-            if tensor.dtype in _LEARNABLE
-            for region in regions_in_order([stored], source)
-        ]

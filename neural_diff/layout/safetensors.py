@@ -57,7 +57,7 @@ class Header:
     tensors: tuple[Tensor, ...]
 
 
-def tensors_of(path: Path) -> Iterator[tuple[Tensor, Stored]]:
+def tensors_of(path: Path) -> Iterator[Stored]:
     """Gives the tensors with a meaning that regions can say, and where they are, in file order.
 
     Raises:
@@ -72,7 +72,7 @@ def tensors_of(path: Path) -> Iterator[tuple[Tensor, Stored]]:
     for tensor in header.tensors:
         field = signed(4) if tensor.name in packed else _FIELDS.get(tensor.dtype)
         if field and tensor.stored_bytes:
-            yield tensor, Stored(tensor.name, tensor.file_offset, tensor.stored_bytes, (field,))
+            yield Stored(tensor.name, tensor.file_offset, tensor.stored_bytes, (field,))
 
 
 def is_safetensors(path: Path) -> bool:

@@ -135,7 +135,10 @@ def _add_section(
         "changes": 1 + choices.below(min(count, 40)), "classes": 2 + choices.below(15),
         "blocks": 1 + choices.below((count + 31) // 32), "buckets": 1 + choices.below(count),
         "fraction_bits": choices.below(9), "seed": choices.below(65536), "xor": choices.below(2),
+        "run": 1 + count // 5,
     }  # fmt: skip
+    if codec == 3 and choices.below(2):
+        names = [*names, "run"]
     if op == "add" and codec < 3 and choices.below(2):
         names = [*names, "classes"]
     params = {name: params[name] for name in names}
@@ -209,6 +212,9 @@ def _streams(choices: Choices, section: Any, region: Any) -> list[bytes]:
         shares[number : number + 2] = shares[number] - moved, moved
     if "classes" in params:
         length, names = 16 if region["width"] == 4 else 256, choices.of([1, 2, classes, 17])
+        if "run" in params:
+            length = (-(-section["count"] // params["run"]) + 1) // 2
+            names = choices.of([1, 2, 16, 33])
         streams.append(bytes(byte % names for byte in choices.bytes(length)))
     if codec == 2:
         streams += _numbers(choices, [params["blocks"]], 4)
@@ -249,9 +255,10 @@ def _needs(manifest: Any) -> dict[str, Any]:
     sections = manifest["sections"]
     new = any(s["codec"] in (2, 3) or {"classes", "paired"} & set(s["params"]) for s in sections)
     hashed = any(s["op"] == "hashed" for s in sections)
+    runs = any("run" in s["params"] for s in sections)
     needs = [s["payload_bytes"] + sum(n for *_, n in s["streams"]) for s in sections]
     return {
-        "capabilities": hashed + 2 * new + 4 * ("moves" in manifest),
+        "capabilities": hashed + 2 * new + 4 * ("moves" in manifest) + 8 * runs,
         "limits": {
             "changes": sum(s["params"].get("changes", s["count"]) for s in sections),
             "section_elements": max((s["count"] for s in sections), default=0),

@@ -1,8 +1,8 @@
 """What the fuzzer calls with any bytes; a pytest test replays a corpus of them.
 
-`read` takes the bytes as the spelling of a manifest; `apply` makes of them a base and a patch whose
-digests are right, so that the decoders are reached. Only refusals may come of it, and the decoders
-of the kernel and the one of the page must agree.
+`read` takes the bytes as the spelling of a manifest, of version 1 if it says limits, else of 2;
+`apply` makes of them a base and a patch whose digests are right, so that the decoders are reached.
+Only refusals may come of it, and the decoders of the kernel and the one of the page must agree.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ from tests.unit.patch_files import put_together
 
 def read(data: bytes) -> bool:
     """Reads bytes as a manifest; says whether it was one."""
-    file, said = put_together(data, _payloads(data)), ""
+    payloads = _payloads(data)
+    version, digests = (1, b"") if b'"limits"' in data else (2, bytes(64 + 64 * len(payloads)))
+    file, said = put_together(data, payloads, version=version, digests=digests), ""
     try:
         read_patch(io.BytesIO(file), len(file))
     except NeuralDiffError as error:
@@ -37,8 +39,13 @@ def read(data: bytes) -> bool:
 
 def _payloads(spelled: bytes) -> list[bytes]:
     """Gives payloads of zeros as long as a manifest says, if it does."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        lengths = [section["payload_bytes"] for section in json.loads(spelled)["sections"]]
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        lengths = [
+            section["payload_bytes"]
+            if "payload_bytes" in section
+            else sum(stored if type(stored) is int else stored[0] for stored in section["streams"])
+            for section in json.loads(spelled)["sections"]
+        ]
         if all(0 <= length < 1 << 16 for length in lengths):
             return [bytes(length) for length in lengths]
     return []
@@ -47,7 +54,11 @@ def _payloads(spelled: bytes) -> list[bytes]:
 def apply(data: bytes) -> bytearray | None:
     """Applies what is made of the bytes; gives the new file, or None if it was refused."""
     base, manifest, payloads = patch_of(Choices(data))
-    file = put_together(manifest, payloads)
+    version = 1
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        put_together(manifest, payloads, version=2)
+        version += len(data) % 2
+    file = put_together(manifest, payloads, version=version)
     given = [_applied(base, file, numpy) for numpy in (True, False)]
     assert given[0] == given[1]
     try:

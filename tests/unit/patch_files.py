@@ -4,14 +4,15 @@ import hashlib
 import json
 import struct
 import zlib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neural_diff.encode import Encoded
 from neural_diff.make import make_hashed, make_patch
-from neural_diff.patch import ENVELOPE, MAGIC, VERSION
+from neural_diff.packed import Encoded
+from neural_diff.patch import ENVELOPE, MAGIC
 from neural_diff.section import Section
 
 DTYPES = {"I8": np.int8, "I16": np.int16, "F16": np.float16, "BF16": np.uint16, "F32": np.float32}
@@ -70,22 +71,78 @@ def section_of(encoded: Encoded, count: int) -> Section:
     """Gives the section that says what is encoded of a whole region."""
     return Section(
         *(0, 0, count, encoded.op, encoded.codec, encoded.params, encoded.streams),
-        payload_bytes=len(encoded.payload),
-        payload_sha256="",
     )
 
 
 def take_apart(patch: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """Gives the manifest and the payloads of a patch file."""
-    length = ENVELOPE.unpack(patch[: ENVELOPE.size])[3]
+    """Gives the manifest of a patch file, as version 1 spells it, and the payloads."""
+    version, length = ENVELOPE.unpack(patch[: ENVELOPE.size])[1::2][:2]
     end = ENVELOPE.size + length
-    manifest = json.loads(zlib.decompress(patch[ENVELOPE.size : end], -15))
+    press = zlib.decompressobj(-15)
+    manifest = json.loads(press.decompress(patch[ENVELOPE.size : end]))
+    if version == 2:
+        manifest = as_first(manifest, press.unused_data)
     payloads = []
     for section in manifest["sections"]:
         start = -(-end // 8) * 8
         end = start + section["payload_bytes"]
         payloads.append(patch[start:end])
     return manifest, payloads
+
+
+def as_first(manifest: dict[str, Any], digests: bytes) -> dict[str, Any]:
+    """Gives a manifest of version 2 and its digests as version 1 says the same."""
+    digest = (digests[at : at + 32].hex() for at in range(0, len(digests), 32))
+    for side in ("from", "to"):
+        manifest[side] = {"size": manifest[side], "sha256": next(digest)}
+    for section in manifest["sections"]:
+        section["streams"] = [
+            [1, stream, stream] if isinstance(stream, int) else [2 * (stream[0] > 1), *stream]
+            for stream in section["streams"]
+        ]
+        section["payload_bytes"] = sum(stored for _, stored, _ in section["streams"])
+        section |= {"payload_sha256": next(digest), "prefix_sha256": next(digest)}
+    return with_limits(manifest)
+
+
+def with_limits(manifest: Any) -> Any:
+    """Makes a manifest say the limits that its sections need."""
+    sections = manifest["sections"]
+    manifest["limits"] = {
+        "changes": sum(s["params"].get("changes", s["count"]) for s in sections),
+        "section_elements": max((s["count"] for s in sections), default=0),
+        "working_bytes": max(
+            (s["payload_bytes"] + sum(n for *_, n in s["streams"]) for s in sections), default=0
+        ),
+    }
+    return manifest
+
+
+def as_second(manifest: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Gives a manifest of version 1 as version 2 says the same, and the digests.
+
+    Raises:
+        ValueError: version 2 cannot say it.
+    """
+    short, digests = deepcopy(manifest), [manifest[side]["sha256"] for side in ("from", "to")]
+    del short["limits"]
+    for side in ("from", "to"):
+        short[side] = manifest[side]["size"]
+    for section in short["sections"]:
+        for field in ("payload_sha256", "prefix_sha256"):
+            digests.append(section.pop(field))
+        if section.pop("payload_bytes") != sum(stored for _, stored, _ in section["streams"]):
+            raise ValueError("payload_bytes")
+        if any(
+            (coding == 0) != (stored == 1 and coding != 1)
+            for coding, stored, _ in section["streams"]
+        ):
+            raise ValueError("coding")
+        section["streams"] = [
+            given if coding == 1 and stored == given else [stored, given]
+            for coding, stored, given in section["streams"]
+        ]
+    return short, bytes.fromhex("".join(digests))
 
 
 def spell(manifest: object) -> bytes:
@@ -97,20 +154,23 @@ def put_together(
     payloads: list[bytes],
     *,
     magic: bytes = MAGIC,
-    version: int = VERSION,
+    version: int = 1,
+    digests: bytes = b"",
     flags: int = 0,
     padding: bytes = b"\0",
 ) -> bytes:
     """Writes a patch file with right digests of manifest and payloads, whatever they say.
 
-    `manifest` may be bytes, which are then taken as its spelling.
+    `manifest`, as version 1 spells it, may be bytes, which are then taken as its spelling.
     """
     if isinstance(manifest, dict):
         for section, payload in zip(manifest["sections"], payloads, strict=True):
             section["payload_sha256"] = hashlib.sha256(payload).hexdigest()
+        if version == 2:
+            manifest, digests = as_second(manifest)
     spelled = manifest if isinstance(manifest, bytes) else spell(manifest)
     press = zlib.compressobj(9, zlib.DEFLATED, -15)
-    stored = press.compress(spelled) + press.flush()
+    stored = press.compress(spelled) + press.flush() + digests
     file = ENVELOPE.pack(magic, version, flags, len(stored), hashlib.sha256(stored).digest())
     file += stored
     for payload in payloads:

@@ -7,7 +7,8 @@ files in memory and goes through elements one by one; it is for small files only
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.unit.reference_manifest import Refused, inflated, kept, must, opened, sha256, span
+from tests.unit.reference_manifest import inflated, kept, opened, sha256, span
+from tests.unit.reference_values import Refused, must
 
 __all__ = ["Refused", "applied"]
 
@@ -184,7 +185,13 @@ def carry_out(section: Any, region: Any, streams: Iterator[bytes], file: bytearr
 def sparse(section: Any, region: Any, streams: Iterator[bytes], old: list[int]) -> list[int]:
     params, width = section["params"], region["width"]
     classes, class_of = params.get("classes", 1), [0] * len(old)
-    if "classes" in params:
+    if "run" in params:
+        table, runs = taken(streams), -(-len(old) // params["run"])
+        must(len(table) == (runs + 1) // 2, "class table")
+        of = [half for byte in table for half in (byte & 15, byte >> 4)]
+        must(not any(of[runs:]) and max(of) < classes, "class table")
+        class_of = [of[element // params["run"]] for element in range(len(old))]
+    elif "classes" in params:
         table = taken(streams)
         must(len(table) == (16 if width == 4 else 256) and max(table) < classes, "class table")
         below_sign = width - (9 if region["kind"] != "int" else 8)

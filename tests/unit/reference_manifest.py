@@ -7,27 +7,20 @@ import zlib
 from itertools import pairwise
 from typing import Any
 
+from tests.unit.reference_values import Refused, digest, fields, items, must, number, text
+
 MIB = 1 << 20
 WIDTHS = {"int": (4, 8, 16, 32), "f16": (16,), "bf16": (16,), "f32": (32,), "bytes": (8,)}
 PARAMS = {  # of operation and codec: those it has, and those it may have
     ("add", 1): ("changes", "classes paired"),
     ("add", 2): ("changes blocks", "classes paired"),
-    ("add", 3): ("changes classes", "paired"),
+    ("add", 3): ("changes classes", "paired run"),
     ("set", 1): ("changes", ""),
     ("set", 2): ("changes blocks", ""),
     ("set", 0): ("xor", ""),
     ("exact", 0): ("xor", ""),
     ("hashed", 4): ("buckets fraction_bits seed", "paired"),
 }
-
-
-class Refused(Exception):
-    """The page says that this must not be."""
-
-
-def must(holds: object, what: str) -> None:
-    if not holds:
-        raise Refused(what)
 
 
 def sha256(data: bytes) -> str:
@@ -38,11 +31,16 @@ def opened(patch: bytes) -> tuple[Any, list[bytes]]:
     """Gives manifest and payloads, having checked all that can be before payloads are read."""
     must(len(patch) >= 48, "envelope")
     magic, version, flags, length, promised = struct.unpack("<8sHHI32s", patch[:48])
-    must((magic, version, flags) == (b"\x89FLEETD\n", 1, 0), "magic, version or flags")
+    must(magic == b"\x89FLEETD\n" and version in (1, 2) and not flags, "magic, version or flags")
     must(1 <= length <= MIB and len(patch) >= 48 + length, "manifest length")
     head = patch[48 : 48 + length]
     must(hashlib.sha256(head).digest() == promised, "manifest digest")
-    manifest = parsed(inflated(head, MIB))
+    spelled, digests = inflated_first(head, MIB)
+    manifest = parsed(spelled)
+    if version == 2:
+        say_as_first(manifest, digests)
+    else:
+        must(not digests, "bytes after the manifest")
     check_manifest(manifest)
     payloads, end = [], 48 + length
     for section in manifest["sections"]:
@@ -55,13 +53,19 @@ def opened(patch: bytes) -> tuple[Any, list[bytes]]:
 
 
 def inflated(data: bytes, most: int) -> bytes:
+    found, rest = inflated_first(data, most)
+    must(not rest, "bytes after a stream")
+    return found
+
+
+def inflated_first(data: bytes, most: int) -> tuple[bytes, bytes]:
     stream = zlib.decompressobj(-15)
     try:
         found = stream.decompress(data, most + 1)
     except zlib.error:
         raise Refused("no deflate") from None
-    must(stream.eof and not stream.unused_data and len(found) <= most, "deflate of another length")
-    return found
+    must(stream.eof and len(found) <= most, "deflate of another length")
+    return found, stream.unused_data
 
 
 def parsed(spelled: bytes) -> Any:
@@ -74,30 +78,37 @@ def parsed(spelled: bytes) -> Any:
     return value
 
 
-# The manifest.
+def say_as_first(manifest: Any, digests: bytes) -> None:
+    """Says in a manifest of version 2 what version 1 says besides."""
+    fields(manifest, "capabilities from provenance regions sections to", "moves")
+    sections = items(manifest["sections"], 4096)
+    must(len(digests) == 64 * (1 + len(sections)), "digests")
+    each = [digests[at : at + 32].hex() for at in range(0, len(digests), 32)]
+    for side, found in zip(("from", "to"), each, strict=False):
+        manifest[side] = {"size": manifest[side], "sha256": found}
+    for section, payload, prefix in zip(sections, each[2::2], each[3::2], strict=True):
+        fields(section, "region start count op codec params streams")
+        streams = []
+        for stream in items(section["streams"], 36):
+            stored, decoded = (stream, stream) if type(stream) is not list else (*stream, 0, 0)[:2]
+            must(type(stream) is not list or len(stream) == 2, "stream")
+            coding = 1 if type(stream) is not list else 2 * (stored != 1)
+            streams.append([coding, number(stored, 0, 16 * MIB), number(decoded, 0, 16 * MIB)])
+        section |= {"payload_sha256": payload, "prefix_sha256": prefix, "streams": streams}
+        section["payload_bytes"] = sum(stored for _, stored, _ in streams)
+    manifest["limits"] = limits_of(sections)
 
 
-def number(value: Any, lowest: int, highest: int) -> int:
-    must(type(value) is int and lowest <= value <= highest, "number")
-    return int(value)
-
-
-def text(value: Any, most: int) -> None:
-    must(type(value) is str and len(value) <= most and value.isprintable(), "text")
-
-
-def digest(value: Any) -> None:
-    must(type(value) is str and len(value) == 64 and not set(value) - set("0123456789abcdef"), "")
-
-
-def items(value: Any, most: int) -> Any:
-    must(type(value) is list and len(value) <= most, "list")
-    return value
-
-
-def fields(value: Any, needed: str, optional: str = "") -> None:
-    must(type(value) is dict, "object")
-    must(set(needed.split()) <= set(value) <= set(f"{needed} {optional}".split()), "fields")
+def limits_of(sections: Any) -> dict[str, int]:
+    found = {"changes": 0, "section_elements": 0, "working_bytes": 0}
+    for section in sections:
+        count, params = section["count"], section["params"]
+        must(type(count) is int and type(params) is dict, "count or parameters")
+        changes = number(params.get("changes", count), 0, 1 << 32)
+        found["changes"] += changes
+        found["section_elements"] = max(found["section_elements"], count)
+        found["working_bytes"] = max(found["working_bytes"], working_bytes(section))
+    return found
 
 
 def check_manifest(manifest: Any) -> None:
@@ -120,15 +131,11 @@ def check_manifest(manifest: Any) -> None:
     check_moves(manifest)
     sections = manifest["sections"]
     new = any(s["codec"] in (2, 3) or {"classes", "paired"} & set(s["params"]) for s in sections)
-    bits = (any(s["op"] == "hashed" for s in sections), new, bool(manifest.get("moves")))
+    runs = any("run" in s["params"] for s in sections)
+    bits = (any(s["op"] == "hashed" for s in sections), new, bool(manifest.get("moves")), runs)
     number(manifest["capabilities"], *[sum(bit << n for n, bit in enumerate(bits))] * 2)
     fields(manifest["limits"], "changes section_elements working_bytes")
-    wanted = {
-        "changes": sum(s["params"].get("changes", s["count"]) for s in sections),
-        "section_elements": max((s["count"] for s in sections), default=0),
-        "working_bytes": max((working_bytes(s) for s in sections), default=0),
-    }
-    for name, exactly in wanted.items():
+    for name, exactly in limits_of(sections).items():
         number(manifest["limits"][name], exactly, exactly)
 
 
@@ -209,7 +216,7 @@ def check_section(section: Any, regions: Any) -> None:
     most = {
         "changes": (1, min(count, MIB)), "blocks": (1, (count + 31) // 32), "classes": (2, 16),
         "paired": (1, 1), "xor": (0, int(op == "set")), "fraction_bits": (0, 8),
-        "buckets": (1, min(count, 4 * MIB)), "seed": (0, 2**32 - 1),
+        "buckets": (1, min(count, 4 * MIB)), "seed": (0, 2**32 - 1), "run": (1, count),
     }  # fmt: skip
     for name, value in params.items():
         number(value, *most[name])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from neural_diff import difference, stream
 from neural_diff.apply import apply
-from neural_diff.encode import Encoded
 from neural_diff.make import make_patch
+from neural_diff.packed import Encoded
 from neural_diff.patch import read_patch
 from neural_diff.region import Region
 from tests.unit.patch_files import put_together, save_safetensors, take_apart
@@ -37,6 +37,7 @@ apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), progress=cut)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
     """A base, a target and a patch of many sections between them."""
     monkeypatch.setattr(difference, "_SECTION_CHANGES", 100)
+    monkeypatch.setattr(difference, "RUN_GRAIN", 1)
     base, target, patch = (tmp_path / name for name in ("base", "target", "patch"))
     rng = np.random.default_rng(5)
     old = rng.integers(-127, 128, 1 << 16, np.int8)

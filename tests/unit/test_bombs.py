@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from neural_diff import limits
-from neural_diff.encode import Encoded, pack
 from neural_diff.errors import Malformed
+from neural_diff.packed import Encoded, pack
 from neural_diff.region import Blocked, Region
 from neural_diff.section import DEFLATE, Op, Stream
 from tests.unit.ways import ALL_WAYS, decoded, drafted, lying, raws, said

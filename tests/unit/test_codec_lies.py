@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from neural_diff.encode import pack
+from neural_diff.packed import pack
 from neural_diff.region import Region
 from tests.unit.ways import answer, decoded, drafted, lying, raws, said, sections_of, with_raws
 
@@ -49,6 +49,39 @@ def test_d10_ranks_beyond_the_elements_of_a_class_are_refused() -> None:
     assert "are needed" in refusal(lying(patch, [bytes(255) + b"\1", first, second, _, *values]))
     far = pack(b"\x10")  # a token of 16 and two raw bits
     assert isinstance(refusal(lying(patch, [table, first[:-1], far, b"\3", *values])), str)
+
+
+# What is said of runs of seven in two classes in turn, the tenth of one element only.
+@pytest.mark.attack("D10")
+@pytest.mark.parametrize(
+    ("stream", "lie", "run", "says"),
+    [
+        (0, b"\x20\x10\x10\x10\x10", 7, "names class 2"),
+        (0, b"\x11\x11\x11\x11\x11", 7, "class 0: 2 are needed, 0 given"),
+        (0, b"\x00\x00\x00\x00\x00", 7, "class 1: 29 are needed, 0 given"),
+        (2, b"\0\0\x10\x09", 7, "64 elements changes its element 64"),
+        (2, b"\0\0\x10\x0f", 7, "class 1: 36 are needed, 35 given"),
+        (0, b"\x10\x10\x10\x10\x10", 8, "stream 0 must decode to 4"),
+        (0, b"\x10\x10", 22, "a number follows the last of 3"),
+        (0, b"\x10\x10\x10\x10\x10", 0, "run: must be"),
+        (0, b"\x10\x10\x10\x10\x10", 65, "run: must be"),
+    ],
+)
+def test_d10_a_lie_about_the_classes_of_runs_is_refused(
+    stream: int, lie: bytes, run: int, says: str
+) -> None:
+    patch = honest("runs")
+    streams = decoded(patch)
+    assert streams[:3] == [b"\x10\x10\x10\x10\x10", b"\1", b"\0\0\x10\x08"]
+    streams[stream] = lie
+    assert says in refusal(lying(patch, streams, run=run))
+
+
+@pytest.mark.attack("D10")
+@pytest.mark.parametrize("way", ["gaps", "values by class", "blocks32"])
+def test_d10_only_ranks_are_told_by_runs(way: str) -> None:
+    patch = honest(way)
+    assert "fields must be" in refusal(lying(patch, decoded(patch), run=7))
 
 
 def moved(streams: list[bytes], one: int, other: int) -> list[bytes]:
@@ -129,7 +162,7 @@ def test_d10_a_residue_too_few_in_one_class_and_too_many_in_another_is_refused()
     patch = drafted(list(sections_of(NIBBLES, OLD, new, "class-gaps", 2)), OLD, new)
     *places, even, odd = decoded(patch)
     fewer, more = even[:-1] + bytes([even[-1] & 15]), odd[:-1] + bytes([odd[-1] | 0x10])
-    assert "places and" in refusal(lying(patch, [*places, fewer, more]))
+    assert "places as values" in refusal(lying(patch, [*places, fewer, more]))
 
 
 def bitmaps(spoil: Callable[[bytearray], None]) -> str:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from neural_diff import decode, decode_numpy, encode
 from neural_diff.codec import unpack
-from neural_diff.encode import Encoded
 from neural_diff.errors import Malformed
 from neural_diff.hashed import fmix32, locate, locate_one, region_seed
+from neural_diff.packed import Encoded
 from neural_diff.region import Region
 from neural_diff.section import Stream
 from tests.unit.patch_files import PATCH_SEED, section_of

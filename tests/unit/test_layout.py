@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neural_diff.errors import Malformed
-from neural_diff.layout import is_safetensors, read_header, tensors_of
+from neural_diff.layout import read_header, regions_of
+from neural_diff.layout.safetensors import is_safetensors
 from tests.unit.patch_files import save_safetensors
 
 
@@ -26,7 +27,7 @@ def entry(
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
-def test_tensors_are_regions_in_file_order_and_others_are_left_out(tmp_path: Path) -> None:
+def test_tensors_are_regions_in_file_order_and_empty_ones_are_left_out(tmp_path: Path) -> None:
     tensors = {
         "b": ("I8", np.zeros((3, 5), np.int8)),
         "a": ("F16", np.zeros(4, np.float16)),
@@ -36,15 +37,14 @@ def test_tensors_are_regions_in_file_order_and_others_are_left_out(tmp_path: Pat
         "c": ("BF16", np.zeros(2, np.uint16)),
     }
     path = save_safetensors(tmp_path / "m", tensors, {"k": "v"})
-    found = tensors_of(path)
-    assert [entry.tensor.name for entry in found] == ["b", "a", "scale", "c"]
-    assert [(r.region.count, r.region.width, r.region.kind) for r in found] == [
-        (15, 8, "int"), (4, 16, "f16"), (1, 32, "f32"), (2, 16, "bf16"),
+    found = regions_of(path)
+    assert [region.name for region in found] == ["b", "a", "ids", "scale", "c"]
+    assert [(region.count, region.width, region.kind) for region in found] == [
+        (15, 8, "int"), (4, 16, "f16"), (4, 16, "int"), (1, 32, "f32"), (2, 16, "bf16"),
     ]  # fmt: skip
-    assert (found[0].region.lo, found[0].region.hi) == (-128, 127)
-    assert found[0].tensor.shape == (3, 5)
-    size = path.stat().st_size
-    assert found[-1].region.file_offset + found[-1].region.stored_bytes == size
+    assert (found[0].lo, found[0].hi) == (-128, 127)
+    assert found[-1].file_offset + found[-1].stored_bytes == path.stat().st_size
+    assert read_header(path).tensors[0].shape == (3, 5)
     assert read_header(path).metadata == {"k": "v"}
     assert is_safetensors(path)
 
@@ -85,7 +85,7 @@ def test_a_header_that_does_not_describe_the_file_is_refused(
 ) -> None:
     path = written(tmp_path / "m", header, data)
     with pytest.raises(Malformed) as refused:
-        tensors_of(path)
+        read_header(path)
     assert str(path) in str(refused.value)
 
 
@@ -94,7 +94,7 @@ def test_a_header_length_beyond_the_file_is_refused(length: int, tmp_path: Path)
     path = tmp_path / "m"
     path.write_bytes(struct.pack("<Q", length) + b"{}" + bytes(20))
     with pytest.raises(Malformed, match="no safetensors"):
-        tensors_of(path)
+        read_header(path)
 
 
 @given(st.binary(max_size=40))
@@ -104,6 +104,6 @@ def test_other_bytes_are_refused_or_a_file_without_tensors(
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(data)
     try:
-        assert tensors_of(path) == []
+        assert regions_of(path) == []
     except Malformed:
         return

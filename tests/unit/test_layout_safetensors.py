@@ -10,7 +10,8 @@ from safetensors import TensorSpec, serialize_file
 from safetensors.numpy import load_file, save_file
 
 from neural_diff.errors import Malformed
-from neural_diff.layout import is_safetensors, regions_of, tensors_of
+from neural_diff.layout import regions_of
+from neural_diff.layout.safetensors import is_safetensors
 from tests.unit.layout_files import named, raws, safetensors_file, some, values
 
 
@@ -82,14 +83,6 @@ def test_a_name_no_manifest_could_hold_is_made_printable(tmp_path: Path) -> None
         {"lay\ner." + "x" * 600 + ".w": np.zeros(2, np.int8), "\x1b[2J": some("int8", 3)}, path
     )
     assert sorted(named(path)) == ["?[2J", "x" * 510 + ".w"]
-
-
-def test_only_what_can_be_learnt_is_given_with_its_tensor(tmp_path: Path) -> None:
-    path = tmp_path / "model"
-    safetensors_file(path)
-    found = tensors_of(path)
-    assert [entry.tensor.dtype for entry in found] == ["F32", "F16", "I8"]
-    assert {entry.region for entry in found} < set(regions_of(path))
 
 
 def test_a_gguf_file_of_123_tensors_is_not_mistaken_for_safetensors(tmp_path: Path) -> None:

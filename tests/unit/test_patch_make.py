@@ -116,6 +116,7 @@ def test_a_large_sparse_difference_is_cut_into_sections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(difference, "_SECTION_CHANGES", 20)
+    monkeypatch.setattr(difference, "RUN_GRAIN", 1)
     monkeypatch.setattr(difference, "SECTION_ELEMENTS_MAX", 100)
     monkeypatch.setattr(stream, "PIECE_BYTES", 16)
     base, target, patch = (tmp_path / name for name in ("base", "to", "patch"))

@@ -11,6 +11,7 @@ from neural_diff import encode, limits, stream
 from neural_diff.apply import apply
 from neural_diff.errors import Malformed, NeuralDiffError, WrongBase
 from neural_diff.make import make_patch
+from neural_diff.packed import Encoded
 from neural_diff.patch import Move
 from neural_diff.region import Region
 from tests.unit.patch_files import put_together, sample, save_safetensors, take_apart
@@ -21,7 +22,7 @@ NEW = OLD[40:80] + b"seven.." + OLD[:30]
 MOVES = (Move(0, 40, 40), Move(47, 0, 30))
 
 
-def exact(start: int, data: bytes) -> tuple[Region, int, int, encode.Encoded]:
+def exact(start: int, data: bytes) -> tuple[Region, int, int, Encoded]:
     region = Region("bytes", start, len(data), 8, "bytes")
     return region, 0, len(data), encode.literal(data)
 

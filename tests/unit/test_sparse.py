@@ -15,8 +15,8 @@ from neural_diff.codec import (
     token_table,
     unpack,
 )
-from neural_diff.encode import Encoded, pack
 from neural_diff.errors import Malformed
+from neural_diff.packed import Encoded, pack
 from neural_diff.region import Kind, Region
 from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
 from neural_diff.view import ordinal, plane_join, plane_split

@@ -17,21 +17,21 @@ from neural_diff import encode, inplace, stream
 from neural_diff.apply import apply
 from neural_diff.codec import GAP_LITERAL_BITS
 from neural_diff.draft import Draft
-from neural_diff.encode import Encoded, pack
 from neural_diff.errors import NeuralDiffError, Unsuitable
 from neural_diff.make import make_patch
+from neural_diff.packed import Encoded, Packed, pack
 from neural_diff.patch import Move
 from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
 from neural_diff.view import plane_split
 from neural_diff.view_numpy import keys_of
 from tests.unit import reference
-from tests.unit.patch_files import put_together, take_apart
+from tests.unit.patch_files import put_together, take_apart, with_limits
 
 KINDS: list[tuple[Any, int]] = [
     ("int", 4), ("int", 8), ("int", 16), ("int", 32), ("f16", 16), ("bf16", 16), ("f32", 32),
 ]  # fmt: skip
-WAYS = ["gaps", "blocks32", "class-gaps", "values by class", "blocks32 by class"]
+WAYS = ["gaps", "blocks32", "class-gaps", "values by class", "blocks32 by class", "runs"]
 ALL_WAYS = [*WAYS, "set gaps", "set blocks32", "replace", "exclusive or"]
 
 
@@ -55,6 +55,15 @@ def said(
     distance = encode._signed_distance(old[changed], new[changed], region)
     paired = region.width == 4 if paired is None else paired
     params = places.params | ({"paired": 1} if paired else {})
+    if way == "runs":
+        run = max(len(old) // 9, 1)
+        table = np.arange(-(-len(old) // run)) * 3 % classes
+        # What is ranked is which class of runs an element is in, as if old values told it.
+        of = np.repeat(table, run)[: len(old)]
+        given = values([distance[of[changed] == number] for number in range(classes)], paired)
+        packed = encode._packed([encode._pair(table), *ranks(of, changed, classes)])
+        params |= {"classes": classes, "run": run}
+        return Encoded("add", CLASS_GAPS, params, packed + given)
     if way in ("gaps", "blocks32"):
         return Encoded("add", places.codec, params, places.packed + values([distance], paired))
     table = (np.arange(256) * 7 % classes).astype(np.uint8)
@@ -64,12 +73,12 @@ def said(
     if way != "class-gaps":
         params |= {"classes": classes}
         return Encoded("add", places.codec, params, lookup + places.packed + given)
-    ranks = encode._packed(class_gaps(region, table, old, changed, classes))
+    packed = encode._packed(ranks(table[keys_of(old, region)], changed, classes))
     params = {name: n for name, n in params.items() if name != "blocks"} | {"classes": classes}
-    return Encoded("add", CLASS_GAPS, params, lookup + ranks + given)
+    return Encoded("add", CLASS_GAPS, params, lookup + packed + given)
 
 
-def values(by_class: Sequence[Any], paired: bool) -> tuple[encode.Packed, ...]:
+def values(by_class: Sequence[Any], paired: bool) -> tuple[Packed, ...]:
     if paired:
         return encode._packed([encode._pair(distance & 15) for distance in by_class])
     tokens, bits, signs = encode._split_signed(np.concatenate(by_class), 1)
@@ -78,9 +87,9 @@ def values(by_class: Sequence[Any], paired: bool) -> tuple[encode.Packed, ...]:
     return encode._packed([*each, bits, signs])
 
 
-def class_gaps(region: Region, table: Any, old: Any, changed: Any, classes: int) -> list[bytes]:
+def ranks(which: Any, changed: Any, classes: int) -> list[bytes]:
     """Gives the gap tokens of each class and the raw bits of all, the plain way."""
-    which, gaps = table[keys_of(old, region)], []
+    gaps = []
     for number in range(classes):
         members = np.flatnonzero(which == number)
         ranks = np.flatnonzero(np.isin(members, changed))
@@ -241,7 +250,7 @@ def decoded(patch: bytes, number: int = 0) -> list[bytes]:
     return list(reference.streams_of(manifest["sections"][number], payloads[number]))
 
 
-def lying(patch: bytes, streams: Sequence[bytes | encode.Packed], **params: int) -> bytes:
+def lying(patch: bytes, streams: Sequence[bytes | Packed], **params: int) -> bytes:
     """Gives other streams, and parameters, to the first section; all else is as it must be."""
     manifest, payloads = take_apart(patch)
     packed = [pack(given) if isinstance(given, bytes) else given for given in streams]
@@ -251,16 +260,3 @@ def lying(patch: bytes, streams: Sequence[bytes | encode.Packed], **params: int)
     payloads[0] = b"".join(stored for _, stored in packed)
     section["payload_bytes"] = len(payloads[0])
     return put_together(with_limits(manifest), payloads)
-
-
-def with_limits(manifest: Any) -> Any:
-    """Makes a manifest say the limits that its sections need."""
-    sections = manifest["sections"]
-    manifest["limits"] = {
-        "changes": sum(s["params"].get("changes", s["count"]) for s in sections),
-        "section_elements": max((s["count"] for s in sections), default=0),
-        "working_bytes": max(
-            (s["payload_bytes"] + sum(n for *_, n in s["streams"]) for s in sections), default=0
-        ),
-    }
-    return manifest

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from neural_diff import encode
-from neural_diff.encode import Encoded
+from neural_diff.packed import Encoded
 from neural_diff.patch import Move
 from neural_diff.region import Region
 from tests.unit import reference

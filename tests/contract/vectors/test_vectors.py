@@ -1,8 +1,8 @@
 """Golden patch files: whatever was once published stays applicable, for ever, by both decoders.
 
 Files are only ever added here, never remade. `<name>.base` + `<name>.patch` give a file whose
-SHA-256 stands in `sha256*.json`. They were made by `make_vectors.py` and `make_more.py` of the
-version that added them.
+SHA-256 stands in `sha256*.json`. They were made by `make_vectors.py`, `make_more.py` and
+`make_second.py` of the version that added them.
 """
 
 import hashlib
