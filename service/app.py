@@ -28,6 +28,7 @@ from service.db.session import Database
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+STREAMS_MAX = 100
 CHECKS_MAX = 3  # of drafts at once; what is signed has a place of its own
 
 
@@ -73,22 +74,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     publisher = _embedded(settings, limits)
     # Its documents are files of this repository, see `api.contract`; nothing is served.
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.state.settings = settings
-    app.state.database = Database(
-        settings.database, durable=durable, entries_max=settings.poll_entries_max
-    )
-    app.state.seen = {}
-    app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
-    app.state.checking, app.state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
-    app.state.uploads = asyncio.Semaphore(settings.uploads_max)
-    app.state.blobs = open_blobs(settings.artifacts)
-    app.state.asking_store, app.state.store_trouble = threading.Lock(), ""
-    app.state.clock = lambda: datetime.now(UTC)
-    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
-    app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
-    app.state.provider = Provider(settings.oidc) if settings.oidc else None
+    _furnish(app.state, settings, durable)
     app.state.rollout_limits = limits
-    app.state.wake = threading.Event()
     problems.install(app)
     for _, routers in contract.AUDIENCES.values():
         for router in routers:
@@ -97,6 +84,26 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.add_middleware(body_limit, settings=settings)
     app.add_middleware(poll.unchanged, state=app.state)
     return app
+
+
+def _furnish(state: State, settings: Settings, durable: bool) -> None:
+    """Put there what routes ask for."""
+    state.settings = settings
+    state.database = Database(
+        settings.database, durable=durable, entries_max=settings.poll_entries_max
+    )
+    state.seen = {}
+    state.writers = asyncio.Semaphore(state.database.writers_max)
+    state.checking, state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
+    state.streams = asyncio.Semaphore(STREAMS_MAX)
+    state.uploads = asyncio.Semaphore(settings.uploads_max)
+    state.blobs = open_blobs(settings.artifacts)
+    state.asking_store, state.store_trouble = threading.Lock(), ""
+    state.clock = lambda: datetime.now(UTC)
+    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
+    state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
+    state.provider = Provider(settings.oidc) if settings.oidc else None
+    state.wake = threading.Event()
 
 
 def _embedded(settings: Settings, limits: RolloutLimits | None) -> Publisher | None:

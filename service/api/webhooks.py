@@ -1,15 +1,18 @@
-"""Whoever runs pipelines: webhooks, and the task that calls them.
+"""Whoever runs pipelines: webhooks and the task that calls them, and the same as a stream.
 
 Only this server's settings say whom it calls; a redirect is not followed.
 """
 
 import asyncio
+import json
 import logging
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx2
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
 from service.api.deps import Config, Now, Reader, Tx, operator
@@ -17,8 +20,8 @@ from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core import webhooks
-from service.core.bodies import Label, NewWebhook
-from service.core.errors import Forbidden
+from service.core.bodies import EventName, Label, NewWebhook
+from service.core.errors import Forbidden, TooManyRequests
 from service.core.webhooks import Delivery, Sender
 from service.db.pipelines import Webhook
 from service.db.tables import ApiToken
@@ -30,7 +33,10 @@ CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
 SHOWN = "id url events state attempts next_at failing_since last_error created_by created_at"
 CALL_S_MAX = 10.0  # for one call, whatever drips
-PAUSE_S = 1.0
+PAUSE_S = 1
+STREAM_LOOKS = 3600  # a stream ends after about an hour
+RATHER = ["rollout.*"]
+UNCACHED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx must not wait
 
 
 def sender_of(settings: Settings) -> Sender | None:
@@ -75,6 +81,45 @@ def enable_webhook(_caller: CanWrite, webhook_id: Label, session: Tx, now: Now) 
 def test_webhook(_caller: CanWrite, webhook_id: Label, session: Tx, now: Now) -> dict[str, Any]:
     """Let an address be told `webhook.test`."""
     return webhooks.test(session, webhook_id, now).shown(SHOWN)
+
+
+@router.get(
+    "/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events, as they come"}},
+)
+async def stream_events(
+    request: Request,
+    _caller: CanRead,
+    events: Annotated[list[EventName], Query(max_length=32)] = RATHER,
+    last_event_id: Annotated[int | None, Header(ge=0, le=1 << 53)] = None,
+) -> StreamingResponse:
+    """Tell what happens as it happens: server-sent events, as `type` and `data` of a webhook.
+
+    A stream ends after an hour; with the last `id` as `Last-Event-ID`, which browsers send by
+    themselves, the next one goes on where it stopped. Asynchronous, like the wait for a rollout.
+    """
+    database, places = request.app.state.database, request.app.state.streams
+    if places.locked():
+        raise TooManyRequests("too many streams are open; come back later", retry_after_s=PAUSE_S)
+
+    def look(seq: int | None) -> tuple[int, list[dict[str, Any]]]:
+        with database.reader() as session:
+            return webhooks.told_after(session, seq, events)
+
+    async def told() -> AsyncIterator[str]:
+        seq = last_event_id
+        async with places:
+            for _ in range(STREAM_LOOKS):
+                seq, found = await run_in_threadpool(look, seq)
+                for one in found:
+                    name, data = one["type"], json.dumps(one)
+                    yield f"id: {one['data']['seq']}\nevent: {name}\ndata: {data}\n\n"
+                if not found:
+                    yield ":\n\n"  # whoever left is noticed
+                    await asyncio.sleep(PAUSE_S)
+
+    return StreamingResponse(told(), media_type="text/event-stream", headers=UNCACHED)
 
 
 async def call_for_ever(app: FastAPI, sender: Sender) -> None:

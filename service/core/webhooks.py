@@ -15,6 +15,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import standardwebhooks
 from sqlalchemy import Select, or_, select, update
@@ -27,6 +28,7 @@ from service.db.session import changed
 from service.db.tables import AuditEntry, AuditHead
 
 WEBHOOKS_MAX = 100
+PAGE_MAX = 100
 LEASE = timedelta(seconds=30)  # whoever has not told the outcome by then, died
 PAUSE_FIRST, PAUSE_MAX = timedelta(seconds=5), timedelta(hours=6)
 FAILING_MAX = timedelta(days=5)
@@ -133,7 +135,7 @@ def claim(session: Session, sender: Sender, now: datetime) -> list[Delivery]:
     head = session.get_one(AuditHead, 1).seq
     claimed = []
     for row in session.scalars(due).all():
-        entry = session.scalars(_untold(row)).first()
+        entry = session.scalars(_entries(row.cursor, row.events, row.id).limit(1)).first()
         if entry is None:
             row.cursor = head  # where to look from, next time
         elif _take(session, row, next_at=now + LEASE):
@@ -162,17 +164,36 @@ def settle(session: Session, told: Delivery, error: str, now: datetime, status: 
         audit.record(session, "webhook.disable", row.id, now, error=row.last_error)
 
 
-def _untold(row: Webhook) -> Select[AuditEntry]:
-    """Return the query for the entries that a webhook is to be told, the next one first."""
-    whole = [name for name in row.events if not name.endswith("*")]
-    kinds = [name[:-1] for name in row.events if name.endswith("*")]
+def told_after(
+    session: Session, seq: int | None, events: Sequence[str]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return what happened after an entry, a page of it, and after which entry to look next.
+
+    Without an entry nothing happened yet: what is told begins now.
+    """
+    head = session.get_one(AuditHead, 1).seq
+    if seq is None:
+        return head, []
+    rows = session.scalars(_entries(seq, events).limit(PAGE_MAX)).all()
+    return (rows[-1].seq if len(rows) == PAGE_MAX else head), [_told(row) for row in rows]
+
+
+def _entries(seq: int, events: Sequence[str], tested: str = "") -> Select[AuditEntry]:
+    """Return the query for the entries after one that are to be told, the next one first."""
+    whole = [name for name in events if not name.endswith("*")]
+    kinds = [name[:-1] for name in events if name.endswith("*")]
     wanted = or_(
         AuditEntry.action.in_(whole),
         *(AuditEntry.action.startswith(kind, autoescape=True) for kind in kinds),
-        (AuditEntry.action == "webhook.test") & (AuditEntry.object == row.id),
+        (AuditEntry.action == "webhook.test") & (AuditEntry.object == tested),
     )
-    entries = select(AuditEntry).where(AuditEntry.seq > row.cursor, AuditEntry.result == "done")
-    return entries.where(wanted).order_by(AuditEntry.seq).limit(1)
+    entries = select(AuditEntry).where(AuditEntry.seq > seq, AuditEntry.result == "done")
+    return entries.where(wanted).order_by(AuditEntry.seq)
+
+
+def _told(entry: AuditEntry) -> dict[str, Any]:
+    data = entry.shown("seq actor object details")
+    return {"type": entry.action, "timestamp": entry.at.isoformat(), "data": data}
 
 
 def _take(session: Session, row: Webhook, **values: datetime) -> bool:
@@ -182,9 +203,7 @@ def _take(session: Session, row: Webhook, **values: datetime) -> bool:
 
 
 def _message(sender: Sender, row: Webhook, entry: AuditEntry, now: datetime) -> Delivery:
-    data = entry.shown("seq actor object details")
-    told = {"type": entry.action, "timestamp": entry.at.isoformat(), "data": data}
-    name, body = f"msg_{row.id}_{entry.seq}", json.dumps(told, separators=(",", ":"))
+    name, body = f"msg_{row.id}_{entry.seq}", json.dumps(_told(entry), separators=(",", ":"))
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "fleetdiff",
