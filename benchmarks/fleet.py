@@ -85,7 +85,9 @@ def make(folder: Path, devices: int, running: bytes) -> World:
     with TestClient(app) as client:
         world = World(client, app, folder / "keys")
         world.now = datetime.now(UTC)
-        world.token = world.token_with("releases:write", "rollouts:write", "rollouts:read")
+        world.token = world.token_with(
+            "releases:write", "rollouts:write", "rollouts:read", "rollouts:halt"
+        )
         world.found().publish_all()
         with app.state.database.writer() as session:
             release = session.query(Release).filter_by(sha256=digest(running)).one().id

@@ -69,15 +69,22 @@ def _start(folder: Path, devices: int, ours: tuple[int, int], token: str) -> lis
     work = f"create and start a rollout, {devices:,} devices"
     pid, port = ours
     made = {"model": MODEL, "release": "r2", "cohort": "all", "stages": [{"share_bp": 10_000}]}
-    before, line, said = _rows(folder), load.Line(port), {"Authorization": f"Bearer {token}"}
-    line.ask(load.request("/v1/rollouts", **said))  # what is imported and compiled once
-    cpu_s, at_s = load.cpu_s(pid), time.monotonic()
-    body = json.dumps(made).encode()
-    status, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
-    path = f"/v1/rollouts/{json.loads(created)['id']}/start"
-    started, _, answer = line.ask(load.request(path, "POST", b"{}", **said))
-    if (status, started) != (201, 200):
-        raise RuntimeError(f"{status}, {started}: {answer!r}")
+    line, said = load.Line(port), {"Authorization": f"Bearer {token}"}
+
+    def create_and_start() -> str:
+        body = json.dumps(made).encode()
+        _, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
+        path = f"/v1/rollouts/{json.loads(created)['id']}"
+        status, _, answer = line.ask(load.request(f"{path}/start", "POST", b"{}", **said))
+        if status != 200:
+            raise RuntimeError(f"{status}: {answer!r}")
+        return path
+
+    time.sleep(2 * fleet.FLUSH_S)  # the polls before were noted by then
+    # Once before: what is imported and compiled in a process is so only once.
+    line.ask(load.request(f"{create_and_start()}/halt", "POST", b'{"reason": "warm"}', **said))
+    before, cpu_s, at_s = _rows(folder), load.cpu_s(pid), time.monotonic()
+    create_and_start()
     wall_ms, cpu_ms = (time.monotonic() - at_s) * 1e3, (load.cpu_s(pid) - cpu_s) * 1e3
     return [
         Row(work, "processor time", cpu_ms, "ms CPU", START_MS_MAX),

@@ -29,6 +29,7 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 STREAMS_MAX = 100
+SEEN_AT_ONCE = 500  # devices in one transaction
 CHECKS_MAX = 3  # of drafts at once; what is signed has a place of its own
 
 
@@ -117,19 +118,17 @@ def _embedded(settings: Settings, limits: RolloutLimits | None) -> Publisher | N
 
 
 def flush_seen(state: State) -> None:
-    """Write down when devices polled last, since this was done before."""
-    seen: dict[str, datetime] = {}
+    """Write down when devices polled last, since this was done before; others write in between."""
     while state.seen:
-        seen.update([state.seen.popitem()])  # in one step: others go on noting meanwhile
-    if not seen:
-        return
-    try:
-        with state.database.writer() as session:
-            note_seen(session, seen)
-    except Exception:
-        for device_id, at in seen.items():  # the next time, then
-            state.seen.setdefault(device_id, at)
-        raise
+        # One by one, each in one step: polls go on noting meanwhile.
+        some = dict(state.seen.popitem() for _ in range(min(len(state.seen), SEEN_AT_ONCE)))
+        try:
+            with state.database.writer() as session:
+                note_seen(session, some)
+        except Exception:
+            for device_id, at in some.items():  # the next time, then
+                state.seen.setdefault(device_id, at)
+            raise
 
 
 def body_limit(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -39,8 +39,7 @@ def note_seen(session: Session, seen: Mapping[str, datetime]) -> None:
     rows = [{"device": device_id, "at": seen[device_id]} for device_id in sorted(seen)]
     earlier = or_(Device.last_seen_at.is_(None), Device.last_seen_at < bindparam("at"))
     noting = update(Device).where(Device.id == bindparam("device"), earlier)
-    if rows:
-        session.connection().execute(noting.values(last_seen_at=bindparam("at")), rows)
+    session.connection().execute(noting.values(last_seen_at=bindparam("at")), rows)
 
 
 def record_events(
