@@ -137,7 +137,7 @@ def retry_delay_s(error: OSError, failures: int, limits: Limits) -> float:
     if isinstance(error, Unavailable) and error.status in (429, 503):
         period = _period_s(error.poll_after_s, limits)
         # On top of it the whole spread: who tells a fleet the same number shall not get an echo.
-        later = min(error.later_s, limits.poll_s_max)
+        later = min(error.later_s, limits.poll_s_max) if error.status == 503 else 0.0
     return later + backoff_s(failures, period, max(period, limits.retry_s_max), random.random)
 
 

@@ -149,7 +149,7 @@ class Client:
                 raise Unavailable(what, code=late.code)
             told = (found.getheader(name, "") for name in ("ETag", "Next-Credential"))
             etag, renewed = (text if PRINTABLE.match(text) else "" for text in told)
-            return Reply(found.status, etag, poll_after_s(found), answer, renewed)
+            return Reply(found.status, etag, told_s(found, "Poll-After"), answer, renewed)
 
     def _download(self, url: str, length: int, part: Path, have: int) -> None:
         headers = {"Range": f"bytes={have}-"} if have else {}
@@ -262,20 +262,14 @@ class Client:
         if final or (found.status in (401, 403) and nobody):
             return Rejected("E_HTTP", message)
         refused = found.status == 401 and REALM in found.getheader("WWW-Authenticate", "")
-        later, after = later_s(found), poll_after_s(found)
-        return Unavailable(message, found.status, after, refused=refused, later_s=later)
+        after, later = (told_s(found, header) for header in ("Poll-After", "Retry-After"))
+        return Unavailable(message, found.status, after, refused=refused, later_s=later or 0.0)
 
 
-def poll_after_s(found: HTTPResponse) -> float | None:
-    """Return when the server wants to be asked again, if it says so."""
-    text = found.getheader("Poll-After", "")
+def told_s(found: HTTPResponse, header: str) -> float | None:
+    """Return when the server wants to be asked again, if it says so in this header."""
+    text = found.getheader(header, "")
     return float(text) if SECONDS.match(text) else None
-
-
-def later_s(found: HTTPResponse) -> float:
-    """Return for how long a server that refused wants to be left alone; mostly it does not say."""
-    text = found.getheader("Retry-After", "")
-    return float(text) if found.status == 503 and SECONDS.match(text) else 0.0
 
 
 def _start(found: HTTPResponse, length: int) -> int:
