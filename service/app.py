@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from weakref import WeakValueDictionary
 
 from fastapi import FastAPI
@@ -28,8 +29,8 @@ from service.db.session import Database
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
-STREAMS_MAX = 100
 SEEN_AT_ONCE = 500  # devices in one transaction
+STREAMS_MAX = 100
 CHECKS_MAX = 3  # of drafts at once; what is signed has a place of its own
 
 
@@ -45,38 +46,28 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
         OSError, ValueError: keys or the artifact store cannot be used.
         InvalidRequest: the identity provider's groups have scopes that do not exist.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        stop, database = threading.Event(), app.state.database
-        threads = [threading.Thread(target=database.watch, args=(stop,), name="watch")]
-        if ticking:
-            beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
-            threads.append(beat)
-        sender = webhooks.sender_of(settings) if ticking else None
-        calls = asyncio.create_task(webhooks.call_for_ever(app, sender)) if sender else None
-        for thread in threads:
-            thread.start()
-        yield
-        stop.set()
-        if calls is not None:
-            calls.cancel()
-            await asyncio.wait([calls])
-        app.state.wake.set()
-        for thread in threads:
-            thread.join()
-        try:
-            flush_seen(app.state)
-        except Exception:  # nothing depends on it that would be worth a stop that fails
-            logger.exception("when devices were seen is lost")
-        database.close()
-
     limits = read_limits(settings.rollout_limits) if settings.rollout_limits else None
     publisher = _embedded(settings, limits)
+    life = partial(_life, publisher=publisher, ticking=ticking)
     # Its documents are files of this repository, see `api.contract`; nothing is served.
-    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    _furnish(app.state, settings, durable)
+    app = FastAPI(lifespan=life, openapi_url=None, redirect_slashes=False)
+    app.state.settings = settings
+    app.state.database = Database(
+        settings.database, durable=durable, entries_max=settings.poll_entries_max
+    )
+    app.state.seen = {}
+    app.state.writers = asyncio.Semaphore(app.state.database.writers_max)
+    app.state.checking, app.state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
+    app.state.streams = asyncio.Semaphore(STREAMS_MAX)
+    app.state.uploads = asyncio.Semaphore(settings.uploads_max)
+    app.state.blobs = open_blobs(settings.artifacts)
+    app.state.asking_store, app.state.store_trouble = threading.Lock(), ""
+    app.state.clock = lambda: datetime.now(UTC)
+    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
+    app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
+    app.state.provider = Provider(settings.oidc) if settings.oidc else None
     app.state.rollout_limits = limits
+    app.state.wake = threading.Event()
     problems.install(app)
     for _, routers in contract.AUDIENCES.values():
         for router in routers:
@@ -87,24 +78,31 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     return app
 
 
-def _furnish(state: State, settings: Settings, durable: bool) -> None:
-    """Put there what routes ask for."""
-    state.settings = settings
-    state.database = Database(
-        settings.database, durable=durable, entries_max=settings.poll_entries_max
-    )
-    state.seen = {}
-    state.writers = asyncio.Semaphore(state.database.writers_max)
-    state.checking, state.turns = asyncio.Semaphore(CHECKS_MAX), WeakValueDictionary()
-    state.streams = asyncio.Semaphore(STREAMS_MAX)
-    state.uploads = asyncio.Semaphore(settings.uploads_max)
-    state.blobs = open_blobs(settings.artifacts)
-    state.asking_store, state.store_trouble = threading.Lock(), ""
-    state.clock = lambda: datetime.now(UTC)
-    kinds = ("operator_calls", "device_calls", "enrolls", "failed_calls")
-    state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
-    state.provider = Provider(settings.oidc) if settings.oidc else None
-    state.wake = threading.Event()
+@asynccontextmanager
+async def _life(app: FastAPI, publisher: Publisher | None, ticking: bool) -> AsyncIterator[None]:
+    """Run what works beside the requests, for as long as the application does."""
+    stop, database = threading.Event(), app.state.database
+    threads = [threading.Thread(target=database.watch, args=(stop,), name="watch")]
+    if ticking:
+        beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")
+        threads.append(beat)
+    sender = webhooks.sender_of(app.state.settings) if ticking else None
+    calls = asyncio.create_task(webhooks.call_for_ever(app, sender)) if sender else None
+    for thread in threads:
+        thread.start()
+    yield
+    stop.set()
+    if calls is not None:
+        calls.cancel()
+        await asyncio.wait([calls])
+    app.state.wake.set()
+    for thread in threads:
+        thread.join()
+    try:
+        flush_seen(app.state)
+    except Exception:  # nothing depends on it that would be worth a stop that fails
+        logger.exception("when devices were seen is lost")
+    database.close()
 
 
 def _embedded(settings: Settings, limits: RolloutLimits | None) -> Publisher | None:
