@@ -1,4 +1,4 @@
-"""`fleetdiff-server`: serve, publish, migrate, token, openapi.
+"""`fleetdiff-server`: serve, publish, migrate, verify-sums, token, openapi.
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings.
 """
@@ -28,6 +28,8 @@ from service.core import access
 from service.core.errors import Refusal
 from service.core.keys import Publisher
 from service.core.publisher import work
+from service.core.tick import verify
+from service.db import queries
 from service.db.migrate import migrate
 from service.db.session import Database
 from service.settings import FromEnviron, PublisherSettings, Settings
@@ -130,6 +132,23 @@ def _migrate(options: argparse.Namespace) -> None:
     migrate(_settings(options).database)
 
 
+def _verify_sums(options: argparse.Namespace) -> None:
+    """Print what disagrees; a running rollout of which something does is paused."""
+    settings = _settings(options)
+    migrate(settings.database)
+    database = Database(settings.database)
+    with database.reader() as session:
+        ids = [rollout.id for rollout in queries.recent_rollouts(session)]
+    wrong = {
+        rollout: found for rollout in ids if (found := verify(database, rollout, datetime.now(UTC)))
+    }
+    for rollout, found in wrong.items():
+        print("\n".join(f"{rollout} {scope}" for scope in found))
+    if wrong:
+        raise ValueError(f"the sums of {len(wrong)} of {len(ids)} rollouts are not their reports'")
+    _say(f"the sums of {len(ids)} rollouts are exactly what their reports add up to")
+
+
 def _token(options: argparse.Namespace) -> None:
     settings = _settings(options)
     migrate(settings.database)
@@ -188,6 +207,13 @@ def _parser() -> argparse.ArgumentParser:
 
     upgrade = commands.add_parser("migrate", parents=[data], help="bring the database up to date")
     upgrade.set_defaults(run=_migrate)
+
+    sums = commands.add_parser(
+        "verify-sums",
+        parents=[data],
+        help="add up all canary reports again; exit 1 if that differs",
+    )
+    sums.set_defaults(run=_verify_sums)
 
     token = commands.add_parser("token", parents=[data], help="make an API token, shown once")
     token.add_argument("--name", required=True, help="whose token it is")

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import contract, poll, problems, webhooks
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
+from service.core.freshness import Tally
 from service.core.identity import Provider
 from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
@@ -67,7 +68,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.limits = {kind: Buckets(getattr(settings, f"{kind}_per_min")) for kind in kinds}
     app.state.provider = Provider(settings.oidc) if settings.oidc else None
     app.state.rollout_limits = limits
-    app.state.wake = threading.Event()
+    app.state.wake, app.state.reports = threading.Event(), Tally()
     problems.install(app)
     for _, routers in contract.AUDIENCES.values():
         for router in routers:

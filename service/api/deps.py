@@ -21,6 +21,7 @@ from service.blobs import Blobs
 from service.core import access, devices
 from service.core.credential import Shown, shown_by
 from service.core.errors import Unauthorized
+from service.core.freshness import Tally
 from service.db.session import Database
 from service.db.tables import ApiToken, Device
 from service.settings import Settings
@@ -48,6 +49,7 @@ Now = Annotated[datetime, Depends(clock)]
 Store = Annotated[Blobs, Depends(of_app("blobs"))]
 Config = Annotated[Settings, Depends(of_app("settings"))]
 Wake = Annotated[threading.Event, Depends(of_app("wake"))]
+Reports = Annotated[Tally, Depends(of_app("reports"))]
 Data = Annotated[Database, Depends(of_app("database"))]
 _SCHEME = HTTPBearer(scheme_name="bearer", auto_error=False)
 Sent = Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from service.api.artifacts import ARTIFACT, send_artifact
-from service.api.deps import Caller, Config, Fetcher, Now, SignedOrNot, Store, Tx, Wake
+from service.api.deps import Caller, Config, Fetcher, Now, Reports, SignedOrNot, Store, Tx, Wake
 from service.api.origin import certificate_of, limit_address
 from service.api.poll import headers_of
 from service.api.problems import document
@@ -124,10 +124,11 @@ def post_capacity(device: Caller, body: Capacity, session: Tx) -> dict[str, str]
 
 @router.post("/canary-reports", status_code=202, responses=document(401, 408, 409, 413, 422))
 def post_canary_report(
-    device: Caller, body: NewCanaryReport, session: Tx, now: Now, wake: Wake
+    device: Caller, body: NewCanaryReport, session: Tx, now: Now, wake: Wake, tally: Reports
 ) -> dict[str, str]:
     """Store a canary report; the first valid pair of a device counts."""
     result = reports.record_pair(session, device, body, now)
+    tally.add(result)
     wake.set()
     return {"result": result}
 

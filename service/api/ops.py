@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from service.api.deps import Config, Data, Now, Reader, Sent, Store, Tx, bearer, operator
+from service.api.deps import Config, Data, Now, Reader, Reports, Sent, Store, Tx, bearer, operator
 from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
@@ -76,9 +76,9 @@ watcher.scope = SCOPE  # type: ignore[attr-defined]  # the test of routes reads 
     response_class=PlainTextResponse,
     responses=document(401, 403),
 )
-def get_metrics(session: Reader, now: Now) -> Response:
-    """Show the gauges for Prometheus: seconds until documents expire, and how the publisher is."""
-    return Response(metrics(session, now), media_type=PROMETHEUS)
+def get_metrics(session: Reader, now: Now, reports: Reports) -> Response:
+    """Show Prometheus when documents expire, how the publisher is, and what reports came."""
+    return Response(metrics(session, now, reports), media_type=PROMETHEUS)
 
 
 @router.get("/whoami")

@@ -4,6 +4,7 @@ The title is the docstring of the refusal, the type its name; a 422 carries a JS
 each field. A bug answers 500 without a stack trace; the trace goes to the log.
 """
 
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from service.api.origin import denied
 from service.core.errors import LostRace, Refusal, TooManyRequests, Unauthorized
 
 logger = logging.getLogger(__name__)
+CANARY_REPORTS = "/device/v1/canary-reports"
 MEDIA_TYPE = "application/problem+json"
 STATUS_OF = {
     "INVALID": 422,
@@ -72,7 +74,7 @@ def problem(
 def install(app: FastAPI) -> None:
     """Make every error of an app a problem."""
     for kind in (Refusal, RequestValidationError, HTTPException, DBAPIError, Exception):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, counted)
     app.add_exception_handler(Repeated, repeat)
 
 
@@ -81,6 +83,15 @@ async def repeat(_request: Request, repeated: Exception) -> JSONResponse:
     assert isinstance(repeated, Repeated)
     headers = {"Idempotent-Replayed": "true"}
     return JSONResponse(repeated.body, repeated.status, headers=headers)
+
+
+async def counted(request: Request, error: Exception) -> JSONResponse:
+    """Return the problem that an error is, and count it if a canary report was refused."""
+    reply = await answer(request, error)
+    if request.url.path == CANARY_REPORTS:
+        kind = json.loads(bytes(reply.body))["type"]
+        request.app.state.reports.add(kind.removeprefix("/problems/"))
+    return reply
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:

@@ -24,6 +24,13 @@ def _moment(value: datetime) -> datetime:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+def _hour(value: datetime) -> datetime:
+    """Refuse what tells more than the hour."""
+    if value.minute or value.second or value.microsecond:
+        raise ValueError("a full hour is required")
+    return value
+
+
 def _text_only(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("a time is written as text, by ISO 8601")
@@ -145,7 +152,7 @@ class NewRollout(Body):
     release: Name
     cohort: Name
     stages: Annotated[list[NewStage], Field(min_length=1, max_length=20)]
-    gate: Annotated[dict[str, GateValue], Field(max_length=20)] = {}
+    gate: Annotated[dict[str, GateValue], Field(max_length=32)] = {}
     on_halt: Literal["keep", "revert"] = "revert"
 
 
@@ -225,7 +232,7 @@ class Counts(Body):
 
 
 class NewCanaryReport(Body):
-    """A device's counts of the old and the new model on its shard."""
+    """A device's counts of the old and the new model on its shard, and of the chain's base."""
 
     report_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     attempt: Positive
@@ -244,3 +251,7 @@ class NewCanaryReport(Body):
     old_ms: Size
     new_ms: Size
     gate: Literal["activated", "refused"]
+    base: Counts | None = None
+    worse_utts: Count | None = None
+    better_utts: Count | None = None
+    window_start: Annotated[Moment, AfterValidator(_hour)] | None = None

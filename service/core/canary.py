@@ -40,6 +40,9 @@ class Gate:
         sigma, pairs_expected: where the mixture is sharpest: variance sigma**2 per device.
         failures_fine, failures_bad: share of failing devices that is harmless and harmful.
         undecided_s: after so long in a stage without a verdict, a person decides.
+        control_share: share of the devices that run the old model against itself.
+        batch_share_most: largest share of the pairs that devices of one enrollment token may have,
+            unless twice their share of the fleet is more.
         proven_share_least: share of the reporting devices that must have an outcome, which only
             a poll with the new bytes, a refusal or a failure gives, before a stage may pass.
     """
@@ -63,6 +66,8 @@ class Gate:
     failures_fine: float = _bounded(0.02, 0.0001, 0.9999)
     failures_bad: float = _bounded(0.08, 0.0001, 0.9999)
     undecided_s: int = _bounded(259_200, 1, 365 * 86400)
+    control_share: float = _bounded(0.05, 0, 0.5)
+    batch_share_most: float = _bounded(0.05, 0.0001, 1)
     proven_share_least: float = _bounded(0.8, 0, 1)
 
     @property

@@ -108,10 +108,16 @@ def finish(
     ended = changed(session, still_open.values(outcome), touches)
     session.refresh(deployment)
     if ended and deployment.direction == "forward":
-        _free(session, deployment.rollout_id, deployment.stage, 1)
+        _free(session, deployment.rollout_id, deployment.stage, 1, state)
 
 
-def _free(session: Session, rollout_id: str, number: int, places: int) -> None:
+def _free(
+    session: Session, rollout_id: str, number: int, places: int, outcome: str = "canceled"
+) -> None:
+    """Free places of a stage, and count the outcome if that is one: devices, never events."""
+    failures = places if outcome in ("refused", "failed") else 0
+    finished = places if outcome == "confirmed" else failures
+    changes = {"in_flight": -places, "finished": finished, "failures": failures}
+    values = {getattr(Stage, name): getattr(Stage, name) + n for name, n in changes.items()}
     stage = update(Stage).where(Stage.rollout_id == rollout_id, Stage.number == number)
-    freeing = stage.values(in_flight=Stage.in_flight - places)
-    session.execute(freeing, execution_options={"touches": ()})
+    session.execute(stage.values(values), execution_options={"touches": ()})

@@ -48,10 +48,14 @@ def enroll(
     if row is None or not right or row.expires_at <= now or row.model != model:
         detail = "the enrollment token is not valid for this model, or expired"
         raise unauthorized(detail, token)
+    taken = {
+        EnrollmentToken.uses_left: EnrollmentToken.uses_left - 1,
+        EnrollmentToken.admitted: EnrollmentToken.admitted + 1,
+    }
     usable = update(EnrollmentToken).where(
         EnrollmentToken.id == row.id, EnrollmentToken.uses_left > 0
     )
-    if not changed(session, usable.values(uses_left=EnrollmentToken.uses_left - 1)):
+    if not changed(session, usable.values(taken)):
         raise unauthorized("the enrollment token is used up", token)
     if queries.first(session, Device, serial=serial) is not None:
         raise SerialTaken(
@@ -64,7 +68,9 @@ def enroll(
         digest, credential = signed.sha256, ""
     fresh = {"status": "active", "tags": {}, "enrolled_at": now, "credential_sha256": digest}
     number = signed.number if signed else None
-    device = Device(id=device_id, serial=serial, signed_number=number, **fresh, **described)
+    device = Device(
+        id=device_id, serial=serial, enrolled_by=row.id, signed_number=number, **fresh, **described
+    )
     session.add(device)
     session.flush()
     session.add(DeviceModel(device_id=device.id, model=model, running_sha256="", order_seq=0))

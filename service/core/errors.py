@@ -109,6 +109,10 @@ class CountsMismatch(Refusal):
     """The report does not fit the signed canary set or the deployment."""
 
 
+class ImpossibleCounts(Refusal):
+    """The counts of the report cannot be true of any model."""
+
+
 class DigestMismatch(Refusal):
     """The body is not what its name says."""
 

@@ -4,6 +4,8 @@ Expiry is a state of health, a metric and an alert, never a surprise: nothing th
 device from running its model, but every update waits until somebody has signed again.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,9 +52,27 @@ def publisher_view(session: Session, now: datetime) -> dict[str, Any]:
     }
 
 
-def metrics(session: Session, now: datetime) -> str:
-    """Return the gauges of Prometheus' text format; labels are roles, as many as models."""
+class Tally:
+    """How often each outcome happened in this process; outcomes are words of the code, and few."""
+
+    def __init__(self) -> None:
+        self._lock, self._counts = threading.Lock(), Counter[str]()
+
+    def add(self, outcome: str) -> None:
+        """Count one."""
+        with self._lock:
+            self._counts[outcome] += 1
+
+    def counts(self) -> dict[str, float]:
+        """Return outcome -> how often."""
+        with self._lock:
+            return dict(sorted(self._counts.items()))
+
+
+def metrics(session: Session, now: datetime, reports: Tally) -> str:
+    """Return Prometheus' text format; labels are roles, as many as models, and outcomes."""
     ends, last = _ends(session), session.get(PublisherState, 1)
+    paused = queries.recent_rollouts(session, states=["paused"])
     gauges: dict[str, tuple[str, dict[str, float]]] = {
         "fleetdiff_metadata_expiry_seconds": (
             "Until the newest signed document of a role expires.",
@@ -66,10 +86,19 @@ def metrics(session: Session, now: datetime) -> str:
             "What the publisher could not sign in its last round.",
             {"": len(last.problems)} if last else {},
         ),
+        "fleetdiff_sums_disagree": (
+            "Rollouts that are paused since their sums are not what their reports add up to.",
+            {"": sum("sums_disagree" in rollout.reasons for rollout in paused)},
+        ),
+        "fleetdiff_canary_reports_total": (
+            "Canary reports that this process took or refused, by outcome.",
+            {f'{{outcome="{outcome}"}}': n for outcome, n in reports.counts().items()},
+        ),
     }
     lines = []
     for name, (told, values) in gauges.items():
-        lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge"]
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
         lines += [f"{name}{labels} {value:.0f}" for labels, value in values.items()]
     return "\n".join(lines) + "\n"
 

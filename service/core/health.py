@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, policy
+from service.core import canary, policy, sums
 from service.core.devices import authentication
 from service.core.freshness import publisher_view
 from service.core.tick import observe
@@ -20,6 +20,7 @@ from service.db.tables import CanarySet, Device, DeviceModel, Model
 BP = 10_000
 SAMPLE_MAX = 10
 ROLLOUTS_MAX = 20  # of the whole fleet
+NOTHING = canary.Sums(), sums.Errors(0, 0, 0)
 OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
 
 
@@ -44,11 +45,11 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
     """Return a rollout's word error rates, its evidence, and what it waits for."""
     seen = observe(session, rollout, now)
     found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)
-    errors = queries.errors_by_stage(session, rollout.id).values()
+    _, errors = sums.by_scope(session, rollout.id).get(("canary", "all"), NOTHING)
     pairs = seen.sums.n
     return {
         "pairs": pairs,
-        **_rates(*(sum(column) for column in zip((0, 0, 0), *errors, strict=True))),
+        **_rates(*errors),
         "change_bp": round(found.change * BP) if pairs else None,
         "lower_bp": round(found.lower * BP) if pairs else None,
         "upper_bp": round(found.upper * BP) if pairs else None,
@@ -118,7 +119,7 @@ def device_view(row: DeviceModel) -> dict[str, Any]:
 
 def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
     tallies = queries.tallies(session, rollout.id)
-    errors = queries.errors_by_stage(session, rollout.id)
+    found = sums.by_scope(session, rollout.id)
     ids = session.scalars(queries.cohort_devices(rollout.cohort))
     buckets = [policy.bucket(rollout.salt, i) for i in ids]
     views = []
@@ -132,7 +133,7 @@ def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
         views.append(
             stage.shown("number share_bp state started_at")
             | counts
-            | _rates(*errors.get(stage.number, (0, 0, 0)))
+            | _rates(*found.get(("canary", f"stage:{stage.number}"), NOTHING)[1])
             | {
                 "devices": sum(b < stage.share_bp for b in buckets),
                 "bytes_sent": sum(tally.bytes_sent for tally in ours),

@@ -99,8 +99,17 @@ def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
         "release": release.name,
         **release.shown("sha256 bytes"),
         "pipelines": [[vars(step) for step in way.steps] for way in pipelines],
-        "canary": None if back else canary_of(session, row.model, row.device_id),
+        "canary": None if back else _trial_of(session, deployment),
     }
+
+
+def _trial_of(session: Session, deployment: Deployment) -> dict[str, Any] | None:
+    """Return the shard of a device, which models it compares, and what they go back to."""
+    rollout = deployment.rollout
+    shard = canary_of(session, rollout.model, deployment.device_id)
+    base = rollout.base_sha256 if rollout.base_sha256 != deployment.from_sha256 else None
+    arm = policy.arm(rollout.salt, deployment.device_id, policy.gate_of(rollout.gate))
+    return shard and shard | {"arm": arm, "base": base}
 
 
 def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | None:

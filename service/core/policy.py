@@ -67,6 +67,16 @@ def bucket(salt: str, device_id: str) -> int:
     return int.from_bytes(digest) % BUCKETS
 
 
+def arm(salt: str, device_id: str, gate: Gate) -> str:
+    """Return "control" for the few that run the old model against itself, else "canary".
+
+    Drawn apart from the bucket, so that every stage has its share of them.
+    """
+    return (
+        "control" if bucket(f"{salt}/arm", device_id) < gate.control_share * BUCKETS else "canary"
+    )
+
+
 def decide(seen: Observation) -> Decision:
     """Return what the rollout does next."""
     found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)

@@ -6,23 +6,28 @@ first valid pair of a device enters the sums in the same transaction and is froz
 """
 
 import hashlib
+import logging
+import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, or_, update
 from sqlalchemy.orm import Session
 
-from service.core import canary, deployments, ways
+from service.core import canary, deployments, policy, sums, ways
 from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
-from service.core.errors import CountsMismatch, ReportClosed
+from service.core.canary import Gate
+from service.core.errors import CountsMismatch, ImpossibleCounts, ReportClosed
 from service.core.offers import canary_of
 from service.core.policy import gate_of
-from service.db import queries
+from service.core.sums import Errors, Pair
+from service.db import pairs, queries
 from service.db.entries import of_device
-from service.db.rollout_tables import LIVE, OPEN, CanaryReport, CanarySums, Deployment, Event
-from service.db.session import insert_into
+from service.db.rollout_tables import LIVE, OPEN, CanaryReport, Deployment, Event, Rollout
 from service.db.tables import Device, DeviceModel
 from trust.fields import VERSION
+
+logger = logging.getLogger(__name__)
 
 BYTES_SENT_MAX = 1 << 40  # what one device claims must not overflow the sum over all
 AGENT = "note", "agent"  # the event that tells which agent runs there now
@@ -30,7 +35,13 @@ OUTCOMES = {  # direction -> kind of event -> how it ends the deployment
     "forward": {"refused": "refused", "failed": "failed", "rolled_back": "failed"},
     "back": {"refused": "failed", "failed": "failed"},
 }
-KEPT = "report_id canary_set shard runtime gate ref_words old_ms new_ms".split()
+MODELS = ("old", "new", "base")
+KEPT = (
+    "report_id canary_set shard runtime gate ref_words old_ms new_ms "
+    "worse_utts better_utts window_start"
+).split()
+CLOCK_WRONG_MAX = timedelta(days=1)  # of a device
+BATCH_PAIRS_LEAST = 3  # of one enrollment token count in any case
 
 
 def note_seen(session: Session, seen: Mapping[str, datetime]) -> None:
@@ -73,71 +84,153 @@ def record_capacity(session: Session, device: Device, has: Capacity) -> None:
 
 
 def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: datetime) -> str:
-    """Store a canary report; returns "counted", "repeat" (kept, not counted) or "duplicate".
+    """Store a canary report.
+
+    Returns:
+        "counted"; "duplicate": it is here already; or why it is kept and not counted: "repeat",
+        "capped" (its batch has its share) or "contradicts" (its own last trial).
 
     Raises:
         CountsMismatch: it does not fit the deployment, the set or the device's shard.
+        ImpossibleCounts: there are more errors than words.
         ReportClosed: the rollout ended before this report came.
     """
     deployment = session.get(Deployment, pair.deployment)
     if deployment is None or deployment.device_id != device.id:
         raise CountsMismatch("the report names no deployment of this device")
     rollout = deployment.rollout
-    _check(session, device, deployment, pair)
+    gate = gate_of(rollout.gate)
+    # Never from the body: a device does not choose on which side its word counts.
+    arm = policy.arm(rollout.salt, device.id, gate)
+    _check(session, device, deployment, arm, pair, now)
     if session.get(CanaryReport, (rollout.id, device.id, pair.report_id)) is not None:
         return "duplicate"
     if rollout.state not in LIVE:
         raise ReportClosed(f"rollout {rollout.id} is {rollout.state}")
-    ours = {"rollout_id": rollout.id, "device_id": device.id}
-    known = queries.first(session, CanaryReport, **ours, counted=True)
-    # A device in quarantine is heard, not believed.
-    first = device.status == "active" and known is None
+    result = _standing(session, device, rollout, arm, pair)
+    counted = result == "counted"
+    scopes = _scopes(gate, device, deployment.stage, arm, pair) if counted else {}
+    added = {"d": scopes["all"].d, "b": scopes["all"].b} if counted else {}
+    if chain := scopes.get("chain"):
+        added |= {"chain_d": chain.d, "chain_b": chain.b}
     said = pair.model_dump(by_alias=True)
+    counts = {f"{of}_{kind}": n for of in MODELS for kind, n in (said[of] or {}).items()}
     session.add(
         CanaryReport(
-            **ours,
+            rollout_id=rollout.id,
+            device_id=device.id,
             stage=deployment.stage,
-            counted=first,
+            counted=counted,
+            arm=arm,
+            hardware=device.hardware,
+            batch=device.enrolled_by,
             received_at=now,
             **{name: said[name] for name in KEPT},
-            **{f"old_{kind}": errors for kind, errors in said["old"].items()},
-            **{f"new_{kind}": errors for kind, errors in said["new"].items()},
+            **counts,
+            **added,
         )
     )
-    if not first:
-        return "repeat"
     session.flush()
-    old, new = pair.old.total, pair.new.total
-    _add(session, rollout.id, *canary.contribution(gate_of(rollout.gate), old, new, pair.ref_words))
+    sums.add(session, rollout.id, device.id, arm, scopes)
+    return result
+
+
+def _scopes(
+    gate: Gate, device: Device, stage: int, arm: str, pair: NewCanaryReport
+) -> dict[str, Pair]:
+    """Return what a pair adds to each scope it belongs to."""
+
+    def against(old: int) -> Pair:
+        d, b = canary.contribution(gate, old, pair.new.total, pair.ref_words)
+        return Pair(d, b, Errors(old, pair.new.total, pair.ref_words))
+
+    ours = against(pair.old.total)
+    scopes = {"all": ours, f"stage:{stage}": ours}
+    if device.enrolled_by is not None:
+        scopes[f"batch:{device.enrolled_by}"] = ours
+    if arm == "canary":
+        scopes[f"hw:{device.hardware}"] = ours
+        if pair.base is not None:
+            scopes["chain"] = against(pair.base.total)
+    return scopes
+
+
+def _standing(
+    session: Session, device: Device, rollout: Rollout, arm: str, pair: NewCanaryReport
+) -> str:
+    """Return "counted", or why the pair is kept only."""
+    ours = {"rollout_id": rollout.id, "device_id": device.id}
+    known = queries.first(session, CanaryReport, **ours, counted=True)
+    # A device in quarantine is heard, not believed. One that runs no placebo says nothing of it.
+    placebo = pair.new_model == pair.old_model
+    if device.status != "active" or known is not None or placebo != (arm == "control"):
+        return "repeat"
+    if _contradicts(session, device, pair):
+        logger.warning("canary contradicts", extra={"device": device.id, "rollout": rollout.id})
+        return "contradicts"
+    if device.enrolled_by is not None and _is_capped(session, rollout, device.enrolled_by):
+        logger.warning("canary capped", extra={"batch": device.enrolled_by, "rollout": rollout.id})
+        return "capped"
     return "counted"
 
 
-def _check(session: Session, device: Device, deployment: Deployment, pair: NewCanaryReport) -> None:
-    shard = canary_of(session, deployment.rollout.model, device.id) or {}
+def _contradicts(session: Session, device: Device, pair: NewCanaryReport) -> bool:
+    """Whether the old model was quite another one when this device heard it as the new one.
+
+    The same bytes, words and runtime: what looks better now must not have been made worse before.
+    """
+    same = {name: getattr(pair, name) for name in ("canary_set", "shard", "runtime")}
+    before = pairs.earlier_trial(session, device.id, pair.old_model, **same)
+    if before is None:
+        return False
+    then, now = before.new_sub + before.new_del + before.new_ins, pair.old.total
+    return abs(now - then) > max(0.05 * pair.ref_words, 4 * math.sqrt(now + then))
+
+
+def _is_capped(session: Session, rollout: Rollout, token: str) -> bool:
+    """Whether the devices of one enrollment token have as much of the word as they may.
+
+    A stolen token admits as many devices as it has uses left, and all of them answer at once.
+    """
+    gate = gate_of(rollout.gate)
+    every, batch = pairs.pairs_in(session, rollout.id, "all", f"batch:{token}")
+    if batch < max(gate.hostile_count, BATCH_PAIRS_LEAST):
+        return False
+    if batch + 1 <= gate.batch_share_most * (every + 1):
+        return False
+    ours, fleet = pairs.admitted_by(session, token)
+    return batch + 1 > 2 * ours / max(fleet, 1) * (every + 1)
+
+
+def _check(
+    session: Session,
+    device: Device,
+    deployment: Deployment,
+    arm: str,
+    pair: NewCanaryReport,
+    now: datetime,
+) -> None:
+    rollout = deployment.rollout
+    shard = canary_of(session, rollout.model, device.id) or {}
     named = f"{deployment.release.name}|{device.id}|{pair.canary_set}|{pair.shard}|{pair.attempt}"
+    placebo = arm == "control" and pair.new_model == pair.old_model
     expected = {
         "canary_set": shard.get("set"),
         **{name: shard.get(name) for name in ("shard", "utterances", "ref_words")},
         "old_model": deployment.from_sha256,
-        "new_model": deployment.to_sha256,
+        "new_model": deployment.from_sha256 if placebo else deployment.to_sha256,
         "report_id": hashlib.sha256(named.encode()).hexdigest()[:32],
     }
     for field, value in expected.items():
         if getattr(pair, field) != value:
             raise CountsMismatch(f"{field} is {getattr(pair, field)!r}, expected {value!r}")
-    for counts in (pair.old, pair.new):
+    if pair.base and rollout.base_sha256 in (None, deployment.from_sha256):
+        raise CountsMismatch("base has counts, and this plan names no base")
+    at = pair.window_start
+    if at and not deployment.created_at - CLOCK_WRONG_MAX <= at <= now + CLOCK_WRONG_MAX:
+        raise CountsMismatch(f"window_start is {at:%FT%RZ}, not since the offer and until now")
+    for counts in filter(None, (pair.old, pair.new, pair.base)):
         if counts.sub + counts.delete > pair.ref_words or counts.ins > pair.ref_words:
-            raise CountsMismatch("more errors than the reference has words")
-
-
-def _add(session: Session, rollout_id: str, d: int, b: int) -> None:
-    """Add one contribution to the sums, in one statement, whoever else adds at the same time."""
-    added = {"n": 1, "sd": d, "sdd": d * d, "sb": b, "sbb": b * b, "sdb": d * b}
-    session.execute(
-        insert_into(session, CanarySums)
-        .values(rollout_id=rollout_id, scope="all", **added)
-        .on_conflict_do_update(
-            index_elements=["rollout_id", "scope"],
-            set_={name: getattr(CanarySums, name) + value for name, value in added.items()},
-        )
-    )
+            raise ImpossibleCounts("more errors than the reference has words")
+    if (pair.worse_utts or 0) + (pair.better_utts or 0) > pair.utterances:
+        raise ImpossibleCounts("more utterances are worse or better than were heard")

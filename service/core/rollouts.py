@@ -104,6 +104,7 @@ def create_rollout(
         cohort_id=chosen.id,
         salt=secrets.token_hex(16),
         gate=fixed,
+        base_sha256=_base_of(session, target),
         gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
         on_halt=on_halt,
         waiting_for="a person starts it",
@@ -116,6 +117,20 @@ def create_rollout(
     wanted = {"model": model, "release": release, "cohort": cohort, "gate": rollout.gate_sha256}
     audit.record(session, "rollout.create", rollout.id, now, **wanted)
     return rollout
+
+
+def _base_of(session: Session, release: Release) -> str | None:
+    """Return where patches lead from to a release, the whole way back; None if nowhere.
+
+    A release that is published without a patch begins a chain of its own.
+    """
+    patches = queries.patches_of(session, release.model)
+    base, reached = release, {release.id}
+    for patch in sorted(patches, key=lambda patch: -patch.target.seq):
+        if patch.to_release in reached and patch.source.seq < patch.target.seq:
+            reached.add(patch.from_release)
+            base = min(base, patch.source, key=lambda found: found.seq)
+    return base.sha256 if base is not release else None
 
 
 def rollout_named(session: Session, rollout_id: str, *, to_change: bool = False) -> Rollout:

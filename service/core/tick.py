@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from service.core import deployments, policy, rollouts
+from service.core import deployments, policy, rollouts, sums
 from service.core.canary import Sums
 from service.core.errors import WrongState
 from service.db import queries
 from service.db.pipelines import Answer
-from service.db.rollout_tables import Rollout
+from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
 ANSWERS_KEPT = timedelta(days=1)  # for who sends a request again
 SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
+VERIFIED_EVERY = timedelta(days=1)
+SUMS_DISAGREE = "sums_disagree"
 
 
 def tick(database: Database, now: datetime) -> None:
@@ -36,14 +38,39 @@ def tick(database: Database, now: datetime) -> None:
         _reap(session, now)
         session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))
     with database.reader() as session:
-        running = [r.id for r in queries.recent_rollouts(session, states=["running"])]
-    for rollout_id in running:
+        live = queries.recent_rollouts(session, states=LIVE)
+    for rollout in live:
+        if now - (rollout.verified_at or rollout.started_at or now) >= VERIFIED_EVERY:
+            verify(database, rollout.id, now)
+    for rollout_id in [rollout.id for rollout in live if rollout.state == "running"]:
         try:
             with database.writer() as session:
                 rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
                 step(session, rollout, now)
         except WrongState as error:  # somebody was faster: the next tick looks afresh
             logger.info("tick lost a race", extra={"rollout": rollout_id, "why": error.detail})
+
+
+def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
+    """Add up the pairs of a rollout again; if its sums are something else, it waits for a person.
+
+    Returns:
+        The scopes that disagree, in words.
+    """
+    with database.writer() as session:
+        rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
+        wrong = sums.disagreements(session, rollout.id)
+        rollout.verified_at = now
+        if wrong:
+            logger.error("sums disagree", extra={"rollout": rollout.id, "scopes": wrong})
+        if wrong and rollout.state == "running":
+            reasons = sorted({*rollout.reasons, SUMS_DISAGREE})
+            because = f"{len(wrong)} sums are not what the reports add up to"
+            paused = {"state": "paused", "reasons": reasons, "waiting_for": because}
+            evidence = {"disagreements": wrong}
+            reason = f"{SUMS_DISAGREE}: {because}"
+            rollouts.change(session, rollout, "pause", reason, "tick", now, evidence, **paused)
+    return wrong
 
 
 def step(session: Session, rollout: Rollout, now: datetime) -> None:
@@ -87,15 +114,14 @@ def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observa
         if tally.direction == "forward":
             devices[tally.state] += tally.devices
     failures = devices["refused"] + devices["failed"]
-    row = queries.sums_of(session, rollout.id)
-    sums = Sums(**row.shown("n sd sdd sb sbb sdb")) if row else Sums()
+    pooled, _ = sums.by_scope(session, rollout.id).get(("canary", "all"), (Sums(), None))
     overridden = any(
         d.decision == "override" and d.stage == rollout.stage
         for d in queries.decisions_of(session, rollout.id)
     )
     return policy.Observation(
         gate=policy.gate_of(rollout.gate),
-        sums=sums,
+        sums=pooled,
         stage=rollout.stage,
         stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),

@@ -13,8 +13,6 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from service.db.rollout_tables import (
     LIVE,
     OPEN,
-    CanaryReport,
-    CanarySums,
     Cohort,
     CohortMember,
     Decision,
@@ -228,11 +226,6 @@ def tallies(session: Session, rollout_id: str) -> list[Tally]:
     return [Tally(stage, way, state, n, int(sent)) for stage, way, state, n, sent in found]
 
 
-def sums_of(session: Session, rollout_id: str, scope: str = "all") -> CanarySums | None:
-    """Return the canary sums of a rollout."""
-    return session.get(CanarySums, (rollout_id, scope))
-
-
 def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
     """Return a rollout's decisions, the oldest first."""
     rows = select(Decision).filter_by(rollout_id=rollout_id).order_by(Decision.seq)
@@ -278,12 +271,3 @@ def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -
     )
     found = (on_it, out, select(Device.id).where(beyond))
     return {device_id for rows in found for device_id in session.scalars(rows)}
-
-
-def errors_by_stage(session: Session, rollout_id: str) -> dict[int, tuple[int, int, int]]:
-    """Return stage -> (word errors of the old model, of the new one, reference words)."""
-    r = CanaryReport
-    old, new = r.old_sub + r.old_del + r.old_ins, r.new_sub + r.new_del + r.new_ins
-    rows = select(r.stage, func.sum(old), func.sum(new), func.sum(r.ref_words)).group_by(r.stage)
-    found = session.execute(rows.where(r.rollout_id == rollout_id, r.counted))
-    return {stage: (int(old), int(new), int(words)) for stage, old, new, words in found}

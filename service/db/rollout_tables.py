@@ -57,6 +57,9 @@ class Rollout(Table):
     salt: Mapped[str]
     gate: Mapped[dict[str, Any]]
     gate_sha256: Mapped[str]
+    base_sha256: Mapped[str | None]  # where the chain of patches to the release begins
+    classes: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True))  # of hardware
+    verified_at: Mapped[datetime | None]  # when the sums were last compared with the pairs
     on_halt: Mapped[str]
     halt_reason: Mapped[str] = mapped_column(default="")
     waiting_for: Mapped[str]
@@ -92,6 +95,8 @@ class Stage(Table):
     soak_s: Mapped[int]
     in_flight_max: Mapped[int | None]
     in_flight: Mapped[int] = mapped_column(default=0)
+    finished: Mapped[int] = mapped_column(default=0, server_default="0")  # devices with an outcome
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")  # that refused or failed
     state: Mapped[str] = mapped_column(default="waiting")
     started_at: Mapped[datetime | None]
     __table_args__ = (
@@ -152,6 +157,9 @@ class CanaryReport(Table):
     report_id: Mapped[str] = mapped_column(primary_key=True)
     stage: Mapped[int]
     counted: Mapped[bool]  # the first pair of a device counts, later ones are kept
+    arm: Mapped[str] = mapped_column(server_default="canary")
+    hardware: Mapped[str] = mapped_column(server_default="")
+    batch: Mapped[str | None]
     canary_set: Mapped[str]
     shard: Mapped[str]
     runtime: Mapped[str]
@@ -163,6 +171,17 @@ class CanaryReport(Table):
     new_sub: Mapped[int]
     new_del: Mapped[int]
     new_ins: Mapped[int]
+    base_sub: Mapped[int | None]
+    base_del: Mapped[int | None]
+    base_ins: Mapped[int | None]
+    # What it adds to the sums, in units of 1e-5 WER: against the old model, and the chain's base.
+    d: Mapped[int | None]
+    b: Mapped[int | None]
+    chain_d: Mapped[int | None]
+    chain_b: Mapped[int | None]
+    worse_utts: Mapped[int | None]
+    better_utts: Mapped[int | None]
+    window_start: Mapped[datetime | None]  # the hour of the trial, by the device's clock
     old_ms: Mapped[int]
     new_ms: Mapped[int]
     received_at: Mapped[datetime]
@@ -179,16 +198,26 @@ class CanaryReport(Table):
 
 
 class CanarySums(Table):
-    """Six integers are the whole state of the statistic, in units of 1e-5 WER."""
+    """Six integers are the whole state of the statistic, in units of 1e-5 WER.
+
+    A scope is `all`, `stage:N`, `hw:CLASS`, `chain` or `batch:TOKEN`; it lies in several rows where
+    writers would wait for each other.
+    """
 
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    arm: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str] = mapped_column(primary_key=True)
+    slot: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
     sd: Mapped[int]
     sdd: Mapped[int]
     sb: Mapped[int]
     sbb: Mapped[int]
     sdb: Mapped[int]
+    old_errors: Mapped[int]
+    new_errors: Mapped[int]
+    ref_words: Mapped[int]
+    __table_args__ = (one_of("arm", "canary", "control"),)
 
 
 class Decision(Table):

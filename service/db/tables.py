@@ -197,6 +197,7 @@ class EnrollmentToken(Table):
     model: Mapped[str] = mapped_column(ForeignKey("model.name"))
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))
     uses_left: Mapped[int]
+    admitted: Mapped[int] = mapped_column(default=0, server_default="0")
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
     __table_args__ = (CheckConstraint("uses_left >= 0", name="uses"),)
@@ -219,6 +220,7 @@ class Device(Table):
     signed_number: Mapped[int | None]  # the highest of a signed request; None: a bearer's secret
     certificate_sha256: Mapped[str | None]  # without which the credential is none
     enrolled_at: Mapped[datetime]
+    enrolled_by: Mapped[str | None]  # the enrollment token; its devices are a batch
     last_seen_at: Mapped[datetime | None]
     __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
 

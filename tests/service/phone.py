@@ -52,7 +52,7 @@ class Phone:
             "attempt": 1,
             "deployment": plan["deployment"],
             "old_model": self.runs,
-            "new_model": plan["sha256"],
+            "new_model": self.runs if canary["arm"] == "control" else plan["sha256"],
             "canary_set": canary["set"],
             "shard": canary["shard"],
             "scorer": "wer/1",

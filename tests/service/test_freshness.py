@@ -102,7 +102,7 @@ def test_a_trouble_of_the_publisher_is_a_state_of_health_until_it_ends(pinned: W
 
 
 def test_a_server_that_nothing_was_published_to_has_metrics_too(unpublished: World) -> None:
-    assert gauges(unpublished) == {}
+    assert gauges(unpublished) == {"fleetdiff_sums_disagree": 0}
     assert ready(unpublished)["reasons"] == ["publisher_silent"]
 
 
@@ -125,7 +125,10 @@ def test_nothing_that_a_device_says_of_itself_becomes_a_label(pinned: World) -> 
         phone = pinned.enroll(f"{'s' * 120}{number}", hardware=f"h{number}", attributes=long)
         phone.say("note", reason="r" * 60, detail="\n# TYPE x counter\nx 1" * 20)
         phone.poll()
-    assert set(gauges(pinned)) == before
+        for junk in ({"k" * 200: 1}, {"runtime": "r" * 5000}, {"scorer": f"wer/{number}"}):
+            refused(phone.request("POST", "/canary-reports", json=junk), 422)
+    refusals = {'fleetdiff_canary_reports_total{outcome="invalid-request"}'}
+    assert set(gauges(pinned)) - before == refusals
 
 
 def test_a_store_that_hangs_holds_one_thread_however_many_ask_without_a_token(
@@ -165,6 +168,7 @@ def test_the_alerts_are_at_the_days_of_the_code_and_over_metrics_that_exist(pinn
                 days[role.partition("-")[0]].append(int(found[2]))
     assert {role: tuple(found) for role, found in days.items()} == ALARM_DAYS
     assert f"> {SILENT.seconds // 60} * 60" in " ".join(rules)
+    refused(pinned.client.post("/device/v1/canary-reports"), 401)  # a counter begins with one
     named = {name for rule in rules for name in re.findall(r"fleetdiff_\w+", rule)}
     assert named == {name.partition("{")[0] for name in gauges(pinned)}
 
@@ -178,7 +182,7 @@ def test_promtool_takes_the_alerts_and_the_metrics(pinned_sqlite: World) -> None
         pytest.skip(reason)
     rules = [promtool, "check", "rules", str(ALERTS)]
     assert (
-        "9 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
+        "12 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
     )
     text = pinned_sqlite.call("GET", "/metrics").text
     check = [promtool, "check", "metrics"]

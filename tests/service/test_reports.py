@@ -1,14 +1,16 @@
 """Canary reports: one true pair of a device counts, once, exactly; nothing else moves a sum."""
 
 import hashlib
+import re
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
 import pytest
 
 from service.core import canary
+from service.core import sums as kept
 from service.core.canary import Gate
-from service.db.queries import sums_of
 from tests.service.world import BASE, BETTER, MODEL, Phone, World, digest, outcomes, refused
 
 NOTHING = (0, 0, 0, 0, 0, 0)
@@ -43,13 +45,22 @@ MALFORMED: list[dict[str, Any]] = [
     {"old_ms": -1},
     {"new_ms": 1 << 60},
     {"gate": "passed"},
+    {"base": COUNTS | {"sub": -1}},
+    {"base": []},
+    {"worse_utts": -1},
+    {"better_utts": "1"},
+    {"window_start": "2026-06-01T12:30:00Z"},
+    {"window_start": 1_780_000_000},
+    {"arm": "control"},
+    {"hardware": "h9"},
+    {"cohort": "all"},
 ]
 
 
 def sums(world: World, rollout: str) -> tuple[int, ...]:
     with world.app.state.database.reader() as session:
-        row = sums_of(session, rollout)
-        return tuple(getattr(row, n) for n in "n sd sdd sb sbb sdb".split()) if row else NOTHING
+        found = kept.by_scope(session, rollout)
+        return astuple(found["canary", "all"][0]) if found else NOTHING
 
 
 def expected(pairs: list[tuple[int, int]], words: int = 100) -> tuple[int, ...]:
@@ -90,12 +101,21 @@ def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite
         {"utterances": 21},
         {"ref_words": 99},
         {"ref_words": 101},
+        {"base": COUNTS},  # r2 comes right after the base of its chain
+        {"window_start": "2026-05-31T11:00:00Z"},
+        {"window_start": "2026-06-02T14:00:00Z"},
+    ]
+    impossible: list[dict[str, Any]] = [
         {"old": COUNTS | {"sub": 101}},
         {"new": COUNTS | {"sub": 60, "del": 41}},
         {"new": COUNTS | {"ins": 101}},
+        {"worse_utts": 12, "better_utts": 9},
+        {"worse_utts": 21},
     ]
     for change in fitting:
         refused(phone.pair(plan, 10, 10, **change), 422, "counts-mismatch")
+    for change in impossible:
+        refused(phone.pair(plan, 10, 10, **change), 422, "impossible-counts")
     for change in [*MALFORMED, {"device_id": other.id}]:
         refused(phone.pair(plan, 10, 10, **change), 422, "invalid-request")
     for constant in (b"NaN", b"Infinity", b"1e999"):
@@ -104,7 +124,14 @@ def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite
         reply = phone.request("POST", "/canary-reports", content=body, headers=headers)
         refused(reply, 422, "invalid-request")
     assert world.rows() == before and sums(world, rollout) == NOTHING
-    assert phone.pair(plan, 10, 10).json() == {"result": "counted"}
+    more = {"worse_utts": 12, "better_utts": 8, "window_start": "2026-06-01T12:00:00Z"}
+    assert phone.pair(plan, 10, 10, **more).json() == {"result": "counted"}
+    text = world.call("GET", "/metrics").text
+    told = dict(re.findall(r'reports_total\{outcome="(.*)"\} (\d+)', text))
+    counts = {"counts-mismatch": len(fitting), "impossible-counts": len(impossible), "counted": 1}
+    assert told == {k: str(n) for k, n in counts.items()} | {
+        "invalid-request": str(len(MALFORMED) + 1 + 3)
+    }
 
 
 @pytest.mark.attack("A04", "T06", "T07")

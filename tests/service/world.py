@@ -27,7 +27,8 @@ from service.app import create_app
 from service.core import access, devices, offers, publisher
 from service.core.keys import OnlineKeys, Publisher
 from service.core.tick import tick
-from service.db.tables import Table
+from service.db.rollout_tables import Deployment
+from service.db.tables import Device, Table
 from service.settings import Settings
 from tests.service.phone import Phone
 from trust import sign
@@ -252,8 +253,10 @@ class World:
         self.publish_all()
         return self.start_rollout("r2", "all", **{"stages": [{"share_bp": 10_000}]} | more)
 
-    def fleet(self, count: int, runs: str) -> list[Phone]:
-        """Enroll many devices in one transaction, past HTTP, and note what they run."""
+    def fleet(
+        self, count: int, runs: str, *, prefix: str = "serial", hardware: Sequence[str] = ("h1",)
+    ) -> list[Phone]:
+        """Enroll many devices by one token in one transaction, past HTTP; note what they run."""
         phones = []
         with self.app.state.database.writer() as session:
             lifetime = timedelta(days=1)
@@ -264,8 +267,8 @@ class World:
                     session,
                     token[1],
                     model=MODEL,
-                    serial=f"serial-{number}",
-                    hardware="h1",
+                    serial=f"{prefix}-{number}",
+                    hardware=hardware[number % len(hardware)],
                     attributes={},
                     agent_version="1",
                     now=self.now,
@@ -275,15 +278,25 @@ class World:
                 phones.append(Phone(self, device.id, credential, runs))
         return phones
 
+    def plans(self, phones: Sequence[Phone]) -> list[Any]:
+        """Offer to many devices in one transaction, past HTTP and without orders; None: on hold."""
+        plans = []
+        with self.app.state.database.writer() as session:
+            for phone in phones:
+                device = session.get_one(Device, phone.id)
+                answer = offers.check_in(session, device, phone.runs, timedelta(days=1), self.now)
+                deployment = session.get(Deployment, answer.row.deployment_id or "")
+                offer = offers.Answer(answer.row, deployment, None)
+                plans.append(offers.plan_of(session, offer) if deployment else None)
+        return plans
+
     def start_rollout(
         self, release: str, cohort: str, *, full_downloads: bool = False, **more: Any
     ) -> str:
-        body = {
-            "model": MODEL,
-            "release": release,
-            "cohort": cohort,
-            "stages": [{"share_bp": 5000}, {"share_bp": 10000}],
-        } | more
+        body: dict[str, Any] = {"model": MODEL, "release": release, "cohort": cohort}
+        body |= {"stages": [{"share_bp": 5000}, {"share_bp": 10000}]} | more
+        # Every device compares old and new, unless a test is about those that do not.
+        body["gate"] = {"control_share": 0} | more.get("gate", {})
         rollout = self.ok("POST", "/v1/rollouts", json=body)["id"]
         asked = {"accept_full_downloads": full_downloads}
         self.ok("POST", f"/v1/rollouts/{rollout}/start", params=asked)
