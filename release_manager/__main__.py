@@ -71,6 +71,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "[--accept-full-downloads]": rollouts.start,
     "rollout list [--model] [--state]": fleet.list_rollouts,
     "rollout status ID [--watch]": rollouts.status,
+    "rollout decisions ID": rollouts.decisions,
     "rollout pause ID [--reason]": rollouts.pause,
     "rollout resume ID [--reason] [--accept-full-downloads]": rollouts.resume,
     "rollout halt ID --reason": rollouts.halt,

@@ -59,6 +59,16 @@ def status(args: Namespace, settings: Settings) -> Reply:
     return Reply(rollout, _outcome(rollout))
 
 
+def decisions(args: Namespace, settings: Settings) -> Reply:
+    """List why a rollout moved or stopped, with all that each verdict follows from.
+
+    Example:
+      fleetdiff rollout decisions ro_1 --json
+    """
+    found = connect(settings).get(f"/v1/rollouts/{args.id}/decisions")
+    return Reply(found, show.as_table(found["items"], "seq at stage decision actor reason"))
+
+
 def pause(args: Namespace, settings: Settings) -> Reply:
     """Make no more offers until it is resumed.
 

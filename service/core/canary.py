@@ -172,18 +172,23 @@ def judge(gate: Gate, pairs: Pairs) -> tuple[str | None, str]:
 
     Any test may halt. All must promote, and the placebo must be still.
     """
+    verdicts = {name: decide(*test) for name, test in tests_of(gate, pairs).items()}
+    for kind in ("halt", None):
+        if kind in verdicts.values():
+            return kind, next(name for name in verdicts if verdicts[name] == kind)
+    moved = decide(gate.of_placebo(), pairs.placebo) is not None
+    return (None, "placebo") if moved else ("promote", "pooled")
+
+
+def tests_of(gate: Gate, pairs: Pairs) -> dict[str, tuple[Gate, Sums]]:
+    """Return the tests that may halt, by name, each with the rule and the pairs it is for."""
     classes = len(pairs.classes)
     tests = {"pooled": (gate, pairs.pooled)}
     if pairs.chain is not None:
         tests["chain"] = gate.of_chain(classes), pairs.chain
     for name, sums in pairs.classes.items():
         tests[f"class {name}"] = gate.of_class(classes), sums
-    verdicts = {name: decide(*test) for name, test in tests.items()}
-    for kind in ("halt", None):
-        if kind in verdicts.values():
-            return kind, next(name for name in verdicts if verdicts[name] == kind)
-    moved = decide(gate.of_placebo(), pairs.placebo) is not None
-    return (None, "placebo") if moved else ("promote", "pooled")
+    return tests
 
 
 def decide(gate: Gate, sums: Sums) -> str | None:

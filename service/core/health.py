@@ -4,14 +4,17 @@ One source for the REST API, the command line and the status page: what they sho
 """
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, policy, sums
+from service.core import canary, sums
+from service.core.canary import Gate, Sums
 from service.core.devices import authentication
 from service.core.freshness import publisher_view
+from service.core.policy import Observation
 from service.core.tick import observe
 from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
@@ -20,7 +23,8 @@ from service.db.tables import CanarySet, Device, DeviceModel, Model
 BP = 10_000
 SAMPLE_MAX = 10
 ROLLOUTS_MAX = 20  # of the whole fleet
-NOTHING = canary.Sums(), sums.Errors(0, 0, 0)
+STATES = {"promote": "safe", "halt": "halt", None: "wait"}
+THIN_SHOWN_MAX = 20
 OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
 
 
@@ -43,25 +47,58 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
 
 def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
     """Return a rollout's word error rates, its evidence, and what it waits for."""
-    seen = observe(session, rollout, now)
-    found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)
-    _, errors = sums.by_scope(session, rollout.id).get(("canary", "all"), NOTHING)
-    pairs = seen.sums.n
+    seen, found = observe(session, rollout, now), sums.by_scope(session, rollout.id)
+    gate, pooled = seen.gate, seen.pairs.pooled
+    all_of_them = canary.evidence(gate, pooled, seen.failures, seen.finished)
     return {
-        "pairs": pairs,
-        **_rates(*errors),
-        "change_bp": round(found.change * BP) if pairs else None,
-        "lower_bp": round(found.lower * BP) if pairs else None,
-        "upper_bp": round(found.upper * BP) if pairs else None,
-        "evidence_halt": _rounded(found.harm),
-        "evidence_promote": _rounded(found.safe),
-        "threshold_halt": _rounded(seen.gate.threshold_halt),
-        "threshold_promote": _rounded(seen.gate.threshold_promote),
+        "pairs": pooled.n,
+        **_rates(*found.get(("canary", "all"), sums.NOTHING)[1]),
+        **_change(gate, pooled),
+        "evidence_halt": _rounded(all_of_them.harm),
+        "evidence_promote": _rounded(all_of_them.safe),
+        "threshold_halt": _rounded(gate.threshold_halt),
+        "threshold_promote": _rounded(gate.threshold_promote),
         "failures": seen.failures,
         "failure_devices": seen.finished,
-        "evidence_failure": _rounded(found.failures),
-        "threshold_failure": _rounded(seen.gate.threshold_failures),
+        "evidence_failure": _rounded(all_of_them.failures),
+        "threshold_failure": _rounded(gate.threshold_failures),
         "waiting_for": rollout.waiting_for,
+        "parts": list(_part_views(rollout, seen, found)),
+    }
+
+
+def _part_views(
+    rollout: Rollout, seen: Observation, found: sums.Scopes
+) -> Iterator[dict[str, Any]]:
+    """Give each test with its state: safe, wait or halt; then the placebo, and what is thin."""
+    gate, pairs = seen.gate, seen.pairs
+    for name, test in canary.tests_of(gate, pairs).items():
+        yield _part(name, STATES[canary.decide(*test)], *test)
+    placebo = gate.of_placebo()
+    moved = canary.decide(placebo, pairs.placebo) is not None
+    yield _part("placebo", "moved" if moved else "still", placebo, pairs.placebo)
+    if pairs.chain is None and (chain := found.get(("canary", "chain"))):
+        yield _part("chain", "thin", gate, chain[0])
+    known = {f"hw:{name}" for name in rollout.classes or ()}
+    classes = [key for key in found if key[1].startswith("hw:") and key[1] not in known]
+    for key in classes[:THIN_SHOWN_MAX]:
+        yield _part(key[1].replace("hw:", "class "), "thin", gate, found[key][0])
+
+
+def _part(name: str, state: str, gate: Gate, pairs: Sums) -> dict[str, Any]:
+    return {"part": name, "state": state, "pairs": pairs.n} | _change(gate, pairs)
+
+
+def _change(gate: Gate, pairs: Sums) -> dict[str, int | None]:
+    """Return the mean change of a part with its band, in basis points of the rate."""
+    if not pairs.n:
+        return dict.fromkeys(("change_bp", "lower_bp", "upper_bp"))
+    lower, upper = canary.band(gate, pairs)
+    change = pairs.sd / pairs.n / canary.UNIT
+    return {
+        "change_bp": round(change * BP),
+        "lower_bp": round(lower * BP),
+        "upper_bp": round(upper * BP),
     }
 
 
@@ -120,8 +157,7 @@ def device_view(row: DeviceModel) -> dict[str, Any]:
 def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
     tallies = queries.tallies(session, rollout.id)
     found = sums.by_scope(session, rollout.id)
-    ids = session.scalars(queries.cohort_devices(rollout.cohort))
-    buckets = [policy.bucket(rollout.salt, i) for i in ids]
+    devices, asked = queries.count_cohort(session, rollout.cohort), 0
     views = []
     for stage in rollout.stages:
         ours = [tally for tally in tallies if tally.stage == stage.number]
@@ -130,12 +166,14 @@ def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
             outcome = "offered" if tally.state in OPEN else tally.state
             if tally.direction == ("back" if outcome == "rolled_back" else "forward"):
                 counts[outcome] += tally.devices
+        asked += sum(counts.values()) - counts["rolled_back"]
         views.append(
             stage.shown("number share_bp state started_at")
             | counts
-            | _rates(*found.get(("canary", f"stage:{stage.number}"), NOTHING)[1])
+            | _rates(*found.get(("canary", f"stage:{stage.number}"), sums.NOTHING)[1])
             | {
-                "devices": sum(b < stage.share_bp for b in buckets),
+                # Each is drawn by itself: of a share, only about so many are in it.
+                "devices": max(round(devices * stage.share_bp / BP), asked),
                 "bytes_sent": sum(tally.bytes_sent for tally in ours),
             }
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from service.core import canary
-from service.core.canary import Evidence, Gate, Sums
+from service.core.canary import Evidence, Gate, Pairs, Sums
 
 BUCKETS = 10_000
 GATE_BOUNDS: dict[str, tuple[float, float]] = {
@@ -26,12 +26,13 @@ class Observation:
         stage, stages: which stage runs, of how many.
         stage_s, soak_s: how long it runs, and how long it must at least.
         finished, failures: devices with an outcome, and those among them that refused or failed.
-        remaining: devices of this stage that are neither on the release nor out of the rollout.
+        remaining: in the last stage, devices that are neither on the release nor out of the
+            rollout, or as many of them as were counted.
         overridden: a person decided that this stage may pass without a verdict.
     """
 
     gate: Gate
-    sums: Sums
+    pairs: Pairs
     stage: int
     stages: int
     stage_s: float
@@ -79,25 +80,40 @@ def arm(salt: str, device_id: str, gate: Gate) -> str:
 
 def decide(seen: Observation) -> Decision:
     """Return what the rollout does next."""
-    found = canary.evidence(seen.gate, seen.sums, seen.failures, seen.finished)
-    verdict = canary.decide(seen.gate, seen.sums)
-    kind, reason, because = _judge(seen, found, verdict)
+    found = canary.evidence(seen.gate, seen.pairs.pooled, seen.failures, seen.finished)
+    kind, reason, because = _judge(seen, found)
     return Decision(kind, reason, because, found)
 
 
-def _judge(seen: Observation, found: Evidence, verdict: str | None) -> tuple[str, str, str]:
-    n = seen.sums.n
-    if found.failures >= seen.gate.threshold_failures:
+def recall(written: dict[str, Any]) -> Observation:
+    """Return the observation that a decision was made of, from what `asdict` made of it."""
+    pairs = written["pairs"]
+    chain = pairs["chain"]
+    found = Pairs(
+        pooled=Sums(**pairs["pooled"]),
+        classes={name: Sums(**sums) for name, sums in pairs["classes"].items()},
+        chain=None if chain is None else Sums(**chain),
+        placebo=Sums(**pairs["placebo"]),
+    )
+    return Observation(**written | {"gate": Gate(**written["gate"]), "pairs": found})
+
+
+def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
+    n, gate = seen.pairs.pooled.n, seen.gate
+    if is_failing(seen):
         return "halt", "failures", f"{seen.failures} of {seen.finished} devices refused or failed"
+    verdict, test = canary.judge(gate, seen.pairs)
     if verdict == "halt":
-        change = f"{found.change * 100:+.1f}"
-        return "halt", "wer", f"word error rate {change} points (clipped) on {n} devices"
-    if verdict != "promote" and not seen.overridden:
-        if seen.stage_s >= seen.gate.undecided_s:
-            return "pause", "gate_undecided", f"no verdict after {n} devices: a person decides"
-        return "hold", "more_pairs", _how_many_more(seen)
+        sums = canary.tests_of(gate, seen.pairs)[test][1]
+        change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
+        return "halt", "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
+    if doubt := None if seen.overridden else _doubt(seen, found, verdict, test):
+        reason, because = doubt
+        if seen.stage_s < gate.undecided_s:
+            return "hold", reason, because
+        return "pause", "gate_undecided", f"no verdict after {n} devices: a person decides"
     unproven = n - seen.finished
-    if n and seen.finished < seen.gate.proven_share_least * n and not seen.overridden:
+    if n and seen.finished < gate.proven_share_least * n and not seen.overridden:
         return "hold", "unproven", f"safe; {unproven} devices have yet to show the new bytes"
     if seen.stage_s < seen.soak_s:
         return "hold", "soak", f"safe; soaking for another {seen.soak_s - seen.stage_s:.0f} s"
@@ -108,11 +124,43 @@ def _judge(seen: Observation, found: Evidence, verdict: str | None) -> tuple[str
     return "finish", "done", "every device of the cohort has an outcome"
 
 
-def _how_many_more(seen: Observation) -> str:
-    missing = canary.pairs_missing(seen.gate, seen.sums)
+def is_failing(seen: Observation) -> bool:
+    """Whether enough devices fail, even if as many as the budget allows only say so.
+
+    Each device counts once, whatever it says how often. The lies that are a share of all are
+    within what is fine.
+    """
+    honest = max(0, seen.failures - seen.gate.hostile_count)
+    failing = canary.log_e_failures(seen.gate, honest, seen.finished)
+    return failing >= seen.gate.threshold_failures
+
+
+def _doubt(
+    seen: Observation, found: Evidence, verdict: str | None, test: str
+) -> tuple[str, str] | None:
+    """Return why the rollout may not go on yet, if it may not: a kind, and a sentence."""
+    if test == "placebo":
+        return "placebo", "devices that heard the old model twice did not hear the same twice"
+    if verdict != "promote":
+        return "more_pairs", _how_many_more(*canary.tests_of(seen.gate, seen.pairs)[test], test)
+    if found.failures >= seen.gate.threshold_failures:
+        few = f"{seen.failures} of {seen.finished} devices refused or failed"
+        return "few_failures", f"{few}: too few to halt, too many to go on"
+    return None
+
+
+def _how_many_more(gate: Gate, sums: Sums, test: str) -> str:
+    missing, where = canary.pairs_missing(gate, sums), _where(test)
     if missing is None:
-        return f"{seen.sums.n} devices reported; no verdict is in sight yet"
-    return f"{seen.sums.n} devices reported; a verdict needs about {missing} more"
+        return f"{sums.n} {where} reported; no verdict is in sight yet"
+    return f"{sums.n} {where} reported; a verdict needs about {missing} more"
+
+
+def _where(test: str) -> str:
+    return {
+        "pooled": "devices",
+        "chain": "devices, against the base of the chain,",
+    }.get(test, f"devices of {test}")
 
 
 def gate_of(document: dict[str, Any]) -> Gate:

@@ -28,6 +28,10 @@ class Errors(NamedTuple):
     words: int
 
 
+Scopes = Mapping[Key, tuple[Sums, Errors]]
+NOTHING = Sums(), Errors(0, 0, 0)
+
+
 class Pair(NamedTuple):
     """What one device adds to a scope."""
 
@@ -63,7 +67,7 @@ def add(
         )
 
 
-def by_scope(session: Session, rollout_id: str) -> dict[Key, tuple[Sums, Errors]]:
+def by_scope(session: Session, rollout_id: str) -> Scopes:
     """Return (arm, scope) -> its sums, of all scopes but batches, those with most pairs first."""
     return {
         (arm, scope): (Sums(*map(int, values[:6])), Errors(*map(int, values[6:])))

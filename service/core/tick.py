@@ -7,7 +7,6 @@ wants is a wish in the database, which the publisher grants or not.
 
 import logging
 import math
-from collections import Counter
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +15,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.core import deployments, policy, rollouts, sums
-from service.core.canary import Sums
+from service.core.canary import Pairs
 from service.core.errors import WrongState
 from service.db import queries
 from service.db.pipelines import Answer
@@ -28,6 +27,8 @@ logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
 ANSWERS_KEPT = timedelta(days=1)  # for who sends a request again
 SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
+REMAINING_MAX = 1000
+CLASS_SHARE_LEAST = 0.02  # smaller classes are shown, and ride on the test of all
 VERIFIED_EVERY = timedelta(days=1)
 SUMS_DISAGREE = "sums_disagree"
 
@@ -77,6 +78,8 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
     """Observe one rollout, decide, and apply the decision."""
     if rollout.state != "running":
         return
+    if rollout.classes is None:  # before the first report, and from then on the same
+        rollout.classes = _classes(session, rollout)
     seen = observe(session, rollout, now)
     decision = policy.decide(seen)
     if decision.kind == "hold":
@@ -86,7 +89,7 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
     # Evidence of minus infinity is written as null: JSON knows no infinity.
     found = asdict(decision.evidence).items()
     evidence: dict[str, Any] = {n: value if math.isfinite(value) else None for n, value in found}
-    evidence["sums"] = asdict(seen.sums) if seen.sums.n else {}
+    evidence["seen"] = asdict(seen)  # all that the verdict follows from
     reason = f"{decision.reason}: {decision.because}"
     if decision.kind == "halt":
         rollouts.stop(session, rollout, reason, "tick", now, **evidence)
@@ -104,33 +107,51 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
 
 
 def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observation:
-    """Return what the policy needs to know about a rollout."""
+    """Return what the policy needs to know about a rollout.
+
+    A few rows, however many devices and reports there are: sums by scope, and what each stage
+    counts. Only in the last stage devices are looked for, and no more than `REMAINING_MAX`.
+    """
     stage = rollout.current_stage
-    ids = session.scalars(queries.cohort_devices(rollout.cohort))
-    asked = {i for i in ids if policy.bucket(rollout.salt, i) < stage.share_bp}
-    done = queries.devices_with_outcome(session, rollout, now - SILENT)
-    devices: Counter[str] = Counter()
-    for tally in queries.tallies(session, rollout.id):
-        if tally.direction == "forward":
-            devices[tally.state] += tally.devices
-    failures = devices["refused"] + devices["failed"]
-    pooled, _ = sums.by_scope(session, rollout.id).get(("canary", "all"), (Sums(), None))
+    last = rollout.state == "running" and rollout.stage == len(rollout.stages)
     overridden = any(
         d.decision == "override" and d.stage == rollout.stage
         for d in queries.decisions_of(session, rollout.id)
     )
     return policy.Observation(
         gate=policy.gate_of(rollout.gate),
-        sums=pooled,
+        pairs=pairs_of(rollout, sums.by_scope(session, rollout.id)),
         stage=rollout.stage,
         stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),
         soak_s=stage.soak_s,
-        finished=devices["confirmed"] + failures,
-        failures=failures,
-        remaining=len(asked - done),
+        finished=sum(stage.finished for stage in rollout.stages),
+        failures=sum(stage.failures for stage in rollout.stages),
+        remaining=queries.remaining(session, rollout, now - SILENT, REMAINING_MAX) if last else 0,
         overridden=overridden,
     )
+
+
+def pairs_of(rollout: Rollout, found: sums.Scopes) -> Pairs:
+    """Return the pairs by test: of classes, those that were large enough at the start.
+
+    One class alone is everybody. A chain of which fewer know the base is thin, as such a class.
+    """
+    pooled, chain, placebo = (
+        found.get(key, sums.NOTHING)[0]
+        for key in (("canary", "all"), ("canary", "chain"), ("control", "all"))
+    )
+    names = rollout.classes if rollout.classes and len(rollout.classes) > 1 else []
+    classes = {name: found.get(("canary", f"hw:{name}"), sums.NOTHING)[0] for name in names}
+    is_thin = chain.n < max(1, CLASS_SHARE_LEAST * pooled.n)
+    return Pairs(pooled, classes, None if is_thin else chain, placebo)
+
+
+def _classes(session: Session, rollout: Rollout) -> list[str]:
+    """Return the hardware classes of a cohort that have a share worth a test of their own."""
+    devices = queries.devices_by_hardware(session, rollout.cohort)
+    least = CLASS_SHARE_LEAST * sum(devices.values())
+    return sorted(name for name, number in devices.items() if number >= least)
 
 
 def _reap(session: Session, now: datetime) -> None:

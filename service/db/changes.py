@@ -30,8 +30,8 @@ HARMLESS_TABLES = frozenset(
 HARMLESS = {
     "device": {"last_seen_at", "signed_number"},
     "deployment": {"bytes_sent", "deadline_at"},
-    "rollout": {"waiting_for"},
-    "stage": {"in_flight"},
+    "rollout": {"waiting_for", "classes", "verified_at"},
+    "stage": {"in_flight", "finished", "failures"},
 }
 
 

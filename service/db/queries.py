@@ -245,29 +245,42 @@ def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence
     return session.scalars(rows).all()
 
 
-def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -> set[str]:
-    """Return the devices that are on a rollout's release, past it, or out of it for good.
+def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -> int:
+    """Return how many devices of a cohort have yet to take a release, `most` if there are more.
 
-    Out of it are those that refused or failed, were not seen since `silent`, or have other
-    hardware or an older agent than the release asks for.
+    Not counted are those that are past it, refused or failed, were not seen since `silent`, or
+    have other hardware or an older agent than the release asks for.
     """
     release = rollout.release
-    on_it = (
-        select(DeviceModel.device_id)
-        .join(DeviceModel.release)
-        .where(Release.model == rollout.model, Release.seq >= release.seq)
-    )
-    beyond = Device.last_seen_at < silent
-    if release.hardware:
-        beyond = or_(beyond, Device.hardware.not_in(release.hardware))
-    if release.min_agent:
-        known = session.scalars(select(Device.agent_version).distinct())
-        old = [version for version in known if not is_at_least(version, release.min_agent)]
-        beyond = or_(beyond, Device.agent_version.in_(old))
+    before = select(Release.id).where(Release.model == rollout.model, Release.seq < release.seq)
     out = select(Deployment.device_id).where(
         Deployment.rollout_id == rollout.id,
         Deployment.direction == "forward",
         Deployment.state.in_(("refused", "failed")),
     )
-    found = (on_it, out, select(Device.id).where(beyond))
-    return {device_id for rows in found for device_id in session.scalars(rows)}
+    running = DeviceModel.running_release
+    rows = cohort_devices(rollout.cohort).where(
+        or_(running.is_(None), running.in_(before)),
+        or_(Device.last_seen_at.is_(None), Device.last_seen_at >= silent),
+        Device.id.not_in(out),
+    )
+    if release.hardware:
+        rows = rows.where(Device.hardware.in_(release.hardware))
+    if release.min_agent:
+        known = session.scalars(select(Device.agent_version).distinct())
+        fit = [version for version in known if is_at_least(version, release.min_agent)]
+        rows = rows.where(Device.agent_version.in_(fit))
+    return session.execute(
+        select(func.count()).select_from(rows.limit(most).subquery())
+    ).scalar_one()
+
+
+def devices_by_hardware(session: Session, cohort: Cohort) -> dict[str, int]:
+    """Return hardware -> number of devices of a cohort."""
+    devices = cohort_devices(cohort).with_only_columns(Device.hardware, func.count())
+    return {name: number for name, number in session.execute(devices.group_by(Device.hardware))}
+
+
+def count_cohort(session: Session, cohort: Cohort) -> int:
+    """Return how many devices a cohort has."""
+    return session.execute(cohort_devices(cohort).with_only_columns(func.count())).scalar_one()

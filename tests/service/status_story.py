@@ -10,11 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, policy, rollouts, tick
+from service.core import canary, policy, rollouts, sums, tick
 from service.core.bodies import NewStage
-from service.core.canary import UNIT
 from service.db import queries
-from service.db.rollout_tables import CanaryReport, CanarySums, Cohort, Deployment, Rollout
+from service.db.rollout_tables import CanaryReport, Cohort, Deployment, Rollout
 from service.db.session import Database
 from service.db.tables import (
     Artifact,
@@ -35,7 +34,8 @@ DEVICES = 400
 RELEASE_BYTES, PATCH_BYTES = 42_000_000, 1_350_000
 WORDS = 400  # reference words of one device's shard
 STAGES = [NewStage(share_bp=share) for share in (1500, 4000, 10_000)]
-GATE = {"hostile_count": 1, "hostile_share": 0.0, "pairs_promote_least": 25, "sigma": 0.02}
+GATE = {"hostile_count": 0, "hostile_share": 0.0, "pairs_promote_least": 25, "sigma": 0.02}
+GATE |= {"class_pairs_promote_least": 5}
 ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
@@ -120,12 +120,12 @@ def fill(session: Session, now: datetime = NOW) -> None:
     rollouts.create_cohort(session, COHORT, MODEL, None, {"hardware": ["h0", "h1", "h2"]}, now)
     done = _begin(session, "r2", "keep", now - timedelta(days=9))
     for stage in (1, 2, 3):
-        _stage(session, done, stage, change=-0.018, now=now - timedelta(days=9 - stage))
+        _stage(session, done, stage, change=-0.024, now=now - timedelta(days=9 - stage))
     bad = _begin(session, "r3", "revert", now - timedelta(days=3))
     _stage(session, bad, 1, change=0.06, now=now - timedelta(days=3, hours=-2))
     _send_back(session, bad, now - timedelta(days=2))
     live = _begin(session, "r4", "revert", now - timedelta(hours=30))
-    _stage(session, live, 1, change=-0.016, now=now - timedelta(hours=20))
+    _stage(session, live, 1, change=-0.024, now=now - timedelta(hours=20))
     _stage(session, live, 2, change=0.028, now=now - timedelta(hours=1), most=30, open_ends=9)
 
 
@@ -202,6 +202,9 @@ def _deploy(
             deadline_at=now + timedelta(days=1),
         )
     )
+    stage = rollout.current_stage
+    stage.finished += state != "downloading"
+    stage.failures += state in ("failed", "refused")
     if state == "confirmed":
         row.running_sha256, row.running_release = release.sha256, release.id
 
@@ -218,6 +221,8 @@ def _report(
     new = max(0, old + round(WORDS * dice.gauss(change, 0.006)))
     text = ("canary_set", "shard", "runtime", "gate")
     zero = ("old_del", "old_ins", "new_del", "new_ins", "old_ms", "new_ms")
+    d, b = canary.contribution(policy.gate_of(rollout.gate), old, new, WORDS)
+    hardware = session.get_one(Device, device_id).hardware
     session.add(
         CanaryReport(
             rollout_id=rollout.id,
@@ -225,24 +230,20 @@ def _report(
             report_id=device_id,
             stage=rollout.stage,
             counted=True,
+            hardware=hardware,
             ref_words=WORDS,
             old_sub=old,
             new_sub=new,
+            d=d,
+            b=b,
             received_at=now,
             **dict.fromkeys(text, ""),
             **dict.fromkeys(zero, 0),
         )
     )
-    d, b = canary.contribution(policy.gate_of(rollout.gate), old, new, WORDS)
-    assert abs(d) <= UNIT
-    sums = queries.sums_of(session, rollout.id)
-    if sums is None:
-        sums = CanarySums(rollout_id=rollout.id, scope="all", n=0, sd=0, sdd=0, sb=0, sbb=0, sdb=0)
-        session.add(sums)
-    values = {"n": 1, "sd": d, "sdd": d * d, "sb": b, "sbb": b * b, "sdb": d * b}
-    for name, value in values.items():
-        setattr(sums, name, getattr(sums, name) + value)
-    session.flush()
+    pair = sums.Pair(d, b, sums.Errors(old, new, WORDS))
+    scopes = ("all", f"stage:{rollout.stage}", f"hw:{hardware}")
+    sums.add(session, rollout.id, device_id, "canary", dict.fromkeys(scopes, pair))
 
 
 def _send_back(session: Session, rollout: Rollout, now: datetime) -> None:

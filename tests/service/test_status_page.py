@@ -96,12 +96,12 @@ def test_the_story_of_a_fleet_is_told(told: TestClient) -> None:
     text = text_of(told.get("/").text)
     for sentence in (
         "asr-en-edge 400 devices",
-        "Waiting: 99 devices reported; a verdict needs about",
+        "Waiting: 32 devices of class h1 reported; a verdict needs about",
         "The canary halted it: word error rate +3.0 points (clipped) on 43 devices.",
         "41 of 43 devices are back on the release they came from. 2 devices on the way back.",
         "Complete: every device of the cohort has an outcome.",
         "9 under way",
-        "between +1.32 and +3.00, mean of 43, each clipped at ±3",
+        "between +1.42 and +3.00, mean of 43, each clipped at ±3",
         "Signed metadata is in order",
     ):
         assert sentence in text

@@ -263,16 +263,10 @@ class World:
             token = access.create_enrollment_token(session, MODEL, count, lifetime, None, self.now)
             session.flush()
             for number in range(count):
-                device, credential = devices.enroll(
-                    session,
-                    token[1],
-                    model=MODEL,
-                    serial=f"{prefix}-{number}",
-                    hardware=hardware[number % len(hardware)],
-                    attributes={},
-                    agent_version="1",
-                    now=self.now,
-                )
+                known: dict[str, Any] = {"attributes": {}, "agent_version": "1", "model": MODEL}
+                known |= {"serial": f"{prefix}-{number}", "now": self.now}
+                known["hardware"] = hardware[number % len(hardware)]
+                device, credential = devices.enroll(session, token[1], **known)
                 session.flush()
                 offers.check_in(session, device, runs, timedelta(days=1), self.now)
                 phones.append(Phone(self, device.id, credential, runs))
@@ -285,19 +279,18 @@ class World:
             for phone in phones:
                 device = session.get_one(Device, phone.id)
                 answer = offers.check_in(session, device, phone.runs, timedelta(days=1), self.now)
-                deployment = session.get(Deployment, answer.row.deployment_id or "")
-                offer = offers.Answer(answer.row, deployment, None)
-                plans.append(offers.plan_of(session, offer) if deployment else None)
+                wanted = session.get(Deployment, answer.row.deployment_id or "")
+                offer = offers.Answer(answer.row, wanted, None)
+                plans.append(wanted and offers.plan_of(session, offer))
         return plans
 
     def start_rollout(
         self, release: str, cohort: str, *, full_downloads: bool = False, **more: Any
     ) -> str:
-        body: dict[str, Any] = {"model": MODEL, "release": release, "cohort": cohort}
-        body |= {"stages": [{"share_bp": 5000}, {"share_bp": 10000}]} | more
-        # Every device compares old and new, unless a test is about those that do not.
-        body["gate"] = {"control_share": 0} | more.get("gate", {})
-        rollout = self.ok("POST", "/v1/rollouts", json=body)["id"]
+        stages = [{"share_bp": 5000}, {"share_bp": 10000}]
+        body = {"model": MODEL, "release": release, "cohort": cohort, "stages": stages} | more
+        gate = {"control_share": 0} | more.get("gate", {})  # nobody hears the old model twice
+        rollout = self.ok("POST", "/v1/rollouts", json=body | {"gate": gate})["id"]
         asked = {"accept_full_downloads": full_downloads}
         self.ok("POST", f"/v1/rollouts/{rollout}/start", params=asked)
         return str(rollout)

@@ -1,7 +1,8 @@
 """What a rollout does next, for every kind of observation."""
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,19 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.canary import Gate, Sums
-from service.core.policy import BUCKETS, GATE_BOUNDS, Observation, bucket, decide, gate_of
+from service.core.canary import Gate, Pairs, Sums
+from service.core.policy import BUCKETS, GATE_BOUNDS, Observation, bucket, decide, gate_of, recall
 
 GATE = Gate()
-NO_PAIRS = Sums()
-N = 4000
-SAFE = Sums(N, 0, N * 1_200**2, N * 10_000, N * 10_000**2, 0)  # no change at a rate of 10 %
-WORSE = Sums(N, N * 1_000, N * 1_600**2, N * 10_000, N * 10_000**2, N * 10_000_000)  # +1 point
-FEW = Sums(5, 0, 5 * 1_200**2, 5 * 10_000, 5 * 10_000**2, 0)
+NO_PAIRS = Pairs(Sums())
+N = 4000  # without a change, and one point worse, at a rate of 10 %
+SAFE = Pairs(Sums(N, 0, N * 1_200**2, N * 10_000, N * 10_000**2, 0))
+WORSE = Pairs(Sums(N, N * 1_000, N * 1_600**2, N * 10_000, N * 10_000**2, N * 10_000_000))
+FEW = Pairs(Sums(5, 0, 5 * 1_200**2, 5 * 10_000, 5 * 10_000**2, 0))
 
+
+def beside(**more: Any) -> Pairs:
+    """All pairs together are safe, and there is more to see."""
+    return replace(SAFE, **more)
+
+
+STILL = Sums(N, 0, 0, N * 10_000, N * 10_000**2, 0)
+DOWN = Sums(N, -N * 1_000, N * 1_600**2, N * 10_000, N * 10_000**2, -N * 10_000_000)
+AWFUL = Sums(N, N * 2_000, N * 2_400**2, N * 10_000, N * 10_000**2, N * 20_000_000)
+GOOD, BAD_SUMS, LITTLE = SAFE.pooled, WORSE.pooled, FEW.pooled
+M = 120
+SMALL = Pairs(Sums(M, -M * 2_000, M * 2_000**2, M * 10_000, M * 10_000**2, -M * 20_000_000))
 QUIET = Observation(
     gate=GATE,
-    sums=SAFE,
+    pairs=SAFE,
     stage=1,
     stages=3,
     stage_s=100.0,
@@ -39,12 +52,12 @@ ROWS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     ("safe, not soaked", {"stage_s": 59.0}, ("hold", "soak")),
     ("safe, soaked to the second", {"stage_s": 60.0}, ("advance", "safe")),
     ("safe after the time limit", {"stage_s": LATE}, ("advance", "safe")),
-    ("worse", {"sums": WORSE}, ("halt", "wer")),
-    ("worse, whatever a person said", {"sums": WORSE, "overridden": True}, ("halt", "wer")),
-    ("worse, in the last stage", {"sums": WORSE, "stage": 3}, ("halt", "wer")),
-    ("worse, before the soak", {"sums": WORSE, "stage_s": 0.0}, ("halt", "wer")),
+    ("worse", {"pairs": WORSE}, ("halt", "wer")),
+    ("worse, whatever a person said", {"pairs": WORSE, "overridden": True}, ("halt", "wer")),
+    ("worse, in the last stage", {"pairs": WORSE, "stage": 3}, ("halt", "wer")),
+    ("worse, before the soak", {"pairs": WORSE, "stage_s": 0.0}, ("halt", "wer")),
     ("safe words, failing devices", {"finished": 50, "failures": 25}, ("halt", "failures")),
-    ("no pairs, failing devices", {"sums": NO_PAIRS, "finished": 9, "failures": 9},
+    ("no pairs, failing devices", {"pairs": NO_PAIRS, "finished": 9, "failures": 9},
      ("halt", "failures")),
     ("failing, whatever a person said", {"finished": 9, "failures": 9, "overridden": True},
      ("halt", "failures")),
@@ -53,16 +66,52 @@ ROWS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     ("four fifths showed the new bytes", {"finished": N * 4 // 5}, ("advance", "safe")),
     ("one less than four fifths did", {"finished": N * 4 // 5 - 1}, ("hold", "unproven")),
     ("the harmless share fails", {"failures": N // 50}, ("advance", "safe")),
-    ("no data", {"sums": NO_PAIRS}, ("hold", "more_pairs")),
-    ("no data in the last stage", {"sums": NO_PAIRS, "stage": 3}, ("hold", "more_pairs")),
-    ("no data for too long", {"sums": NO_PAIRS, "stage_s": LATE}, ("pause", "gate_undecided")),
-    ("few pairs", {"sums": FEW}, ("hold", "more_pairs")),
-    ("few pairs for too long", {"sums": FEW, "stage_s": LATE}, ("pause", "gate_undecided")),
-    ("a person decided", {"sums": FEW, "overridden": True}, ("advance", "safe")),
+    ("no data", {"pairs": NO_PAIRS}, ("hold", "more_pairs")),
+    ("no data in the last stage", {"pairs": NO_PAIRS, "stage": 3}, ("hold", "more_pairs")),
+    ("no data for too long", {"pairs": NO_PAIRS, "stage_s": LATE}, ("pause", "gate_undecided")),
+    ("few pairs", {"pairs": FEW}, ("hold", "more_pairs")),
+    ("few pairs for too long", {"pairs": FEW, "stage_s": LATE}, ("pause", "gate_undecided")),
+    ("a person decided", {"pairs": FEW, "overridden": True}, ("advance", "safe")),
     ("a person decided after the time limit",
-     {"sums": FEW, "overridden": True, "stage_s": LATE}, ("advance", "safe")),
+     {"pairs": FEW, "overridden": True, "stage_s": LATE}, ("advance", "safe")),
+    ("every class is safe", {"pairs": beside(classes={"h1": GOOD, "h2": GOOD})},
+     ("advance", "safe")),
+    ("one class has too few", {"pairs": beside(classes={"h1": GOOD, "h2": LITTLE})},
+     ("hold", "more_pairs")),
+    ("one class said nothing", {"pairs": beside(classes={"h1": GOOD, "h2": Sums()})},
+     ("hold", "more_pairs")),
+    ("one class has too few for too long",
+     {"pairs": beside(classes={"h1": GOOD, "h2": LITTLE}), "stage_s": LATE},
+     ("pause", "gate_undecided")),
+    ("a person decided for a class",
+     {"pairs": beside(classes={"h1": GOOD, "h2": LITTLE}), "overridden": True},
+     ("advance", "safe")),
+    ("one class is worse", {"pairs": beside(classes={"h1": GOOD, "h2": AWFUL})},
+     ("halt", "wer")),
+    ("one class is worse, whatever a person said",
+     {"pairs": beside(classes={"h1": GOOD, "h2": AWFUL}), "overridden": True},
+     ("halt", "wer")),
+    ("the chain is safe", {"pairs": beside(chain=GOOD)}, ("advance", "safe")),
+    ("the chain crept away", {"pairs": beside(chain=BAD_SUMS)}, ("halt", "wer")),
+    ("few know the base of the chain", {"pairs": beside(chain=LITTLE)}, ("hold", "more_pairs")),
+    ("the placebo is still", {"pairs": beside(placebo=STILL)}, ("advance", "safe")),
+    ("the placebo moved up", {"pairs": beside(placebo=BAD_SUMS)}, ("hold", "placebo")),
+    ("the placebo moved down", {"pairs": beside(placebo=DOWN)}, ("hold", "placebo")),
+    ("the placebo moved for too long", {"pairs": beside(placebo=DOWN), "stage_s": LATE},
+     ("pause", "gate_undecided")),
+    ("a moved placebo makes nothing worse look good", {"pairs": replace(WORSE, placebo=BAD_SUMS)},
+     ("halt", "wer")),
+    ("a storm of as many devices as may lie", {"finished": 7, "failures": 6, "pairs": FEW},
+     ("hold", "more_pairs")),
+    ("a storm of a few in a small stage", {"finished": M, "failures": 11, "pairs": SMALL},
+     ("hold", "few_failures")),
+    ("a storm of a few for too long",
+     {"finished": M, "failures": 11, "pairs": SMALL, "stage_s": LATE},
+     ("pause", "gate_undecided")),
+    ("a storm of more than may lie", {"finished": M, "failures": 12, "pairs": SMALL},
+     ("halt", "failures")),
     ("a person does not shorten the soak",
-     {"sums": FEW, "overridden": True, "stage_s": 0.0}, ("hold", "soak")),
+     {"pairs": FEW, "overridden": True, "stage_s": 0.0}, ("hold", "soak")),
 ]  # fmt: skip
 
 
@@ -73,10 +122,18 @@ def test_what_is_seen_decides(change: dict[str, Any], expected: tuple[str, str])
     assert decision.because
 
 
+@pytest.mark.parametrize("change", [r[1] for r in ROWS], ids=[r[0] for r in ROWS])
+def test_a_verdict_follows_from_what_was_written_down(change: dict[str, Any]) -> None:
+    seen = replace(QUIET, **change)
+    written = json.loads(json.dumps(asdict(seen)))
+    assert recall(written) == seen
+    assert decide(recall(written)) == decide(seen)
+
+
 observations = st.builds(
     Observation,
     gate=st.just(GATE),
-    sums=st.just(NO_PAIRS),
+    pairs=st.just(NO_PAIRS),
     stage=st.integers(1, 4),
     stages=st.just(4),
     stage_s=st.floats(0, 1e9),
@@ -93,10 +150,10 @@ def test_no_data_is_never_good(seen: Observation) -> None:
 
 
 def test_the_sentence_says_how_many_more_are_needed() -> None:
-    assert decide(replace(QUIET, sums=NO_PAIRS)).because.startswith(
+    assert decide(replace(QUIET, pairs=NO_PAIRS)).because.startswith(
         "0 devices reported; no verdict"
     )
-    assert " more" in decide(replace(QUIET, sums=FEW)).because
+    assert " more" in decide(replace(QUIET, pairs=FEW)).because
     assert decide(replace(QUIET, stage_s=20.0)).because.endswith("another 40 s")
 
 
@@ -182,6 +239,6 @@ def test_a_gate_at_the_edge_of_its_bounds_still_computes(name: str, corner: int)
         edge = {"failures_fine": min(value, 0.5), "failures_bad": 0.9}
     gate = gate_of({**edge, "failures_bad": max(value, 0.03)} if name == "failures_bad" else edge)
     for sums in (NO_PAIRS, FEW, SAFE, WORSE):
-        found = decide(replace(QUIET, gate=gate, sums=sums)).evidence
+        found = decide(replace(QUIET, gate=gate, pairs=sums)).evidence
         assert not any(math.isnan(value) for value in vars(found).values())
         assert found.lower <= found.upper
