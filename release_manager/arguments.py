@@ -162,6 +162,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--lifetime": _arg("how long it is good", duration_s, default="90d"),
     "--network": _many("the only network it may come from, as 10.0.0.0/8", str, "CIDR"),
     "--event": _many("what it is told (default: rollout.*)", str, "NAME"),
+    "--rollout": _arg("only by the rules of this rollout", identity, metavar="ID"),
     "--state": _arg("only in this state", str, choices=STATES),
     "--until": _arg("the state to wait for", str, choices=WAITABLE, default="completed"),
     "--timeout": _arg("as 90s or 2h (default: wait for ever)", duration_s),

@@ -95,6 +95,20 @@ def show_device(args: Namespace, settings: Settings) -> Reply:
     return Reply(connect(settings).get(f"/v1/devices/{args.id}"))
 
 
+def explain_device(args: Namespace, settings: Settings) -> Reply:
+    """Show why a device gets no order: every rule in turn, and the first that stops it.
+
+    Example:
+      fleetdiff device explain dev_1
+      fleetdiff device explain dev_1 --rollout ro_1
+    """
+    path = f"/v1/devices/{args.id}/explain"
+    found = connect(settings).get(path, rollout=args.rollout)
+    stop = found["stopped_by"]
+    told = {**found, "stopped_by": stop and f"{stop['rule']}: {stop['compared']}"}
+    return Reply(found, show.as_text(told))
+
+
 def list_cohorts(args: Namespace, settings: Settings) -> Reply:
     """List the cohorts.
 

@@ -69,6 +69,17 @@ def decisions(args: Namespace, settings: Settings) -> Reply:
     return Reply(found, show.as_table(found["items"], "seq at stage decision actor reason"))
 
 
+def explain(args: Namespace, settings: Settings) -> Reply:
+    """Show why a rollout does not move, what is missing, and what holds its devices.
+
+    Outcomes are counted; the reasons are those of a sample of the devices that have none.
+
+    Example:
+      fleetdiff rollout explain ro_1
+    """
+    return Reply(connect(settings).get(f"/v1/rollouts/{args.id}/explain"))
+
+
 def pause(args: Namespace, settings: Settings) -> Reply:
     """Make no more offers until it is resumed.
 

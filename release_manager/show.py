@@ -36,6 +36,8 @@ SECTIONS = {
     "parts": "part state pairs change_bp lower_bp upper_bp",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",
+    "rules": "rollout rule passes hold compared",
+    "held": "answer rule devices for_example compared",
     "deployments": "",
     "events": "",
 }

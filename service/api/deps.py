@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
@@ -74,6 +74,13 @@ async def transaction(request: Request) -> AsyncIterator[Session]:
             claim.keep(session, request, request.app.state.clock())
 
 
+async def rehearsal(request: Request) -> AsyncIterator[Session]:
+    """Yield a session that may write as a poll does, and of which nothing is kept."""
+    state = request.app.state
+    async with state.writers, contextmanager_in_threadpool(state.database.rehearsal()) as session:
+        yield session
+
+
 def reading(database: Data) -> Iterator[Session]:
     """Yield a session whose changes are not kept."""
     with database.reader() as session:
@@ -81,6 +88,7 @@ def reading(database: Data) -> Iterator[Session]:
 
 
 Tx = Annotated[Session, Depends(transaction, scope="function")]
+Rehearsal = Annotated[Session, Depends(rehearsal, scope="function")]
 Reader = Annotated[Session, Depends(reading, scope="function")]
 
 

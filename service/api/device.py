@@ -17,7 +17,8 @@ from service.core import devices, offers, reports
 from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
 from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.errors import Unauthorized
-from service.core.offers import Answer, Hold
+from service.core.offers import Answer
+from service.core.rules import Hold
 
 router = APIRouter(
     prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)

@@ -6,11 +6,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from service.api.deps import Config, Data, Now, Reader, Reports, Sent, Store, Tx, bearer, operator
+from service.api.deps import (
+    Config,
+    Data,
+    Now,
+    Reader,
+    Rehearsal,
+    Reports,
+    Sent,
+    Store,
+    Tx,
+    bearer,
+    operator,
+)
 from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import access, catalog
+from service.core import access, catalog, explain, rollouts
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
 from service.core.freshness import metrics, publisher_view
 from service.core.health import device_view, fleet_view
@@ -139,6 +151,25 @@ def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> di
         ],
         "events": [e.shown("seq kind deployment_id reason detail at received_at") for e in events],
     }
+
+
+@router.get("/devices/{device_id}/explain", responses=document(404, 422))
+def explain_device(
+    _caller: CanReadDevices,
+    device_id: Label,
+    session: Rehearsal,
+    config: Config,
+    now: Now,
+    rollout: Label | None = None,
+) -> dict[str, Any]:
+    """Show every rule behind what a device would be told now, and the first that stops it.
+
+    The rules are applied as the device's poll applies them; nothing changes by it.
+    """
+    row = access.device_named(session, device_id)
+    chosen = rollouts.rollout_named(session, rollout) if rollout else None
+    timeout = timedelta(seconds=config.deployment_timeout_s)
+    return explain.device(session, row, chosen, timeout, now)
 
 
 @router.patch("/devices/{device_id}", responses=document(404, 409, 422))

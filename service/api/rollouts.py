@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import Data, Now, Reader, Tx, of_app, operator
+from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import approvals, catalog, plans, rollouts
+from service.core import approvals, catalog, explain, plans, rollouts
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.core.rollout_limits import RolloutLimits
@@ -110,6 +110,19 @@ def get_rollout(
     rollout = rollouts.rollout_named(session, rollout_id)
     response.headers["ETag"] = f'"{rollout.generation}"'
     return rollout_view(session, rollout, now)
+
+
+@router.get("/rollouts/{rollout_id}/explain", responses=document(404, 422))
+def explain_rollout(
+    _caller: CanRead, rollout_id: Label, session: Rehearsal, config: Config, now: Now
+) -> dict[str, Any]:
+    """Show why a rollout does not move, what is missing, and what holds its devices.
+
+    Outcomes are counted; the reasons are those of a sample of the devices without any.
+    """
+    rollout = rollouts.rollout_named(session, rollout_id)
+    timeout = timedelta(seconds=config.deployment_timeout_s)
+    return explain.rollout(session, rollout, timeout, now)
 
 
 @router.get("/rollouts/{rollout_id}/decisions", responses=document(404, 422))

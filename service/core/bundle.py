@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from service.core.catalog import listed
-from service.core.offers import Answer, Hold, plan_of
+from service.core.offers import Answer, plan_of
+from service.core.rules import Hold
 from service.db import documents
 from service.db.tables import MetadataFile
 from trust.roles import family_role
@@ -32,7 +33,7 @@ def bundle_of(
         canary_timeout_s: how long the device may listen.
     """
     newest = documents.newest_metadata(session, "timestamp")
-    hold = Hold.NOTHING_PUBLISHED if newest is None else answer.hold
+    hold = hold_of(answer, newest)
     metadata = _metadata(session, answer.row.model, newest, root, timestamp) if newest else {}
     order = plan = None
     if hold is None:
@@ -40,6 +41,11 @@ def bundle_of(
         order = json.loads(answer.row.order_body)
         plan = plan_of(session, answer) | {"gate": {"timeout_s": canary_timeout_s}}
     return {"metadata": metadata, "order": order, "hold": hold, "plan": plan}
+
+
+def hold_of(answer: Answer, newest: MetadataFile | None) -> Hold | None:
+    """Return why a device gets no order, as the poll tells it; `newest` is the timestamp."""
+    return Hold.NOTHING_PUBLISHED if newest is None else answer.hold
 
 
 def fleet_version(session: Session) -> str:

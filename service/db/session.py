@@ -66,6 +66,12 @@ class Database:
             with self.entries.changing(scopes):
                 session.commit()
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[Session]:
+        """Enter a session that may write as a writer does, and of which nothing is kept."""
+        with self._writers() as session:
+            yield session
+
     def reader(self) -> AbstractContextManager[Session]:
         """Enter a session whose changes are never kept."""
         return self._readers()

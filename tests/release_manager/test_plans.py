@@ -94,3 +94,23 @@ def test_a_rollout_that_lacks_patches_says_from_where_and_starts_when_that_is_ac
     assert anne.json("rollout", "resume", draft, "--accept-full-downloads")["state"] == "running"
     anne.json("rollout", "halt", draft, "--reason", "again")
     assert anne.json(*words, "--accept-full-downloads")["state"] == "running"
+
+
+def test_a_device_and_a_rollout_are_explained_in_a_line_for_each_rule(linked: Town) -> None:
+    anne = linked.anne
+    devices = anne.json("device", "list")["items"]
+    on_r2 = next(d["id"] for d in devices if d["running_release"] == "r2")
+    started = anne.json(
+        *("rollout", "start", "asr", "r3", "--cohort", "all", "--accept-full-downloads"),
+        *("--stages", "100%"),
+    )
+    assert anne.run("device", "explain", on_r2) == 0
+    assert "the device is in cohort all" in anne.out and "there is no timestamp yet" in anne.out
+    anne.run("rollout", "pause", started["id"])
+    found = anne.json("device", "explain", on_r2, "--rollout", started["id"])
+    assert (found["answer"], found["stopped_by"]["rule"]) == ("paused", "state")
+    assert anne.run("device", "explain", on_r2, "--rollout", "nothing") == 1
+    assert anne.run("rollout", "explain", started["id"]) == 0
+    assert "paused" in anne.out and "the rollout is paused" in anne.out
+    told = anne.json("rollout", "explain", started["id"])
+    assert told["devices"]["without_outcome"] == 2 == told["sampled"]

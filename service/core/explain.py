@@ -1,0 +1,126 @@
+"""Why does this device get nothing, and why does this rollout not move?
+
+By no second opinion: a device's poll is rehearsed, in a transaction that is rolled back, and a
+rollout is judged as the next tick will judge it.
+"""
+
+from collections import Counter
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.core import offers, plans, policy
+from service.core.bundle import hold_of
+from service.core.offers import Answer
+from service.core.rules import Finding, Hold
+from service.core.tick import observe
+from service.db import documents, queries
+from service.db.rollout_tables import LIVE, OPEN, Rollout
+from service.db.tables import DeviceModel
+
+SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
+
+
+def device(
+    session: Session,
+    row: DeviceModel,
+    rollout: Rollout | None,
+    timeout: timedelta,
+    now: datetime,
+) -> dict[str, Any]:
+    """Return what a device would be told if it asked now, and every rule behind that.
+
+    Args:
+        session: a rehearsal; nothing of it may be kept.
+        row: the device, as it was when it asked last.
+        rollout: only the rules of this one, and those before any.
+        timeout: of a deployment.
+        now: the time.
+    """
+    stop, findings = _told(session, row, rollout, timeout, now)
+    return {
+        "device": row.device_id,
+        "model": row.model,
+        "running_release": row.release.name if row.release else None,
+        "running_sha256": row.running_sha256,
+        "last_seen_at": row.device.last_seen_at,
+        "rollout": rollout.id if rollout else None,
+        "answer": stop.hold if stop else "offer",
+        "stopped_by": stop and asdict(stop),
+        "rules": [asdict(finding) | {"passes": finding.hold is None} for finding in findings],
+    }
+
+
+def rollout(
+    session: Session, rollout: Rollout, timeout: timedelta, now: datetime
+) -> dict[str, Any]:
+    """Return why a rollout does not move, what is missing, and what holds its devices.
+
+    What has an outcome is counted. Of the devices that have none, the polls of `SAMPLE_MAX` are
+    rehearsed, always the same ones: ids are random, so the first are as good as any.
+    """
+    cohort = queries.cohort_devices(rollout.cohort)
+    by_release = queries.devices_by_release(session, DeviceModel.device_id.in_(cohort))
+    devices, there = sum(by_release.values()), by_release.get(rollout.release_id, 0)
+    outcomes: Counter[str] = Counter()
+    for tally in queries.tallies(session, rollout.id):
+        outcome = "on_their_way" if tally.state in OPEN else tally.state
+        outcomes[outcome] += tally.devices * (tally.direction == "forward")
+    following = None
+    if rollout.state == "running":
+        following = policy.decide(observe(session, rollout, now))
+    waiting = rollout.state in ("draft", "awaiting_approval")
+    count, ids = queries.without_outcome(session, rollout, SAMPLE_MAX)
+    told: dict[tuple[str, str], dict[str, Any]] = {}
+    for device_id in ids:
+        with session.begin_nested() as nested:
+            row = session.get_one(DeviceModel, device_id)
+            stop, findings = _told(session, row, rollout, timeout, now)
+            last = stop or findings[-1]
+            nested.rollback()
+        session.expire_all()
+        told.setdefault(
+            (last.hold or "offer", last.rule),
+            {"devices": 0, "for_example": device_id, "compared": last.compared},
+        )["devices"] += 1
+    held = [{"answer": hold, "rule": rule} | more for (hold, rule), more in told.items()]
+    return rollout.shown("id model state reasons stage waiting_for") | {
+        "release": rollout.release.name,
+        "cohort": rollout.cohort.name,
+        "next": following and {"kind": following.kind, "because": following.because},
+        "patches_missing": plans.missing(session, rollout)["missing"] if waiting else [],
+        "devices": {"cohort": devices, "on_the_release": there, "without_outcome": count}
+        | {state: n for state, n in outcomes.items() if n},
+        "sampled": len(ids),
+        "held": sorted(held, key=lambda one: -one["devices"]),
+    }
+
+
+def _told(
+    session: Session, row: DeviceModel, rollout: Rollout | None, timeout: timedelta, now: datetime
+) -> tuple[Finding | None, list[Finding]]:
+    """Return the rule that stops a device, or one rollout for it, and all that were applied."""
+    answer = offers.check_in(session, row.device, row.running_sha256, timeout, now)
+    hold = hold_of(answer, documents.newest_metadata(session, "timestamp"))
+    findings = list(answer.findings)
+    if hold is Hold.NOTHING_PUBLISHED:
+        findings.append(Finding("published", "there is no timestamp yet", hold))
+    if rollout is None:
+        return next((f for f in findings if f.hold and f.hold == hold), None), findings
+    ours = [f for f in findings if f.rollout in (None, rollout.id) and f.rule != "rollouts"]
+    if not any(f.rollout == rollout.id or f.hold for f in ours):
+        ours.append(_not_asked(answer, row, rollout))
+    return next((f for f in ours if f.hold), None), ours
+
+
+def _not_asked(answer: Answer, row: DeviceModel, rollout: Rollout) -> Finding:
+    """Return why a rollout's rules were not even applied."""
+    if rollout.model != row.model:
+        other = f"the device runs {row.model}, the rollout is of {rollout.model}"
+        return Finding("model", other, Hold.NOT_IN_COHORT, rollout.id)
+    if rollout.state not in LIVE:
+        return Finding("state", f"the rollout is {rollout.state}", Hold.NO_ROLLOUT, rollout.id)
+    first = answer.findings[-1].rollout
+    return Finding("turn", f"rollout {first} comes first", Hold.OTHER_FIRST, rollout.id)

@@ -1,0 +1,227 @@
+"""The rules by which a device gets an order or is held, one after the other.
+
+A poll walks them to its answer, and `explain` shows that same walk: there is no second opinion.
+Whichever rule stops a device is the last that is applied to it, in each rollout.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy.orm import Session
+
+from service.core import deployments, plans, policy
+from service.db import documents, queries
+from service.db.rollout_tables import OPEN, Deployment, Rollout
+from service.db.tables import DeviceModel, Release
+from trust.fields import is_at_least
+from trust.roles import family_role
+
+
+class Hold(StrEnum):
+    """Why a device gets no offer; not an error."""
+
+    UP_TO_DATE = "up_to_date"
+    NO_ROLLOUT = "no_rollout"
+    ORDER_PENDING = "order_pending"
+    NOT_IN_COHORT = "not_in_cohort"
+    NOT_IN_STAGE = "not_in_stage"
+    STAGE_FULL = "stage_full"
+    PAUSED = "paused"
+    BACKOFF = "backoff"
+    NO_PIPELINE = "no_pipeline"
+    AGENT_TOO_OLD = "agent_too_old"
+    FLOOR = "floor"
+    NOTHING_PUBLISHED = "nothing_published"
+    METADATA_EXPIRED = "metadata_expired"
+    QUARANTINED = "quarantined"
+    # Told to people only: a device that is let in no more, and one for which another goes first.
+    REVOKED = "revoked"
+    OTHER_FIRST = "other_first"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule, as it was applied to one device.
+
+    Attributes:
+        rule: its name.
+        compared: what it compared, as a sentence.
+        hold: why it stops the device; None: the device passes.
+        rollout: the one that it was applied for; None: for none in particular.
+    """
+
+    rule: str
+    compared: str
+    hold: Hold | None = None
+    rollout: str | None = None
+
+
+Applied = Iterator[tuple[str, str, Hold | None]]
+
+
+def wanted(
+    session: Session, row: DeviceModel, timeout: timedelta, now: datetime
+) -> tuple[Deployment | None, list[Finding]]:
+    """Return what a device shall do, if anything, and every rule that was applied on the way."""
+    trail: list[Finding] = []
+    if not _passes(_standing(row), trail):
+        return None, trail
+    undo = queries.reverted_deployment(session, row.device_id, row.running_sha256)
+    if undo is not None:
+        back = _way_back(session, undo, row, timeout, now, trail)
+        if back is not None:
+            return back, trail
+        # The way back is barred; a fix may lead forward.
+    # What is on its way goes on: a newer rollout does not make an older one look failed.
+    under_way = {d.rollout_id for d in queries.open_deployments(session, row.device_id)}
+    live = queries.live_rollouts(session, row.model)
+    for rollout in sorted(live, key=lambda r: r.id not in under_way):
+        forward = _way_forward(session, rollout, row, timeout, now, trail)
+        if forward is not None:
+            return forward, trail
+    if undo is None and not live:
+        none = f"no rollout of {row.model} is running or paused"
+        trail.append(Finding("rollouts", none, Hold.NO_ROLLOUT))
+    return None, trail
+
+
+def signed_ends(session: Session, model: str) -> Sequence[datetime]:
+    """Return when each of the documents that people sign runs out."""
+    roles = ("root", "targets", family_role(model))
+    return list(documents.newest_ends(session, roles).values())
+
+
+def _passes(rules: Applied, trail: list[Finding], rollout: str | None = None) -> bool:
+    """Whether a device passes rules; those after the first that stops it are not applied."""
+    for rule, compared, hold in rules:
+        trail.append(Finding(rule, compared, hold, rollout))
+        if hold is not None:
+            return False
+    return True
+
+
+def _standing(row: DeviceModel) -> Applied:
+    status = row.device.status
+    yield "standing", f"the device is {status}", None if status == "active" else Hold(status)
+
+
+def _way_back(
+    session: Session,
+    undo: Deployment,
+    row: DeviceModel,
+    timeout: timedelta,
+    now: datetime,
+    trail: list[Finding],
+) -> Deployment | None:
+    if undo.state == "canceled":
+        # It was called off too late: the device's own poll proves that it had switched.
+        undo.state, undo.reason = "confirmed", "after the halt"
+    before = queries.first(session, Release, model=row.model, sha256=undo.from_sha256)
+    existing = deployments.existing(session, undo.rollout, row, "back")
+
+    def rules() -> Applied:
+        bad = undo.release.name
+        signed = before is not None and before.status == "active" and bad in before.rollback_from
+        said = f"the way back from {bad} to {before.name if before else 'unknown bytes'} is "
+        yield "way_back", f"{said}{'' if signed else 'not '}signed", _or(signed, Hold.NO_PIPELINE)
+        yield _unexpired(session, row.model, now)
+        tried = existing is not None and existing.state not in OPEN
+        yield "attempt", _told(existing), _or(not tried, Hold.BACKOFF)
+
+    if not _passes(rules(), trail, undo.rollout_id):
+        return None
+    if existing is not None:
+        return existing
+    assert before is not None
+    return deployments.offer(session, undo.rollout, row, "back", before, timeout, now)
+
+
+def _way_forward(
+    session: Session,
+    rollout: Rollout,
+    row: DeviceModel,
+    timeout: timedelta,
+    now: datetime,
+    trail: list[Finding],
+) -> Deployment | None:
+    tried = deployments.existing(session, rollout, row, "forward")
+    # What was called off is not the device's fault: it may try again.
+    existing = tried if tried is None or tried.state != "canceled" else None
+
+    def rules() -> Applied:
+        release = rollout.release
+        runs = row.release.name if row.release else row.running_sha256[:12] or "unknown bytes"
+        there = row.running_release == rollout.release_id
+        both = f"the device runs {runs}, the rollout brings {release.name}"
+        yield "release", both, _or(not there, Hold.UP_TO_DATE)
+        failed = existing is not None and existing.state not in OPEN
+        yield "attempt", _told(tried), _or(not failed, Hold.BACKOFF)
+        yield (
+            "state",
+            f"the rollout is {rollout.state}",
+            _or(rollout.state == "running", Hold.PAUSED),
+        )
+        yield from _barriers(session, release, row, now)
+        if existing is None:
+            yield from _places(session, rollout, row)
+
+    if not _passes(rules(), trail, rollout.id):
+        return None
+    if existing is not None:
+        return existing
+    return deployments.offer(session, rollout, row, "forward", rollout.release, timeout, now)
+
+
+def _barriers(session: Session, release: Release, row: DeviceModel, now: datetime) -> Applied:
+    """Why no order for this release could be followed by this device."""
+    active, device = release.status == "active", row.device
+    yield "status", f"{release.name} is {release.status}", _or(active, Hold.NO_PIPELINE)
+    later = row.release is not None and row.release.seq > release.seq
+    both = f"number {row.release.seq if row.release else 0} runs, {release.seq} comes"
+    yield "direction", both, _or(not later, Hold.NO_PIPELINE)
+    fits = not release.hardware or device.hardware in release.hardware
+    asked = ", ".join(release.hardware) or "any hardware"
+    yield "hardware", f"{device.hardware}; it takes {asked}", _or(fits, Hold.NO_PIPELINE)
+    recent = is_at_least(device.agent_version, release.min_agent)
+    asked = release.min_agent or "any"
+    yield "agent", f"{device.agent_version}; it takes {asked}", _or(recent, Hold.AGENT_TOO_OLD)
+    floor = plans.floor_of(session, release, row.release)
+    first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
+    yield "floor", first, _or(floor is None, Hold.FLOOR)
+    yield _unexpired(session, release.model, now)
+
+
+def _places(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
+    """Whether it is this device's turn; the last of these rules takes a place in flight."""
+    within = queries.in_cohort(session, rollout.cohort, row.device_id)
+    where = f"{'in' if within else 'not in'} cohort {rollout.cohort.name}"
+    yield "cohort", f"the device is {where}", _or(within, Hold.NOT_IN_COHORT)
+    stage, bucket = rollout.current_stage, policy.bucket(rollout.salt, row.device_id)
+    share = f"bucket {bucket}; stage {stage.number} takes those below {stage.share_bp}"
+    yield "stage", share, _or(bucket < stage.share_bp, Hold.NOT_IN_STAGE)
+    most = stage.in_flight_max
+    taken = "no cap" if most is None else f"{most} may be on their way at once"
+    yield "in_flight", taken, _or(deployments.grant(session, rollout), Hold.STAGE_FULL)
+
+
+def _unexpired(session: Session, model: str, now: datetime) -> tuple[str, str, Hold | None]:
+    """Whether no document that people sign ran out: every device would refuse, not its fault."""
+    ends = signed_ends(session, model)
+    good = len(ends) == 3 and min(ends) > now
+    until = f"signed until {min(ends):%Y-%m-%d %H:%M}" if ends else "not signed"
+    return "metadata", until, _or(good, Hold.METADATA_EXPIRED)
+
+
+def _told(deployment: Deployment | None) -> str:
+    """Return what became of a device's attempt, in words."""
+    if deployment is None:
+        return "no attempt yet"
+    return f"its attempt is {deployment.state}" + (
+        f": {deployment.reason}" * bool(deployment.reason)
+    )
+
+
+def _or(passes: bool, hold: Hold) -> Hold | None:
+    return None if passes else hold
