@@ -16,9 +16,9 @@ from demo.speech.corpora import CANARY_UTTERANCES, SEED, spoken
 from demo.speech.features import SAMPLE_RATE_HZ, write_wav
 from demo.speech.grammar import UPDATE_NAMES
 from demo.speech.model_file import replace
-from demo.speech.scoring import NORMALISER, SCORER
 from demo.speech.shards import MANIFEST, REFERENCES
 from demo.speech.synthesis import in_room, noise_bank
+from device_agent.scoring import NORMALISER, SCORER
 
 SHARDS = 20
 ZIP_DATE = (2026, 1, 1, 0, 0, 0)

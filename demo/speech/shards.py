@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demo.speech.features import SAMPLE_RATE_HZ, read_wav
-from demo.speech.scoring import NORMALISER, SCORER, WORDS_MAX
+from device_agent.scoring import NORMALISER, SCORER, WORDS_MAX
 
 MANIFEST = "canary.json"
 REFERENCES = "refs.json"

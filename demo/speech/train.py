@@ -30,7 +30,7 @@ from demo.speech.model_file import (
     write_tensors,
 )
 from demo.speech.recogniser import read_greedily, stacked
-from demo.speech.scoring import word_errors
+from device_agent.scoring import word_errors
 
 BATCH = 16
 WEIGHT_DECAY = 1e-4

@@ -22,8 +22,8 @@ from demo.speech.model_file import (
     write_tensors,
 )
 from demo.speech.recogniser import evaluate, stacked, transcribe
-from demo.speech.scoring import WORDS_MAX, normalise, word_errors
 from demo.speech.shards import read_manifest, read_shard
+from device_agent.scoring import WORDS_MAX, normalise, word_errors
 from neural_diff.make import make_hashed
 
 SPEECH = Path(__file__).parents[2] / "demo" / "speech"

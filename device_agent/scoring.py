@@ -1,16 +1,17 @@
-"""Word errors: the scorer `wer/1` and the normaliser `nfkc-casefold/1`.
+"""Word errors: the scorer `wer/1` and the normaliser `nfkc-casefold/1`, for engines to use.
 
-The hypothesis is normalised, references come normalised. Words are aligned by edit distance and
+The hypothesis is normalised, references come normalised. Both are aligned by edit distance and
 only the total is a verdict; how it splits is a diagnosis. Ties go to match or substitution first,
 then to deletion, then to insertion.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SCORER = "wer/1"
 NORMALISER = "nfkc-casefold/1"
-WORDS_MAX = 200
+WORDS_MAX = 200  # units of one utterance that are looked at
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Errors:
     inserted: int = 0
 
     def add(self, other: "Errors") -> None:
-        """Adds the counts of another."""
+        """Add the counts of another."""
         self.ref_words += other.ref_words
         self.substituted += other.substituted
         self.deleted += other.deleted
@@ -36,7 +37,7 @@ class Errors:
 
 
 def normalise(text: str) -> str:
-    """Normalises by `nfkc-casefold/1`: NFKC, casefold, punctuation and symbols become spaces.
+    """Normalise by `nfkc-casefold/1`: NFKC, casefold, punctuation and symbols become spaces.
 
     Apostrophes stay (the typographic one becomes the plain one), and so do combining marks.
     """
@@ -45,16 +46,22 @@ def normalise(text: str) -> str:
     return " ".join("".join(plain).split())
 
 
-def word_errors(reference: list[str], hypothesis: list[str]) -> Errors:
-    """Counts word errors by edit distance, row by row (Wagner and Fischer 1974).
+def units_of(text: str, unit: str) -> list[str]:
+    """Return what is counted: words, or characters ("char") where a script has no spaces."""
+    return text.split() if unit == "word" else [c for c in text if not c.isspace()]
+
+
+def word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:
+    """Count errors by edit distance, row by row (Wagner and Fischer 1974).
 
     Each cell holds (errors, substitutions, deletions, insertions). Ties: substitution, then
     deletion, then insertion. A hypothesis is cut at 200 words.
     """
-    row = [(j, 0, 0, j) for j in range(len(hypothesis[:WORDS_MAX]) + 1)]
+    heard_words = hypothesis[:WORDS_MAX]
+    row = [(j, 0, 0, j) for j in range(len(heard_words) + 1)]
     for i, said in enumerate(reference, 1):
         diagonal, row[0] = row[0], (i, 0, i, 0)
-        for j, heard in enumerate(hypothesis[:WORDS_MAX], 1):
+        for j, heard in enumerate(heard_words, 1):
             above, left, wrong = row[j], row[j - 1], int(said != heard)
             options = (
                 (diagonal[0] + wrong, diagonal[1] + wrong, *diagonal[2:]),
