@@ -1,53 +1,34 @@
 """The trial of a release on this device: both models hear the same canary shard.
 
-The engine is any command that is run as `CMD --model FILE --canary DIR`, with `--components DIR`
-if the release has some, and prints one JSON
-object with its word errors; it runs in a process of its own with a time limit, because a model
-that cannot be trusted yet must not be loaded into the agent. The old model's counts are kept by
-(model, set, shard, runtime), so a usual update costs one pass. The gate here only keeps a broken
-release off this device; whether the release is good is for the fleet to say.
+Counts are kept by (model, set, shard, runtime), so a usual update costs one pass, and the base of a
+chain is remembered for as long as it is asked for. The gate here only keeps a broken release off
+this device; whether the release is good is for the fleet to say.
 """
 
 import logging
 import math
-import os
 import re
-import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
 from typing import Annotated, Any
 
-from device_agent.deadline import Deadline
-from device_agent.disk import COMPONENTS
+from device_agent.engine import Counts, Engine, Shard, run_engine
 from device_agent.errors import Rejected
-from device_agent.plan import Plan
+from device_agent.plan import Canary, Plan
+from device_agent.scoring import NORMALISER
 from device_agent.strict import accept
+from trust.order import read_time, write_time
 
 logger = logging.getLogger(__name__)
 
-OUTPUT_BYTES_MAX = 1 << 20
 MANIFEST = "canary.json"
-SPLIT = ("sub", "del", "ins")
-FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-LABEL = re.compile(r"[\x21-\x7e]{1,128}\Z")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard as the signed manifest lists it, and the digest of that manifest."""
-
-    file: Annotated[str, FILE_NAME]
-    sha256: str
-    bytes: int
-    utterances: int
-    ref_words: int
-    set: str = ""
+NORMALISERS = re.compile(re.escape(NORMALISER) + r"\Z")
+UNITS = re.compile(r"(word|char)\Z")
+KEPT_MAX = 8  # counts of models
 
 
 @dataclass(frozen=True)
@@ -55,39 +36,27 @@ class Manifest:
     """The signed manifest of a canary set, as far as a device needs it."""
 
     shards: tuple[Shard, ...]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Word errors of one model on one shard, and how long it took."""
-
-    split: dict[str, int]  # sub, del, ins
-    milliseconds: int
-    scorer: Annotated[str, LABEL]
-    runtime: Annotated[str, LABEL]
-
-    @property
-    def errors(self) -> int:
-        """All of them; how they split is a diagnosis, not a verdict."""
-        return sum(self.split.values())
+    normaliser: Annotated[str, NORMALISERS]
+    unit: Annotated[str, UNITS]
+    expires: str = ""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Both models on one shard; `kept` are counts for the next trial."""
+    """Both models on one shard.
+
+    Attributes:
+        again: of the old model once more, in the control arm.
+        base: of the release at which the chain begins, if the server asks and it is known.
+        kept: counts for the next trial.
+    """
 
     old: Counts
     new: Counts
+    again: Counts | None
+    base: Counts | None
     old_first: bool
     kept: dict[str, Counts]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """The command that runs a model, and how long it may take."""
-
-    command: Sequence[str]
-    timeout_s: float
 
 
 Models = tuple[tuple[str, Path], tuple[str, Path]]
@@ -105,9 +74,19 @@ def gate_refuses(old_errors: int, new_errors: int, ref_words: int) -> bool:
 
 
 def run_trial(
-    engine: Engine, models: Models, shard: Shard, folder: Path, known: Known, *, old_first: bool
+    engine: Engine,
+    models: Models,
+    shard: Shard,
+    folder: Path,
+    known: Known,
+    asked: Canary,
+    *,
+    old_first: bool,
 ) -> Trial | None:
     """Count the errors of both models; None if the old one cannot be heard, and the new one can.
+
+    Of two that must be heard, the first may take half of the time, so that neither takes it from
+    the other.
 
     Args:
         engine: how to run a model.
@@ -115,135 +94,114 @@ def run_trial(
         shard: what both must have heard.
         folder: holds the manifest and that shard.
         known: counts of earlier trials, as the last one kept them.
+        asked: by the server: in which arm this device is, and where the chain begins.
         old_first: which model hears the shard while the device is still cool.
 
     Raises:
         Rejected: E_ENGINE or E_SLOW.
     """
     (old_sha256, old_file), (new_sha256, new_file) = models
+    ends = time.monotonic() + engine.timeout_s
+
+    def hear(model: Path, share: float) -> Counts:
+        left = replace(engine, timeout_s=share * max(0.0, ends - time.monotonic()))
+        return run_engine(left, model, folder, shard)
+
+    def hear_old(share: float) -> Counts | None:
+        # A running model that cannot be heard must not keep its successor out.
+        try:
+            return hear(old_file, share)
+        except Rejected as error:
+            logger.warning("the running model has no counts: %s", error)
+            return None
+
     old = known.get(_key(old_sha256, shard))
     if old is None and old_first:
-        old = _run_old(engine, old_file, folder, shard)
-        new = run_engine(engine, new_file, folder, shard)
+        old = hear_old(0.5)
+        new = hear(new_file, 1)
     else:
-        new = run_engine(engine, new_file, folder, shard)
+        new = hear(new_file, 1 if old else 0.5)
         # A model that was measured before, in the same way, was measured first.
-        old_first = old is not None and (old.runtime, old.scorer) == (new.runtime, new.scorer)
-        old = old if old_first else _run_old(engine, old_file, folder, shard)
+        old_first = old is not None and old.comparable(new)
+        old = old if old_first else hear_old(1)
     if old is None:
         return None
-    kept = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
-    return Trial(old, new, old_first, kept)
-
-
-def _run_old(engine: Engine, model: Path, folder: Path, shard: Shard) -> Counts | None:
-    """A running model that cannot be heard must not keep its successor out."""
-    try:
-        return run_engine(engine, model, folder, shard)
-    except Rejected as error:
-        logger.warning("the running model has no counts: %s", error)
-        return None
+    base_key = _key(asked.base or "", shard)
+    base = known.get(base_key)
+    heard = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
+    kept = {key: counts for key, counts in known.items() if key not in (*heard, base_key)}
+    kept |= ({base_key: base} if base else {}) | heard
+    again = hear_old(1) if asked.arm == "control" else None
+    base = base if base and base.comparable(new) else None
+    return Trial(old, new, again, base, old_first, dict([*kept.items()][-KEPT_MAX:]))
 
 
 def report_of(
-    trial: Trial, shard: Shard, plan: Plan, device_id: str, attempt: int, *, refused: bool
+    trial: Trial,
+    shard: Shard,
+    plan: Plan,
+    device_id: str,
+    attempt: int,
+    now: datetime,
+    *,
+    refused: bool,
 ) -> dict[str, Any]:
-    """Return a trial as the service is told of it; the same trial has the same `report_id`."""
+    """Return a trial as the service is told of it; the same trial has the same `report_id`.
+
+    In the control arm it is told of the old model only, heard twice: what differs then is not
+    the model.
+    """
     assert plan.canary is not None
     key = (plan.release, device_id, shard.set, plan.canary.shard, str(attempt))
-    return {
+    old, new = trial.old, trial.again or trial.new
+    more: dict[str, Any] = {"base": trial.base.split} if trial.base else {}
+    if old.by_utterance and new.by_utterance:
+        pairs = list(zip(old.by_utterance, new.by_utterance, strict=True))
+        more["worse_utts"] = sum(a < b for a, b in pairs)
+        more["better_utts"] = sum(a > b for a, b in pairs)
+    return more | {
         "report_id": sha256("|".join(key).encode()).hexdigest()[:32],
         "attempt": attempt,
         "deployment": plan.deployment,
         "old_model": plan.base,
-        "new_model": plan.sha256,
+        "new_model": plan.base if trial.again else plan.sha256,
         "canary_set": shard.set,
         "shard": plan.canary.shard,
-        "scorer": trial.new.scorer,
-        "runtime": trial.new.runtime,
+        "scorer": new.scorer,
+        "runtime": new.runtime,
         "utterances": shard.utterances,
         "ref_words": shard.ref_words,
         "order": "old_first" if trial.old_first else "new_first",
-        "old": trial.old.split,
-        "new": trial.new.split,
-        "old_ms": trial.old.milliseconds,
-        "new_ms": trial.new.milliseconds,
+        "old": old.split,
+        "new": new.split,
+        "old_ms": old.milliseconds,
+        "new_ms": new.milliseconds,
         "gate": "refused" if refused else "activated",
+        "window_start": write_time(now.replace(minute=0, second=0)),
     }
 
 
-def run_engine(engine: Engine, model: Path, folder: Path, shard: Shard) -> Counts:
-    """Run the engine on one model and return its counts.
-
-    Raises:
-        Rejected: E_SLOW over the time limit; E_ENGINE if it crashes, prints anything but counts,
-            or counts that cannot be.
-    """
-    command = [*engine.command, "--model", str(model), "--canary", str(folder)]
-    beside = model.with_name(COMPONENTS)
-    if any(beside.glob("*")):
-        command += ["--components", str(beside)]
-    started = time.monotonic()
-    try:
-        process = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
-    except (FileNotFoundError, PermissionError) as error:
-        raise Rejected("E_ENGINE", f"the engine cannot be started: {error}") from error
-    with process, Deadline(engine.timeout_s, partial(_kill, process)) as late:
-        assert process.stdout is not None
-        try:
-            output = process.stdout.read(OUTPUT_BYTES_MAX + 1)
-            if len(output) > OUTPUT_BYTES_MAX:
-                raise Rejected("E_ENGINE", f"the engine printed more than {OUTPUT_BYTES_MAX} bytes")
-            process.wait()
-        finally:
-            _kill(process)
-    if late.passed:
-        raise Rejected("E_SLOW", f"the engine ran longer than {engine.timeout_s} s")
-    if process.returncode != 0:
-        raise Rejected("E_ENGINE", f"the engine ended with {process.returncode}")
-    return read_counts(output, shard, round(1000 * (time.monotonic() - started)))
-
-
-def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
-    """Return the counts that an engine printed, if they can be true of this shard.
-
-    Raises:
-        Rejected: E_ENGINE.
-    """
-    document = accept(dict[str, Any], output, "E_ENGINE")
-    heard = {name: document.get(name) for name in ("canary_set", "utterances", "ref_words")}
-    if list(heard.values()) != [shard.set, shard.utterances, shard.ref_words]:
-        raise Rejected(
-            "E_ENGINE", f"the engine heard something else than the shard: {heard!s:.200}"
-        )
-    split = {name: document.get(name) for name in SPLIT}
-    found = accept(Counts, {**document, "split": split, "milliseconds": milliseconds}, "E_ENGINE")
-    subs, dels, ins = found.split.values()
-    if subs + dels > shard.ref_words or ins > shard.ref_words:
-        raise Rejected("E_ENGINE", f"more errors than the shard's {shard.ref_words} words: {split}")
-    return found
-
-
-def read_manifest(manifest: bytes, shard_sha256: str) -> Shard:
+def read_manifest(manifest: bytes, shard_sha256: str, now: datetime) -> Shard:
     """Return what a verified manifest says of the shard with this digest.
 
     Raises:
-        Rejected: E_CANARY.
+        Rejected: E_CANARY if it is not understood, counts in a way that is not known here, or
+            is too old.
     """
-    listed = {s.sha256: s for s in accept(Manifest, manifest, "E_CANARY").shards}
+    found = accept(Manifest, manifest, "E_CANARY")
+    try:
+        expired = found.expires and read_time(found.expires) <= now
+    except ValueError as error:
+        raise Rejected("E_CANARY", f"expires: {error}") from error
+    if expired:
+        raise Rejected("E_CANARY", f"the canary set expired at {found.expires}")
+    listed = {s.sha256: s for s in found.shards}
     shard = listed.get(shard_sha256)
     if shard is None:
         raise Rejected("E_CANARY", f"the manifest does not list shard {shard_sha256[:12]}")
     if shard.file == MANIFEST or not (shard.bytes and shard.utterances and shard.ref_words):
         raise Rejected("E_CANARY", f"the manifest has an impossible {shard}")
     return replace(shard, set=sha256(manifest).hexdigest())
-
-
-def _kill(process: "Popen[bytes]") -> None:
-    """End the engine and whatever it started, unless it ended by itself."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _key(model_sha256: str, shard: Shard) -> str:

@@ -38,7 +38,7 @@ class Limits:
     rate_bytes_s_min: int = 256  # of a download, over any window
     rate_window_s: float = 30.0
     spare_bytes: int = 1024 * 1024  # kept free beside what an update needs
-    recogniser_s_max: float = 600.0
+    recogniser_s_max: float = 600.0  # for a whole trial
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Config:
     formats: tuple[str, ...] = ()  # of model files that its engine reads; none: any
     on_withdrawn: Annotated[str, ON_WITHDRAWN] = "report"
     recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
+    may_try: tuple[str, ...] = ()  # CMD; a trial waits until it exits with 0: idle, charging
     blob_hosts: tuple[str, ...] = ()  # host[:port] that artifacts may be redirected to
     ca_file: str = ""  # trust this authority instead of the system's
     client_cert: str = ""  # a PEM file with a certificate and its key, shown to the server

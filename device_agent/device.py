@@ -11,10 +11,12 @@ Nothing here is global: one process may run many devices, each in a folder of it
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Collection
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 from device_agent import canary
@@ -23,7 +25,8 @@ from device_agent.client import Client
 from device_agent.config import Config
 from device_agent.credential import Credential, Identity
 from device_agent.disk import Slots, settle, sync
-from device_agent.errors import Rejected, Unavailable
+from device_agent.engine import Engine, Shard
+from device_agent.errors import Busy, Rejected, Unavailable
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import Canary, Plan, Step, way_of
@@ -36,6 +39,7 @@ from trust.roles import Component
 logger = logging.getLogger(__name__)
 
 DOWNLOADS = "downloads"
+LEAVE_S_MAX = 30.0
 # What this device found out by itself: the same bytes would be found wanting again.
 LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
 
@@ -122,13 +126,16 @@ class LocalDevice:
         if offered is None:
             logger.info("release %s is taken without a trial", plan.release)
             return
+        self._require_leave()
         folder, shard = self._fetch_canary(offered)
         timeout_s = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
-        engine = canary.Engine(self.config.recogniser, timeout_s)
+        engine = Engine(self.config.recogniser, timeout_s)
         models = (plan.base, self.slots.active), (plan.sha256, self.slots.spare)
         known = self.journal.memory.counts
         draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
-        trial = canary.run_trial(engine, models, shard, folder, known, old_first=draw % 2 == 0)
+        trial = canary.run_trial(
+            engine, models, shard, folder, known, offered, old_first=draw % 2 == 0
+        )
         if trial is None:
             self._say(plan, "note", reason="E_ENGINE", detail="the old model is not heard")
             return
@@ -136,7 +143,9 @@ class LocalDevice:
         self.journal.remember(counts=trial.kept, attempt=(plan.release, plan.deployment, attempt))
         old, new = trial.old.errors, trial.new.errors
         refused = canary.gate_refuses(old, new, shard.ref_words)
-        report = canary.report_of(trial, shard, plan, self.device_id, attempt, refused=refused)
+        report = canary.report_of(
+            trial, shard, plan, self.device_id, attempt, self._clock(), refused=refused
+        )
         self.outbox.add_report(report)
         if refused:
             found = f"{new} errors where the running model makes {old}"
@@ -194,6 +203,18 @@ class LocalDevice:
     def _say(self, plan: Plan, kind: str, **more: Any) -> None:
         self.outbox.add_event(str(plan.order_seq), Event(kind, plan.deployment, **more))
 
+    def _require_leave(self) -> None:
+        """Wait until the owner's command lets a trial begin."""
+        command = self.config.may_try
+        try:
+            run = command and subprocess.run(
+                command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, timeout=LEAVE_S_MAX
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Busy(f"{command[0]} did not say within {LEAVE_S_MAX} s") from error
+        if run and run.returncode:
+            raise Busy(f"{command[0]} ended with {run.returncode}: no trial now")
+
     def _canary_of(self, plan: Plan) -> Canary | None:
         """A way back is not tried: the model it leaves may be the one that cannot be heard."""
         back = (plan.base, plan.sha256) in self.journal.memory.back_edges
@@ -223,7 +244,7 @@ class LocalDevice:
             self.client.fetch(sha256, length, part)
             settle(part, target)
 
-    def _fetch_canary(self, offered: Canary) -> tuple[Path, canary.Shard]:
+    def _fetch_canary(self, offered: Canary) -> tuple[Path, Shard]:
         """Bring what is missing of the canary, forget others, and return where and what it is."""
         folder = self._canary / f"{offered.set[:32]}-{offered.shard_sha256[:32]}"
         for other in self._canary.iterdir():
@@ -232,7 +253,7 @@ class LocalDevice:
         folder.mkdir(exist_ok=True)
         manifest = folder / canary.MANIFEST
         self._fetch_blob(offered.set, offered.set_bytes, manifest)
-        shard = canary.read_manifest(manifest.read_bytes(), offered.shard_sha256)
+        shard = canary.read_manifest(manifest.read_bytes(), offered.shard_sha256, self._clock())
         if shard.bytes != offered.shard_bytes:
             raise Rejected("E_CANARY", f"{shard.file} has other sizes in plan and manifest")
         self._fetch_blob(offered.shard_sha256, offered.shard_bytes, folder / shard.file)

@@ -66,7 +66,7 @@ class NothingToDo(Exception):
 
 
 class Busy(OSError):
-    """Another agent works in this state folder; try later."""
+    """Another agent works in this state folder, or the device has other things to do; try later."""
 
 
 def one_line(text: str) -> str:

@@ -16,8 +16,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
-from device_agent.canary import Counts
 from device_agent.disk import sync
+from device_agent.engine import Counts
 from device_agent.errors import Misconfigured
 from device_agent.states import Idle, State, give_up
 from device_agent.strict import read

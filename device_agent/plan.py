@@ -19,6 +19,7 @@ TRIAL_S_MAX = 86_400
 CANARY_SET_BYTES_MAX = 1 << 20
 SHARD_BYTES_MAX = 1 << 26
 LABEL = re.compile(r"[\x21-\x7e]{1,64}\Z")
+ARM = re.compile(r"(canary|control)\Z")
 DIGEST_OR_NOTHING = re.compile(r"([0-9a-f]{64})?\Z")
 PRINTABLE = re.compile(r"[\x20-\x7e]{0,256}\Z")
 
@@ -53,18 +54,25 @@ def way_of(steps: tuple[Step, ...]) -> str:
 
 @dataclass(frozen=True)
 class Canary:
-    """The canary shard to try a release on: its signed manifest and the shard's own blob."""
+    """The canary shard to try a release on: its signed manifest and the shard's own blob.
+
+    Attributes:
+        arm: canary: compare old and new; control: tell of the old one only, heard twice.
+        base: digest of the release at which the chain to the new one begins, or none.
+    """
 
     set: Digest
     set_bytes: Annotated[int, CANARY_SET_BYTES_MAX]
     shard: Annotated[str, NAME]
     shard_sha256: Digest
     shard_bytes: Annotated[int, SHARD_BYTES_MAX]
+    arm: Annotated[str, ARM] = "canary"
+    base: Digest | None = None
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the server asks of the trial."""
+    """What the server asks of the trial: how long all of it may take."""
 
     timeout_s: Annotated[int, TRIAL_S_MAX]
 

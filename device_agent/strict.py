@@ -11,7 +11,7 @@ import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from device_agent.errors import Rejected
 
@@ -47,7 +47,7 @@ def _read(kind: Any, value: Any, where: str, exact: bool) -> Any:
         return _record(kind, value, where, exact)
     if origin is Annotated:
         return _narrow(_read(inner[0], value, where, exact), inner[1], where)
-    if origin is UnionType:  # X | None
+    if origin in (UnionType, Union):  # X | None
         return None if value is None else _read(inner[0], value, where, exact)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[-1] is ... else inner

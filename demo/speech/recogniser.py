@@ -37,8 +37,8 @@ from demo.speech.model_file import (
     BadModel,
     load_model,
 )
-from demo.speech.scoring import SCORER, Errors, normalise, word_errors
 from demo.speech.shards import BadCanary, Utterance, read_manifest, read_shard, shards_at
+from device_agent.scoring import SCORER, Errors, normalise, word_errors
 
 BAD_INPUT_EXIT = 2
 
@@ -87,6 +87,7 @@ def evaluate(
         "sub": score.total.substituted,
         "del": score.total.deleted,
         "ins": score.total.inserted,
+        "by_utterance": [errors for _, _, errors in score.heard],
         "shards": [shard.id for shard in shards],
         "canary_set": sha256((canary / "canary.json").read_bytes()).hexdigest(),
         "scorer": SCORER,

@@ -29,6 +29,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)  # python-tuf reads the system cl
 CREDENTIAL = "secret-of-the-device"
 DEVICE = "d1"
 WORDS = 400
+COUNTED = {"normaliser": "nfkc-casefold/1", "unit": "word"}
 
 ENGINE = """#!/bin/sh
 errors=$(LC_ALL=C sed -n 's/^errors=\\([0-9]*\\)$/\\1/p' "$2" | head -n 1)
@@ -73,6 +74,7 @@ class ServerDouble:
         self.events: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.capacities: list[dict[str, Any]] = []
+        self.asks: dict[str, Any] = {}  # beside the shard: in which arm, from which base
         self.asked: list[Asked] = []
         self.lie: Lie = lambda asked, answer: answer
         self.documents: dict[str, Metadata[Any]] = {}
@@ -80,7 +82,7 @@ class ServerDouble:
         shard = b"shard 03"
         self.shard = {"sha256": digest(shard), "bytes": len(shard)}
         entry = {"id": 3, "file": "03.zip", "utterances": 50, "ref_words": WORDS, **self.shard}
-        manifest = json.dumps({"shards": [entry]}).encode()
+        manifest = json.dumps({**COUNTED, "shards": [entry]}).encode()
         self.canary = CanaryTarget("c1", digest(manifest), len(manifest))
         self.blobs |= {digest(shard): shard, digest(manifest): manifest}
 
@@ -196,6 +198,7 @@ class ServerDouble:
                 "shard": "03",
                 "shard_sha256": self.shard["sha256"],
                 "shard_bytes": self.shard["bytes"],
+                **self.asks,
             }
             if canary
             else None,
