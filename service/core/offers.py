@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import deployments, plans, rules, ways
+from service.core import deployments, plans, policy, rules, ways
 from service.core.rules import Finding, Hold
 from service.db import queries
 from service.db.rollout_tables import Deployment

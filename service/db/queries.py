@@ -245,8 +245,6 @@ def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence
     return session.scalars(rows).all()
 
 
-def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -> int:
-    """Return how many devices of a cohort have yet to take a release, `most` if there are more.
 def without_outcome(session: Session, rollout: Rollout, limit: int) -> tuple[int, Sequence[str]]:
     """Return how many of a rollout's devices neither run its release nor failed, and the first."""
     out = select(Deployment.device_id).filter_by(rollout_id=rollout.id, direction="forward")
@@ -257,8 +255,8 @@ def without_outcome(session: Session, rollout: Rollout, limit: int) -> tuple[int
     return count, session.scalars(rest.order_by(Device.id).limit(limit)).all()
 
 
-def devices_with_outcome(session: Session, rollout: Rollout, silent: datetime) -> set[str]:
-    """Return the devices that are on a rollout's release, past it, or out of it for good.
+def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -> int:
+    """Return how many devices of a cohort have yet to take a release, `most` if there are more.
 
     Not counted are those that are past it, refused or failed, were not seen since `silent`, or
     have other hardware or an older agent than the release asks for.
