@@ -73,9 +73,9 @@ def check_bits(bits: bytes, total: int) -> None:
 
 
 def numbers(
-    streams: Sequence[bytes], bits: bytes, literal_bits: int
+    streams: Sequence[bytes], bits: bytes, literal_bits: int, more: int = 0
 ) -> Iterator[tuple[int, list[int]]]:
-    """Decodes streams of hybrid tokens to numbers below 2^32 (the plain decoder).
+    """Decodes streams of hybrid tokens to numbers below 2^32, and `more` (the plain decoder).
 
     Gives the number of a stream and some of its numbers, in order; only so many at a time are
     objects of the language, which take ten times the memory of what is kept.
@@ -84,26 +84,24 @@ def numbers(
     known, tables = bytes(range(len(extra))), bytes(extra).ljust(256, b"\0")
     check_token(max(max(some.translate(None, known), default=0) for some in streams), literal_bits)
     check_bits(bits, sum(sum(some.translate(tables)) for some in streams))
+    rest = [low + more for low in lowest]
     masks = [(1 << need) - 1 for need in extra]
+    added, literals = bytes([*range(more, 256), *range(more)]), bytes(range(1 << literal_bits))
     held = held_bits = at = 0
     for stream, first in ((n, f) for n, s in enumerate(streams) for f in range(0, len(s), _STEP)):
         tokens = streams[stream][first : first + _STEP]
-        found = list(tokens)
-        for place in compress(range(len(tokens)), tokens.translate(tables)):
-            token = tokens[place]
-            if held_bits < 32:
-                held |= int.from_bytes(bits[at : at + 6], "little") << held_bits
-                held_bits += 48
-                at += 6
-            found[place] = lowest[token] + (held & masks[token])
-            held >>= extra[token]
-            held_bits -= extra[token]
+        found = list(tokens.translate(added))
+        places = compress(range(len(tokens)), tokens.translate(tables))
+        for place, token in zip(places, tokens.translate(None, literals), strict=False):
+            need = extra[token]
+            if held_bits < need:
+                held |= int.from_bytes(bits[at : at + 4], "little") << held_bits
+                held_bits += 32
+                at += 4
+            found[place] = rest[token] + (held & masks[token])
+            held >>= need
+            held_bits -= need
         yield stream, found
-
-
-def joined(streams: Sequence[bytes], classes: int) -> list[Any]:
-    """Puts the token streams of all classes into one list; what follows them stays as it is."""
-    return [streams[:classes], *streams[classes:]]
 
 
 def halves(pairs: bytes) -> bytearray:

@@ -9,8 +9,8 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
-from itertools import accumulate, compress, count
-from operator import add, xor
+from itertools import accumulate, compress
+from operator import xor
 
 from neural_diff import codec
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, numbers
@@ -66,8 +66,8 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
         keys = _keys(elements, region) if told.table else elements
         count = len(elements) // region.element_bytes
         raw = elements if region.width <= 8 else _integers(elements, region)
-        for at, value in list(pick(told, first, keys, count)):
-            put(raw, at, value, region)
+        for at, value, start in list(pick(told, first, keys, count)):
+            put(raw, at, value, start, region)
         if isinstance(raw, array):
             elements[:] = _little_endian(raw).tobytes()
         told.check_end(first + count)
@@ -75,41 +75,45 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
     return change
 
 
-def _add(raw: MutableSequence[int], places: Integers, residues: Integers, region: Region) -> None:
-    mask = (1 << region.width) - 1
-    if region.is_float:
-        for place, residue in zip(places, residues, strict=True):
-            raw[place] = ordinal(ordinal(raw[place], region) + residue & mask, region)
+def _add(raw: MutableSequence[int], at: Integers, given: Integers, first: int, of: Region) -> None:
+    mask = (1 << of.width) - 1
+    if of.is_float:
+        for place, residue in zip(at, given, strict=True):
+            raw[place - first] = ordinal(ordinal(raw[place - first], of) + residue & mask, of)
         return
-    for place, residue in zip(places, residues, strict=True):
+    for place, residue in zip(at, given, strict=True):
+        place -= first
         raw[place] = raw[place] + residue & mask
 
 
-def _set(raw: MutableSequence[int], places: Integers, given: Integers, region: Region) -> None:
-    for place, new in zip(places, given, strict=True):
-        raw[place] = new
+def _set(raw: MutableSequence[int], at: Integers, given: Integers, first: int, of: Region) -> None:
+    for place, new in zip(at, given, strict=True):
+        raw[place - first] = new
 
 
 def _placed(
     told: codec.Told, first: int, keys: bytearray, count: int
-) -> Iterator[tuple[Integers, Integers]]:
-    """Gives which of `count` elements from `first` on change, and the values, class by class."""
+) -> Iterator[tuple[Integers, Integers, int]]:
+    """Gives which of `count` elements from `first` on change, and the values, class by class.
+
+    The third is from where places count; to subtract it from each before takes longer.
+    """
     within = [_between(places, first, first + count) for places in told.places]
     if told.table is None:
         for places, value, here in zip(told.places, told.values, within, strict=True):
-            yield array("I", [place - first for place in places[here]]), value[here]
+            yield places[here], value[here], first
         return
     at = array("I", [place - first for place in told.places[0][within[0]]])
     classes = bytes(map(keys.__getitem__, at)).translate(told.table)
     for number, value in enumerate(told.values):
         some = array("I", compress(at, classes.translate(_is(number))))
         start = told.use(number, len(some))
-        yield some, value[start : start + len(some)]
+        yield some, value[start : start + len(some)], 0
 
 
 def _ranked(
     told: codec.Told, first: int, keys: bytearray, count: int
-) -> Iterator[tuple[Integers, Integers]]:
+) -> Iterator[tuple[Integers, Integers, int]]:
     """Gives the same where places are ranks among the elements of a class."""
     assert told.table is not None
     classes = keys.translate(told.table)
@@ -117,7 +121,7 @@ def _ranked(
         members = array("I", compress(range(count), classes.translate(_is(number))))
         start = told.use(number, len(members))
         here = _between(ranks, start, start + len(members))
-        yield array("I", [members[rank - start] for rank in ranks[here]]), value[here]
+        yield array("I", [members[rank - start] for rank in ranks[here]]), value[here], 0
 
 
 def _between(rising: Integers, low: int, high: int) -> slice:
@@ -145,7 +149,7 @@ def _positions(
     Places count from the section's first element or, where old values tell, within the class.
     """
     if section.codec == CLASS_GAPS:
-        tokens, bits, *values = codec.joined(streams, section.classes)
+        tokens, (bits, *values) = streams[: section.classes], streams[section.classes :]
         found: list[Integers] = [*_rising(tokens, bits, section.count)]
         return (list(_in_runs(found, table, section)) if section.runs else found), values
     limit = section.count if section.codec != BLOCKS else -(-section.count // BLOCK_ELEMENTS)
@@ -177,11 +181,11 @@ def _in_runs(ranked: list[Integers], table: bytes, section: Section) -> Iterator
 def _rising(streams: Sequence[bytes], bits: bytes, limit: int) -> "list[array[int]]":
     """Gives the places that each stream's gaps lead to; refuses any that is not below a limit."""
     found, last = [array("I") for _ in streams], [-1] * len(streams)
-    for number, gaps in numbers(streams, bits, GAP_LITERAL_BITS):
-        places = list(map(add, accumulate(gaps), count(last[number] + 1)))
-        last[number] = places[-1]
-        if places[-1] < limit:
-            found[number].extend(places)
+    for number, gaps in numbers(streams, bits, GAP_LITERAL_BITS, 1):
+        gaps[0] += last[number]
+        last[number] = sum(gaps)
+        if last[number] < limit:
+            found[number].extend(accumulate(gaps))
     for reached in last:
         codec.check_last(reached, limit)
     return found
@@ -191,7 +195,7 @@ def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> "Se
     """Decodes what is added modulo 2^width, for each class."""
     if "paired" in section.params:
         return list(codec.unpaired(streams, section.changes))
-    tokens, bits, signs = codec.joined(streams, section.classes)
+    tokens, (bits, signs) = streams[: section.classes], streams[section.classes :]
     mask = (1 << region.width) - 1
     found = [array(_TYPES[region.element_bytes]) for _ in tokens]
     # Of magnitude less one and sign, together a byte if the element is one.
