@@ -163,11 +163,10 @@ class Told:
         self.places, self.values, self.used = places, values, [0] * section.classes
         self.table = table.ljust(256, b"\0") if table and section.looks else None
         self.ranked = self.table is not None and section.codec == CLASS_GAPS
-        self._count, self._needed = section.count, list(map(len, values))
-        if section.codec == CLASS_GAPS and list(map(len, places)) != self._needed:
+        self._count = section.count
+        if section.codec == CLASS_GAPS and list(map(len, places)) != list(map(len, values)):
             raise Malformed("a class does not have as many places as values")
-        if self.ranked:
-            self._needed = reached(places)
+        self._needed = reached(places) if self.ranked else list(map(len, values))
 
     def use(self, number: int, count: int) -> int:
         """Counts elements of a class, or changed ones of it; gives how many there were before."""

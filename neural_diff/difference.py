@@ -73,12 +73,9 @@ def add_difference(
 def add_elements(draft: Draft, region: Region, old: Bytes, new: Bytes) -> None:
     """Adds the sections that change a region's elements from `old` to `new`, if any do."""
     step = _COMPARED_BYTES // region.unit * region.unit
-    found = []
-    for first in range(0, region.count, step):
-        run = first, min(first + step, region.count)
-        differ = _elements(region, old, *run) != _elements(region, new, *run)
-        found.append(np.flatnonzero(differ) + first)
-    changed = np.concatenate(found)
+    runs = [(first, min(first + step, region.count)) for first in range(0, region.count, step)]
+    sides = ([_elements(region, data, *run) for data in (old, new)] for run in runs)
+    changed = np.flatnonzero(np.concatenate([before != after for before, after in sides]))
     grain = lcm(region.unit, BLOCK_ELEMENTS)
     coarse = lcm(grain, RUN_GRAIN)
     for low, high in pairwise(_cuts(region, changed, coarse)):
@@ -110,10 +107,10 @@ def _cuts(region: Region, changed: Integers, grain: int) -> list[int]:
     cuts = {*bounds, region.count}
     most = _SECTION_CHANGES_4_BIT if region.width == 4 else _SECTION_CHANGES
     for low, high in pairwise(sorted(cuts)):
-        some = changed[slice(*np.searchsorted(changed, (low, high)))] - low
+        some = changed[slice(*np.searchsorted(changed, (low, high)))]
         pieces = max(-(-len(some) // most), 1)
         for piece in range(1, pieces):
-            cuts.add(low + int(some[len(some) * piece // pieces]) // grain * grain)
+            cuts.add(low + (int(some[len(some) * piece // pieces]) - low) // grain * grain)
     return sorted(cuts)
 
 

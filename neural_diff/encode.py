@@ -59,9 +59,10 @@ def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[En
     if not dense or counts.bits(ONE_CLASS, ranked=False) < _literal_bits(new):
         yield from _sparse_tries(region, old, new, changed, distance, counts)
     if dense:
-        for flip, given in enumerate((new, old ^ new)):
-            planes = _packed([plane_split(given.tobytes(), region.element_bytes)])
-            yield Encoded("set", REPLACE, {"xor": flip}, planes)
+        # Which of the two is smaller is told by their entropies: coding both takes longer.
+        flip, given = min(enumerate((new, old ^ new)), key=lambda tried: _literal_bits(tried[1]))
+        planes = _packed([plane_split(given.tobytes(), region.element_bytes)])
+        yield Encoded("set", REPLACE, {"xor": flip}, planes)
 
 
 def _literal_bits(new: Raw) -> float:
@@ -81,14 +82,11 @@ def _sparse_tries(
         planes = _packed([plane_split(new[changed].tobytes(), region.element_bytes)])
         yield Encoded("set", places.codec, places.params, places.packed + planes)
     # Values of all classes have the places that are the smallest, or ranks of their own.
-    for table, ranked in counts.tables():
-        known = None if ranked else places
-        yield from _class_tries(region, old, table, 0, changed, distance, known)
-    for table, run in run_tables(changed, len(old)):
-        yield from _class_tries(region, old, table, run, changed, distance, None)
+    for table, run, ranked in (*counts.tables(), *run_tables(changed, len(old))):
+        yield from _classed(region, old, table, run, changed, distance, None if ranked else places)
 
 
-def _class_tries(
+def _classed(
     region: Region,
     old: Raw,
     table: NDArray[np.uint8],
@@ -126,8 +124,7 @@ def _position_tries(changed: Integers, params: dict[str, int]) -> Iterator[Encod
 
 
 def _gaps(places: Integers) -> Integers:
-    gaps: Integers = np.diff(places, prepend=-1) - 1
-    return gaps
+    return np.diff(places, prepend=-1) - 1
 
 
 def _value_tries(

@@ -32,7 +32,6 @@ MAGIC = b"\x89FLEETD\n"
 VERSION = 2
 ENVELOPE = struct.Struct("<8sHHI32s")
 DIGEST_BYTES = 32
-CAPABILITY_MOVES = 4  # the other bits are of sections
 
 PatchKind = Literal["sparse", "hashed", "exact"]
 
@@ -196,9 +195,8 @@ def aligned(offset: int) -> int:
 
 
 def _capabilities(patch: Patch) -> int:
-    """Gives the bits of what a device must be able to do."""
-    bits = [section.capabilities for section in patch.sections]
-    return reduce(or_, bits, CAPABILITY_MOVES if patch.moves else 0)
+    """Gives the bits of what a device must be able to do: moves, and what the sections ask for."""
+    return reduce(or_, [section.capabilities for section in patch.sections], 4 * bool(patch.moves))
 
 
 def _check_moves(patch: Patch) -> None:
