@@ -85,8 +85,7 @@ def run_trial(
 ) -> Trial | None:
     """Count the errors of both models; None if the old one cannot be heard, and the new one can.
 
-    Of two that must be heard, the first may take half of the time, so that neither takes it from
-    the other.
+    Of two that must be heard, the first may take half of the time.
 
     Args:
         engine: how to run a model.
@@ -129,7 +128,7 @@ def run_trial(
     base_key = _key(asked.base or "", shard)
     base = known.get(base_key)
     heard = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
-    kept = {key: counts for key, counts in known.items() if key not in (*heard, base_key)}
+    kept = {key: known[key] for key in known if key not in (*heard, base_key)}
     kept |= ({base_key: base} if base else {}) | heard
     again = hear_old(1) if asked.arm == "control" else None
     base = base if base and base.comparable(new) else None

@@ -74,7 +74,7 @@ class ServerDouble:
         self.events: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.capacities: list[dict[str, Any]] = []
-        self.asks: dict[str, Any] = {}  # beside the shard: in which arm, from which base
+        self.asks: dict[str, Any] = {}  # beside the shard
         self.asked: list[Asked] = []
         self.lie: Lie = lambda asked, answer: answer
         self.documents: dict[str, Metadata[Any]] = {}
@@ -192,14 +192,9 @@ class ServerDouble:
             "sha256": release.sha256,
             "bytes": release.bytes,
             "pipelines": list(ways) or [[self.full(name)]],
-            "canary": {
-                "set": self.canary.sha256,
-                "set_bytes": self.canary.bytes,
-                "shard": "03",
-                "shard_sha256": self.shard["sha256"],
-                "shard_bytes": self.shard["bytes"],
-                **self.asks,
-            }
+            "canary": {"set": self.canary.sha256, "set_bytes": self.canary.bytes, "shard": "03"}
+            | {f"shard_{name}": value for name, value in self.shard.items()}
+            | self.asks
             if canary
             else None,
             "gate": {"timeout_s": 30},
