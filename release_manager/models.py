@@ -11,10 +11,12 @@ from release_manager.config import Settings
 from release_manager.documents import Entries, update_family, update_targets
 from release_manager.errors import Refused
 from release_manager.keys import family_key
-from release_manager.metadata import Repository, desk_of, fetch
+from release_manager.metadata import Repository, desk_of, fetch, utc_now
 from release_manager.show import Reply
 from release_manager.signers import holders
-from trust.roles import NAME, CanaryTarget, Family, family_role
+from trust.fields import one_of
+from trust.order import read_time
+from trust.roles import NAME, NORMALISERS, UNITS, CanaryTarget, Family, family_role
 from trust.sign import Holders, target_of
 
 MANIFEST = "canary.json"
@@ -103,6 +105,11 @@ def read_canary(folder: Path) -> tuple[str, list[Shard]]:
         document = json.loads(file.read_bytes())
         shards = [Shard(**shard) for shard in document["shards"]]
         name = str(document.get("name"))
+        one_of(NORMALISERS)(document["normaliser"])
+        one_of(UNITS)(document["unit"])
+        ends = document.get("expires", "")
+        if ends and read_time(ends) <= utc_now():
+            raise ValueError(f"it expired at {ends}")
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{file} is not a canary manifest: {error!r}", fix) from None
     if not NAME.match(name):

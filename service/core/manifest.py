@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import from_json
 
 from service.blobs import Blobs
 from service.core import errors
 from service.core.bodies import ERRORS_MAX, Name, Sha256
-from trust.roles import CanaryTarget
+from trust.fields import one_of
+from trust.order import read_time, write_time
+from trust.roles import NORMALISERS, UNITS, CanaryTarget
 
 CANARY_MANIFEST_BYTES_MAX = 1 << 20
 Words = Annotated[int, Field(strict=True, ge=1, le=ERRORS_MAX)]  # what a report may count
@@ -25,8 +27,16 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A canary set: every poll and every report relies on its shards."""
+    """A canary set: every poll and every report relies on its shards.
 
+    Attributes:
+        normaliser, unit: how words are counted; a device refuses what it does not know.
+        expires: when devices refuse the set, or empty.
+    """
+
+    normaliser: Annotated[str, AfterValidator(one_of(NORMALISERS))]
+    unit: Annotated[str, AfterValidator(one_of(UNITS))]
+    expires: Annotated[str, AfterValidator(lambda text: write_time(read_time(text)))] = ""
     shards: Annotated[list[Shard], Field(min_length=1)]
 
 

@@ -25,7 +25,8 @@ def canary_set(folder: Path, name: str = "en-1", **changes: Any) -> Path:
             }
         )
     shards[0] |= changes
-    (folder / "canary.json").write_text(json.dumps({"name": name, "shards": shards}))
+    document = {"name": name, "normaliser": "nfkc-casefold/1", "unit": "word", "shards": shards}
+    (folder / "canary.json").write_text(json.dumps(document))
     return folder
 
 
@@ -94,3 +95,25 @@ def test_a_manifest_that_is_none_is_refused(ready: Desk, tmp_path: Path, text: s
 def test_a_canary_set_needs_a_name(ready: Desk, tmp_path: Path, name: Any) -> None:
     assert ready.run("canary", "publish", "asr", canary_set(tmp_path / "set", name)) == 1
     assert "for example en-1" in ready.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normaliser": "whisper/1"},
+        {"normaliser": None},
+        {"unit": "words"},
+        {"expires": "2020-01-01T00:00:00Z"},
+        {"expires": "next year"},
+        {"expires": 7},
+    ],
+)
+def test_a_set_that_every_device_would_refuse_is_not_published(
+    ready: Desk, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = canary_set(tmp_path / "set")
+    file = folder / "canary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert ready.run("canary", "publish", "asr", folder) == 1
+    assert "is not a canary manifest" in ready.err
+    assert not ready.server.artifacts

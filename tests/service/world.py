@@ -92,6 +92,9 @@ def opened(settings: Settings, folder: Path) -> Iterator["World"]:
         yield World(client, app, folder / "keys")
 
 
+COUNTED = {"normaliser": "nfkc-casefold/1", "unit": "word"}
+
+
 class World:
     def __init__(self, client: TestClient, app: FastAPI, folder: Path) -> None:
         self.client, self.app, self.keys_folder = client, app, folder
@@ -207,7 +210,7 @@ class World:
         self.tick()
         return release
 
-    def publish_canary(self, shards: int = 3, ref_words: int = 100) -> None:
+    def publish_canary(self, shards: int = 3, ref_words: int = 100, **more: Any) -> None:
         listed = []
         for number in range(shards):
             body = f"shard {number}".encode()
@@ -221,7 +224,8 @@ class World:
                     "ref_words": ref_words,
                 }
             )
-        manifest = json.dumps({"name": "canary-1", "shards": listed}).encode()
+        document = {"name": "canary-1", "shards": listed, **COUNTED, **more}
+        manifest = json.dumps(document).encode()
         target = CanaryTarget("canary-1", self.upload(manifest), len(manifest))
         self.sign_family(sign.target_of(MODEL, target))
 
