@@ -19,6 +19,7 @@ from release_manager import (
     audit,
     ceremony,
     diffs,
+    evaluate,
     fleet,
     models,
     plans,
@@ -58,7 +59,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "patch withdraw MODEL SOURCE RELEASE --reason": plans.withdraw,
     "patch restore MODEL SOURCE RELEASE": plans.restore,
     "release publish MODEL RELEASE FILE [--patch] [--component] [--hardware] [--format] "
-    "[--min-agent] [--rollback-from-here] [--rollback-days] [--no-rollback]": releases.publish,
+    "[--min-agent] [--rollback-from-here] [--rollback-days] [--no-rollback] [--evaluation] "
+    "[--margin] [--accept-worse]": releases.publish,
+    "release evaluate BASE TARGET FOLDER --recogniser --out [--margin]": evaluate.evaluate,
     "release list MODEL": fleet.list_releases,
     "release withdraw MODEL RELEASE [--fallback]": releases.withdraw,
     "release retire MODEL RELEASE": releases.retire,

@@ -21,6 +21,7 @@ from release_manager.config import Settings
 from release_manager.diffs import described
 from release_manager.documents import Entries, update_family
 from release_manager.errors import Refused, Usage
+from release_manager.evaluate import read_evaluation
 from release_manager.metadata import desk_of
 from release_manager.show import Reply
 from trust.roles import (
@@ -28,6 +29,7 @@ from trust.roles import (
     Component,
     ComponentTarget,
     Entry,
+    Evaluation,
     Family,
     PatchTarget,
     Release,
@@ -37,10 +39,14 @@ from trust.sign import target_of
 
 Releases = dict[str, Release]
 DAY_S = 86_400
+EVALUATIONS_MAX = 8  # up to 10 kB each, of the megabyte of a family
 
 
 def publish(args: Namespace, settings: Settings) -> Reply:
     """Check, upload and sign a release, the files that go with it and the patches that lead to it.
+
+    With --evaluation, how it compares with its base on the whole canary set is signed, too, and
+    a release that is worse than the margin is refused.
 
     Example:
       fleetdiff release publish asr-en-edge r2 r2.safetensors --patch r1_r2.ndiff
@@ -56,10 +62,13 @@ def publish(args: Namespace, settings: Settings) -> Reply:
         release = _release(args, digest, size, tuple(beside), known)
         edges.update({path: _edge(args, path, digest, known) for path in args.patch})
         returns = _ways_back(args, release, known, {edge.from_sha256 for edge in edges.values()})
+        if args.evaluation:
+            release = replace(release, evaluation=_evaluation(args, digest, family))
         before = [*known.values(), *((*family.patches, *family.components) if family else ())]
         files = {ComponentTarget(part.sha256, part.bytes): beside[part] for part in beside}
         files = {file: path for file, path in files.items() if file not in before}
-        releases = [found for found in (release, *returns) if found not in before]
+        latest = {r.name: r for r in (*known.values(), *returns, release)}
+        releases = [found for found in _forgetting(latest) if found not in before]
         patches = {path: edge for path, edge in edges.items() if edge not in before}
         _check_by_applying(desk.client, patches)
         if releases or patches:
@@ -205,6 +214,22 @@ def _release(
             "a release never changes: publish under a new name",
         )
     return release
+
+
+def _forgetting(releases: Releases) -> list[Release]:
+    """Return releases without the oldest evaluations: a family has no room for all of them."""
+    found = sorted(releases.values(), key=lambda release: release.seq)
+    older = [replace(r, evaluation=None) for r in found[:-EVALUATIONS_MAX]]
+    return older + found[-EVALUATIONS_MAX:]
+
+
+def _evaluation(args: Namespace, digest: str, family: Family | None) -> Evaluation:
+    canary = family.canary.sha256 if family and family.canary else ""
+    found = read_evaluation(args, digest, canary)
+    known = family.release_of(found.base) if family else None
+    if known is None:
+        raise Refused(f"{args.evaluation} compares with no published release", "give one as BASE")
+    return found
 
 
 def _edge(args: Namespace, path: Path, digest: str, known: Releases) -> PatchTarget:

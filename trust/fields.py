@@ -52,11 +52,13 @@ def write(value: Any) -> dict[str, Any]:
     for name, field in signed_names(type(value)).items():
         held = getattr(value, field.name)
         if held or not field.metadata["optional"]:
-            found[name] = list(map(_plain, held)) if isinstance(held, tuple) else held
+            found[name] = _plain(held)
     return found
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
     return write(value) if is_dataclass(value) else value
 
 
@@ -102,6 +104,18 @@ def count(value: Any, least: int = 1) -> int:
     if type(value) is not int or not least <= value < 1 << 53:
         raise ValueError(f"{value!r} is not an integer from {least}")
     return value
+
+
+def counts(values: Any, most: int) -> tuple[int, ...]:
+    """Return a list of numbers from 0, neither empty nor longer than that."""
+    if not isinstance(values, list) or not 0 < len(values) <= most:
+        raise ValueError(f"{values!r:.80} is not a list of up to {most} numbers")
+    return tuple(count(value, 0) for value in values)
+
+
+def change(value: Any) -> int:
+    """Return a difference of numbers."""
+    return count(value, -(1 << 53))
 
 
 def second(value: Any) -> int:

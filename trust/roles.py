@@ -21,6 +21,7 @@ NAME, SHA256 = fields.NAME, fields.SHA256
 _PATCH_PATH = re.compile(rf"{NAME_FORM}/{NAME_FORM}_{NAME_FORM}\.ndiff\Z")
 TARGETS_PER_FAMILY_MAX = 300
 COMPONENTS_MAX = 16  # of a release
+SHARDS_MAX = 1000  # of an evaluation
 BYTES_MAX = 1 << 40
 STATUSES = ("active", "retired", "withdrawn")
 PATCH_KINDS = ("sparse", "hashed", "exact")
@@ -50,6 +51,42 @@ def _components(values: Any) -> tuple[Component, ...]:
     return found
 
 
+def _errors(values: Any) -> tuple[int, ...]:
+    return fields.counts(values, SHARDS_MAX)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a release manager measured on the whole canary set before a release was signed.
+
+    Attributes:
+        canary_set: SHA-256 of the manifest of that set.
+        base: of the model that the release was compared with.
+        old, new: word errors of both on each shard, in the order of the manifest.
+        change_ppm, lower_ppm, upper_ppm: change of the word error rate, and its interval of 95 %.
+        resolution_ppm: the smallest change that such a set shows four times out of five.
+        worse_accepted: it is worse than the margin, and was published on purpose.
+    """
+
+    canary_set: str = field(metadata=signed(fields.digest))
+    base: str = field(metadata=signed(fields.digest))
+    old: tuple[int, ...] = field(metadata=signed(_errors))
+    new: tuple[int, ...] = field(metadata=signed(_errors))
+    change_ppm: int = field(metadata=signed(fields.change))
+    lower_ppm: int = field(metadata=signed(fields.change))
+    upper_ppm: int = field(metadata=signed(fields.change))
+    resolution_ppm: int = field(metadata=signed(fields.second))
+    worse_accepted: bool = field(default=False, metadata=signed(fields.switch, optional=True))
+
+    @classmethod
+    def read(cls, value: Any) -> "Evaluation":
+        """Return the evaluation in a signed document, or raise ValueError, KeyError, TypeError."""
+        found = cls(**fields.read(cls, value))
+        if len(found.old) != len(found.new):
+            raise ValueError(f"{len(found.old)} and {len(found.new)} shards are not the same ones")
+        return found
+
+
 @dataclass(frozen=True)
 class Release:
     """One version of a model, as its family signs it.
@@ -59,6 +96,7 @@ class Release:
         rollback_until: when that ends, in seconds since 1970; 0: with the family.
         components: the files that a device switches to together with the model, or not at all.
         min_agent: the oldest agent that can install it; empty: any.
+        evaluation: how it compares on the whole canary set; None: nobody says.
     """
 
     name: str = field(metadata=signed(fields.name, "id"))
@@ -74,6 +112,9 @@ class Release:
         default=(), metadata=signed(_components, optional=True)
     )
     min_agent: str = field(default="", metadata=signed(fields.version, optional=True))
+    evaluation: Evaluation | None = field(
+        default=None, metadata=signed(Evaluation.read, optional=True)
+    )
 
     def misfit(self, hardware: str, agent: str) -> str:
         """Return why a device of this hardware, with this agent, cannot run it; empty if it can."""

