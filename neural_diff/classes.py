@@ -24,9 +24,11 @@ _RUNS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 307
 RUN_GRAIN = 15360  # elements, a multiple of most of them
 KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
 ONE_CLASS = np.zeros(256, np.uint8)
-_CLASSES = (4, 8, 16)  # numbers of classes that are looked at
 _CODE_BYTES = 50  # of a class in the table, and of a code of its own
 _TOKENS = 256
+
+Tables = Iterator[tuple[NDArray[np.uint8], int, bool]]
+"""A table of classes, the length of a run (0: of old values), and if positions go by it too."""
 
 
 class Counts(NamedTuple):
@@ -62,13 +64,13 @@ class Counts(NamedTuple):
         places = entropy_bits(np.stack([support[1], support[0] - support[1]], axis=-1))
         return float(values + places) + 8 * _CODE_BYTES * classes * (1 + ranked)
 
-    def tables(self) -> Iterator[tuple[NDArray[np.uint8], int, bool]]:
-        """Gives the best table, no run, and whether it is for positions as well, if any pays."""
+    def tables(self) -> Tables:
+        """Gives the best table of old values, if any pays."""
         changes = self.moved.sum(axis=1)
         rate = (changes + 8 * changes.sum() / self.have.sum()) / (self.have + 8)
         tried = [(self.bits(ONE_CLASS, ranked=False), ONE_CLASS, False)]
         for order, ranked in ((rate, True), (self.distance, False)):
-            for classes in _CLASSES:
+            for classes in (4, 8, 16):
                 table = _table(order, changes, classes)
                 tried.append((self.bits(table, ranked=ranked), table, ranked))
         _, table, ranked = min(tried, key=lambda one: one[0])
@@ -76,12 +78,13 @@ class Counts(NamedTuple):
             yield table, 0, ranked
 
 
-def run_tables(changed: Integers, count: int) -> Iterator[tuple[NDArray[np.uint8], int, bool]]:
-    """Gives the best classes of runs of `count` elements, a run's length, and so on, if any pay.
+def run_tables(changed: Integers, count: int, known: float) -> Tables:
+    """Gives the best table of runs of `count` elements, if any pays.
 
     A run is a row of a model, or a part of one: rows have scales, and change at their own rates.
+    It must pay against the `known` bits of another way to say where the changes are.
     """
-    alone = entropy_bits(np.array([count - len(changed), len(changed)]))
+    alone = min(known, entropy_bits(np.array([count - len(changed), len(changed)])))
     tried = [(alone, ONE_CLASS, 0)]
     fine = np.bincount(changed // _RUNS[0], minlength=-(-count // _RUNS[0]))
     for run in (run for run in _RUNS if run <= count // 4):

@@ -82,7 +82,7 @@ def _sparse_tries(
         planes = _packed([plane_split(new[changed].tobytes(), region.element_bytes)])
         yield Encoded("set", places.codec, places.params, places.packed + planes)
     # Values of all classes have the places that are the smallest, or ranks of their own.
-    for table, run, ranked in (*counts.tables(), *run_tables(changed, len(old))):
+    for table, run, ranked in (*counts.tables(), *run_tables(changed, len(old), 8 * places.cost)):
         yield from _classed(region, old, table, run, changed, distance, None if ranked else places)
 
 
