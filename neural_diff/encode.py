@@ -96,7 +96,7 @@ def _classed(
     places: Encoded | None,
 ) -> Iterator[Encoded]:
     """Gives values by classes, of old values or of runs, and places given or by class as well."""
-    lookup = _pair(table) if run else table[: 16 if region.width == 4 else 256].tobytes()
+    lookup = pack(_pair(table) if run else table[: 16 if region.width == 4 else 256].tobytes())
     of = np.repeat(table, run)[: len(old)] if run else table[keys_of(old, region)]
     some = [np.flatnonzero(of[changed] == number) for number in range(int(of.max()) + 1)]
     if not places:
@@ -107,8 +107,7 @@ def _classed(
         places = Encoded("add", CLASS_GAPS, {"changes": len(changed)}, packed)
     params = places.params | {"classes": len(some)} | ({"run": run} if run else {})
     for values, paired in _value_tries(region, [distance[one] for one in some]):
-        packed = (pack(lookup), *places.packed, *values)
-        yield Encoded("add", places.codec, params | paired, packed)
+        yield Encoded("add", places.codec, params | paired, (lookup, *places.packed, *values))
 
 
 def _position_tries(changed: Integers, params: dict[str, int]) -> Iterator[Encoded]:
