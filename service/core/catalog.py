@@ -30,6 +30,8 @@ from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
+from trust.fields import write
+from trust.order import read_time
 from trust.roles import Entry, Family, read_family
 
 _FILENAME = re.compile(r"(?:(\d{1,9})\.)?([a-z0-9][a-z0-9._-]{0,80})\.json\Z")
@@ -240,6 +242,7 @@ def _publish(
         row.hardware = list(signed.hardware)
         row.rollback_from = list(signed.rollback_from)
         row.min_agent = signed.min_agent
+        row.evaluation = write(signed.evaluation) if signed.evaluation else None
     session.flush()
     _publish_patches(session, family)
     used = [file.sha256 for file in _files_of(family)]
@@ -247,7 +250,10 @@ def _publish(
     session.execute(update(Upload).where(Upload.sha256.in_(used)).values(used=True))
     if family.canary is not None:
         sha256 = family.canary.sha256
-        session.merge(CanarySet(model=family.model, sha256=sha256, manifest=manifest))
+        text = (manifest or {}).get("expires")
+        end = read_time(text) if text else None
+        found = CanarySet(model=family.model, sha256=sha256, manifest=manifest, expires_at=end)
+        session.merge(found)
 
 
 def _require_artifact(session: Session, name: str, sha256: str, size: int) -> None:

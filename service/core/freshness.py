@@ -22,6 +22,7 @@ ALARM_DAYS = {
     "root": (60, 30, 7),
     "targets": (60, 30, 7),
     "family": (10, 3),
+    "canary": (60, 30, 7),
     "snapshot": (4,),
     "timestamp": (1,),
 }
@@ -104,9 +105,12 @@ def metrics(session: Session, now: datetime, reports: Tally) -> str:
 
 
 def _ends(session: Session) -> dict[str, datetime]:
-    families = [family_role(model) for model in queries.model_names(session)]
+    models = queries.model_names(session)
+    families = [family_role(model) for model in models]
     ends = documents.newest_ends(session)
-    return {role: ends[role] for role in (*TOP_LEVEL_ROLES, *families) if role in ends}
+    found = {role: ends[role] for role in (*TOP_LEVEL_ROLES, *families) if role in ends}
+    sets = documents.canary_ends(session, *models)
+    return found | {f"canary-{model}": end for model, end in sets.items()}
 
 
 def _alarmed(role: str, end: datetime, now: datetime) -> bool:

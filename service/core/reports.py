@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, or_, update
 from sqlalchemy.orm import Session
 
-from service.core import canary, deployments, policy, sums, ways
+from service.core import canary, deployments, evaluation, policy, sums, ways
 from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.canary import Gate
 from service.core.errors import CountsMismatch, ImpossibleCounts, ReportClosed
@@ -24,7 +24,7 @@ from service.core.sums import Errors, Pair
 from service.db import pairs, queries
 from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, Deployment, Event, Rollout
-from service.db.tables import Device, DeviceModel
+from service.db.tables import CanarySet, Device, DeviceModel
 from trust.fields import VERSION
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: da
         raise ReportClosed(f"rollout {rollout.id} is {rollout.state}")
     result = _standing(session, device, rollout, arm, pair)
     counted = result == "counted"
-    scopes = _scopes(gate, device, deployment.stage, arm, pair) if counted else {}
+    known = _known_change(session, gate, rollout, pair)
+    scopes = _scopes(gate, device, deployment.stage, arm, pair, known) if counted else {}
     added = {"d": scopes["all"].d, "b": scopes["all"].b} if counted else {}
     if chain := scopes.get("chain"):
         added |= {"chain_d": chain.d, "chain_b": chain.b}
@@ -136,15 +137,15 @@ def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: da
 
 
 def _scopes(
-    gate: Gate, device: Device, stage: int, arm: str, pair: NewCanaryReport
+    gate: Gate, device: Device, stage: int, arm: str, pair: NewCanaryReport, known: int
 ) -> dict[str, Pair]:
     """Return what a pair adds to each scope it belongs to."""
 
-    def against(old: int) -> Pair:
-        d, b = canary.contribution(gate, old, pair.new.total, pair.ref_words)
+    def against(old: int, known: int = 0) -> Pair:
+        d, b = canary.contribution(gate, old, pair.new.total, pair.ref_words, known)
         return Pair(d, b, Errors(old, pair.new.total, pair.ref_words))
 
-    ours = against(pair.old.total)
+    ours = against(pair.old.total, known)
     scopes = {"all": ours, f"stage:{stage}": ours}
     if device.enrolled_by is not None:
         scopes[f"batch:{device.enrolled_by}"] = ours
@@ -153,6 +154,18 @@ def _scopes(
         if pair.base is not None:
             scopes["chain"] = against(pair.base.total)
     return scopes
+
+
+def _known_change(session: Session, gate: Gate, rollout: Rollout, pair: NewCanaryReport) -> int:
+    """Return what the release's own evaluation says of this shard; 0 if it is of other models."""
+    said, found = rollout.release.evaluation, session.get_one(CanarySet, rollout.model)
+    models = pair.canary_set, pair.old_model, pair.new_model
+    if not said or (said["canary_set"], said["base"], rollout.release.sha256) != models:
+        return 0
+    shards = found.manifest["shards"]
+    if len(shards) != len(said["old"]):
+        return 0
+    return evaluation.known_change(gate, said, shards, pair.shard)
 
 
 def _standing(

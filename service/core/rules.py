@@ -88,9 +88,9 @@ def wanted(
 
 
 def signed_ends(session: Session, model: str) -> Sequence[datetime]:
-    """Return when each of the documents that people sign runs out."""
-    roles = ("root", "targets", family_role(model))
-    return list(documents.newest_ends(session, roles).values())
+    """Return when what people sign runs out: each of the documents, and the canary set."""
+    ends = documents.newest_ends(session, _offline(model))
+    return [*ends.values(), *documents.canary_ends(session, model).values()]
 
 
 def _passes(rules: Applied, trail: list[Finding], rollout: str | None = None) -> bool:
@@ -191,6 +191,10 @@ def _barriers(session: Session, release: Release, row: DeviceModel, now: datetim
     first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
     yield "floor", first, _or(floor is None, Hold.FLOOR)
     yield _unexpired(session, release.model, now)
+    # A way back is not tried: a set that is over does not bar it.
+    for end in documents.canary_ends(session, release.model).values():
+        until = f"the canary set is good until {end:%Y-%m-%d %H:%M}"
+        yield "canary_set", until, _or(end > now, Hold.METADATA_EXPIRED)
 
 
 def _places(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
@@ -208,10 +212,14 @@ def _places(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
 
 def _unexpired(session: Session, model: str, now: datetime) -> tuple[str, str, Hold | None]:
     """Whether no document that people sign ran out: every device would refuse, not its fault."""
-    ends = signed_ends(session, model)
+    ends = list(documents.newest_ends(session, _offline(model)).values())
     good = len(ends) == 3 and min(ends) > now
     until = f"signed until {min(ends):%Y-%m-%d %H:%M}" if ends else "not signed"
     return "metadata", until, _or(good, Hold.METADATA_EXPIRED)
+
+
+def _offline(model: str) -> tuple[str, ...]:
+    return ("root", "targets", family_role(model))
 
 
 def _told(deployment: Deployment | None) -> str:

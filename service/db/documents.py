@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.db.tables import Draft, MetadataFile
+from service.db.tables import CanarySet, Draft, MetadataFile
 
 
 def newest_first(session: Session, role: str, limit: int) -> Sequence[MetadataFile]:
@@ -24,6 +24,12 @@ def newest_ends(session: Session, roles: Sequence[str] | None = None) -> dict[st
     same = (MetadataFile.role == last.c.role, MetadataFile.version == last.c.version)
     rows = select(MetadataFile.role, MetadataFile.expires_at).where(*same)
     return {role: end for role, end in session.execute(rows)}
+
+
+def canary_ends(session: Session, *models: str) -> dict[str, datetime]:
+    """Return model -> when its canary set expires, of those whose set does."""
+    rows = select(CanarySet.model, CanarySet.expires_at).where(CanarySet.model.in_(models))
+    return {model: end for model, end in session.execute(rows) if end is not None}
 
 
 def newest_metadata(session: Session, role: str) -> MetadataFile | None:

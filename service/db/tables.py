@@ -124,6 +124,8 @@ class Release(Table):
     hardware: Mapped[list[Any]]
     rollback_from: Mapped[list[Any]]
     min_agent: Mapped[str] = mapped_column(server_default="")
+    # What trust.roles.Evaluation holds; read with a report only, for it is long.
+    evaluation: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     published_at: Mapped[datetime]
     __table_args__ = (
         UniqueConstraint("model", "name"),
@@ -173,6 +175,7 @@ class CanarySet(Table):
     model: Mapped[str] = mapped_column(ForeignKey("model.name"), primary_key=True)
     sha256: Mapped[str] = mapped_column(ForeignKey("artifact.sha256"))
     manifest: Mapped[dict[str, Any]]
+    expires_at: Mapped[datetime | None]
 
 
 class ApiToken(Table):
