@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
+QUICK_RETRIES_MAX = 2
 P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
 
 
@@ -88,7 +89,7 @@ def run(device: LocalDevice, stop: threading.Event) -> None:
             failures += 1
             if failures > limits.retries_max and isinstance(state, BEFORE_THE_SWITCH):
                 state = device.journal.save(Idle())  # What was fetched is kept; ask afresh.
-            delay = retry_delay_s(error, failures, limits)
+            delay = trouble_delay_s(device, state, error, failures)
             logger.warning("%s: %s; again in %.0f s", type(state).__name__, error, delay)
         else:
             failures, delay = 0, poll_delay_s(device) if rests(before, state) else 0.0
@@ -129,6 +130,18 @@ def advance(device: LocalDevice, state: State) -> State:
         following = device.journal.save(following)
     device.flush()
     return following
+
+
+def trouble_delay_s(device: LocalDevice, state: State, error: OSError, failures: int) -> float:
+    """Return how long to wait after trouble.
+
+    Who only asks for news keeps to its period after two quick retries, so that an outage leaves a
+    fleet as spread as it was: retries of a whole fleet would crowd the moment at which it ends.
+    """
+    sent_away = isinstance(error, Unavailable) and error.status in (429, 503)
+    if isinstance(state, Idle) and failures > QUICK_RETRIES_MAX and not sent_away:
+        return poll_delay_s(device)
+    return retry_delay_s(error, failures, device.config.limits)
 
 
 def retry_delay_s(error: OSError, failures: int, limits: Limits) -> float:

@@ -10,6 +10,7 @@ from device_agent import agent
 from device_agent.config import Limits
 from device_agent.deadline import backoff_s
 from device_agent.errors import Unavailable
+from device_agent.states import Idle, Reporting
 from tests.agent.conftest import Lab
 
 unit = st.floats(0, 1)
@@ -82,3 +83,18 @@ def test_polls_follow_what_the_server_asks_for(lab: Lab) -> None:
     with lab.device() as device:
         agent.run_once(device)
         assert 54 <= agent.poll_delay_s(device) <= 60
+
+
+def test_who_only_asks_keeps_to_its_period_while_the_server_is_away(lab: Lab) -> None:
+    away, limits = Unavailable("cannot be reached"), lab.config.limits
+    with lab.device() as device:
+        device.check()
+        period = agent.poll_delay_s(device)
+        for failures in range(1, 30):
+            delay = agent.trouble_delay_s(device, Idle(), away, failures)
+            quick = failures <= agent.QUICK_RETRIES_MAX
+            assert delay <= 2 * limits.retry_s if quick else 0.9 * period <= delay <= 1.2 * period
+        under_way = agent.trouble_delay_s(device, Reporting(*"abcde"), away, 3)
+        assert under_way <= 4 * limits.retry_s, "what is under way is not put off"
+        busy = Unavailable("busy", 503, later_s=7.0)
+        assert agent.trouble_delay_s(device, Idle(), busy, 9) >= 7.0
