@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.db import queries
 from service.db.entries import of_device
-from service.db.rollout_tables import OPEN, Deployment, Rollout, Stage
+from service.db.rollout_tables import LIVE, OPEN, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
 
@@ -109,6 +109,18 @@ def finish(
     session.refresh(deployment)
     if ended and deployment.direction == "forward":
         _free(session, deployment.rollout_id, deployment.stage, 1, state)
+
+
+def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetime) -> None:
+    """Count an update as failed whose bytes a device left again, silently, in a live rollout.
+
+    The one way out of an outcome, to a worse one: a success lasts as long as polls show it.
+    """
+    seq = row.release.seq if row.release else 0
+    for gone in queries.deployments_of(session, row.device_id):
+        proven = gone.state == "confirmed" and gone.to_sha256 == left
+        if proven and gone.rollout.state in LIVE and seq < gone.release.seq:
+            gone.state, gone.reason, gone.updated_at = "failed", "went_back", now
 
 
 def _free(

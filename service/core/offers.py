@@ -48,7 +48,7 @@ def check_in(
 ) -> Answer:
     """Note what the device runs, settle its deployments, and answer its poll."""
     row = session.get_one(DeviceModel, device.id, with_for_update=True)
-    _note_running(session, row, running)
+    _note_running(session, row, running, now)
     _settle(session, row, now)
     wanted, found = rules.wanted(session, row, timeout, now)
     passing = any(finding.hold in PASSING for finding in found)
@@ -117,12 +117,15 @@ def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | 
     }
 
 
-def _note_running(session: Session, row: DeviceModel, running: str) -> None:
+def _note_running(session: Session, row: DeviceModel, running: str, now: datetime) -> None:
     # Bytes that were unknown when they were first seen may have been published since.
-    if row.running_sha256 != running or (row.running_release is None and running):
+    left = row.running_sha256
+    if left != running or (row.running_release is None and running):
         row.running_sha256 = running
         row.release = queries.first(session, Release, model=row.model, sha256=running)
         session.flush()
+    if left != running:
+        deployments.withdraw_success(session, row, left, now)
 
 
 def _settle(session: Session, row: DeviceModel, now: datetime) -> None:
