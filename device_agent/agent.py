@@ -1,8 +1,7 @@
 """The agent: a loop around the cycle, and what a person at the device may ask of it.
 
 `open_device` takes the lock of a state folder, `run` keeps its device up to date until it is told
-to stop, `run_once` makes one round. Trouble that may pass is waited out with full jitter, so that
-a fleet that lost its server does not come back all at once.
+to stop, `run_once` makes one round. Trouble is waited out so that no outage echoes in a fleet.
 """
 
 import errno
@@ -37,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 AFRESH = "revoke the device, remove its state folder and enroll again"
-QUICK_RETRIES_MAX = 2
 P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
 
 
@@ -133,15 +131,12 @@ def advance(device: LocalDevice, state: State) -> State:
 
 
 def trouble_delay_s(device: LocalDevice, state: State, error: OSError, failures: int) -> float:
-    """Return how long to wait after trouble.
-
-    Who only asks for news keeps to its period after two quick retries, so that an outage leaves a
-    fleet as spread as it was: retries of a whole fleet would crowd the moment at which it ends.
-    """
-    sent_away = isinstance(error, Unavailable) and error.status in (429, 503)
-    if isinstance(state, Idle) and failures > QUICK_RETRIES_MAX and not sent_away:
+    """Return how long to wait after trouble; who only asks for news soon keeps to its period."""
+    limits, sent_away = device.config.limits, getattr(error, "status", 0) in (429, 503)
+    # Retries of a whole fleet would crowd the moment at which an outage ends.
+    if isinstance(state, Idle) and failures > limits.quick_retries_max and not sent_away:
         return poll_delay_s(device)
-    return retry_delay_s(error, failures, device.config.limits)
+    return retry_delay_s(error, failures, limits)
 
 
 def retry_delay_s(error: OSError, failures: int, limits: Limits) -> float:

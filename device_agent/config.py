@@ -32,6 +32,7 @@ class Limits:
     start_spread_s: float = 10.0  # the first poll of a process waits up to this long
     retry_s: float = 5.0  # the first delay after trouble; doubles
     retry_s_max: float = 3_600.0
+    quick_retries_max: int = 2  # of a question; then it is asked at the next poll
     retries_max: int = 20  # then an attempt is given back and the server asked afresh
     request_s_max: float = 30.0  # for a whole request that is not a download
     silence_s_max: float = 20.0  # for one read or one connect

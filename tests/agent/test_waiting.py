@@ -92,7 +92,7 @@ def test_who_only_asks_keeps_to_its_period_while_the_server_is_away(lab: Lab) ->
         period = agent.poll_delay_s(device)
         for failures in range(1, 30):
             delay = agent.trouble_delay_s(device, Idle(), away, failures)
-            quick = failures <= agent.QUICK_RETRIES_MAX
+            quick = failures <= limits.quick_retries_max
             assert delay <= 2 * limits.retry_s if quick else 0.9 * period <= delay <= 1.2 * period
         under_way = agent.trouble_delay_s(device, Reporting(*"abcde"), away, 3)
         assert under_way <= 4 * limits.retry_s, "what is under way is not put off"
