@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from benchmarks.rows import Row, publish
 from service.core import sums, tick
 from service.core.bodies import NewStage
-from service.core.rollouts import create_cohort, create_rollout, start
+from service.core.cohorts import create_cohort
+from service.core.rollouts import create_rollout, start
 from service.db import pairs
 from service.db.migrate import migrate
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout

@@ -56,6 +56,7 @@ class Config:
     on_withdrawn: Annotated[str, ON_WITHDRAWN] = "report"
     recogniser: tuple[str, ...] = ()  # CMD; run as CMD --model FILE --canary DIR
     may_try: tuple[str, ...] = ()  # CMD; a trial waits until it exits with 0: idle, charging
+    probe: tuple[str, ...] = ()  # CMD; prints what is so: idle, charging, fast, slow, metered
     blob_hosts: tuple[str, ...] = ()  # host[:port] that artifacts may be redirected to
     ca_file: str = ""  # trust this authority instead of the system's
     client_cert: str = ""  # a PEM file with a certificate and its key, shown to the server

@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
 
-from device_agent import canary
+from device_agent import canary, surroundings
 from device_agent.check_in import CheckIn
 from device_agent.client import Client
 from device_agent.config import Config
@@ -74,7 +74,8 @@ class LocalDevice:
         told = self.journal.memory.capacity
         room = room_told(free - self.config.limits.spare_bytes, told.get("room_bytes", 0))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        has = {"memory_bytes": memory, "room_bytes": room, "goes_back": True}
+        has: dict[str, Any] = {"memory_bytes": memory, "room_bytes": room, "goes_back": True}
+        has["surroundings"] = surroundings.told(surroundings.probe(self.config), self._clock())
         if has != told:
             self.outbox.add_capacity(has)
         return self.check_in.ask()
@@ -85,6 +86,9 @@ class LocalDevice:
 
     def fetch(self, plan: Plan, pipeline: int, failed: str) -> None:
         """Download what is missing of a pipeline, of the components and of the canary."""
+        unmet = plan.conditions.unmet(surroundings.probe(self.config), self._clock())
+        if unmet:
+            raise Unavailable(f"an update may not begin now: {unmet}")
         steps = plan.pipelines[pipeline]
         blobs: tuple[Step | Component, ...] = (*steps, *plan.components)
         self._say(plan, "downloading")

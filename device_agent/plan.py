@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from device_agent.conditions import ANYTIME, Conditions
 from trust.errors import Untrusted
 from trust.order import Order
 from trust.roles import BYTES_MAX, NAME, SHA256, Component, Family
@@ -95,6 +96,7 @@ class Plan:
     pipelines: Annotated[tuple[Annotated[tuple[Step, ...], STEPS_MAX], ...], PIPELINES_MAX]
     canary: Canary | None
     gate: Gate
+    conditions: Conditions = ANYTIME
     components: tuple[Component, ...] = ()
     order_seq: int = 0
     base: Annotated[str, DIGEST_OR_NOTHING] = ""

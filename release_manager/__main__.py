@@ -71,6 +71,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "cohort list": fleet.list_cohorts,
     "cohort show NAME": fleet.show_cohort,
     "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] "
+    "[--on-network] [--idle] [--charging] [--window] [--per-minute] [--bytes] "
     "[--accept-full-downloads]": rollouts.start,
     "rollout list [--model] [--state]": fleet.list_rollouts,
     "rollout status ID [--watch]": rollouts.status,

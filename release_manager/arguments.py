@@ -61,6 +61,20 @@ duration_s = _reader(
     "a duration: write 90s, 15m, 24h or 7d",
     lambda match: int(match[1]) * _SECONDS[match[2]],
 )
+_UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+size = _reader(
+    r"([0-9]{1,9})([kMGT]B)?",
+    "a size: write 500MB, 20GB or a number of bytes",
+    lambda match: int(match[1]) * _UNITS[match[2] or ""],
+)
+window = _reader(
+    r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])",
+    "a window of the day: write 01:00-05:00",
+    lambda match: {
+        "start_min": int(match[1]) * 60 + int(match[2]),
+        "end_min": int(match[3]) * 60 + int(match[4]),
+    },
+)
 gate_entry = _reader(
     r"([^=]+)=(-?[0-9]{1,12}(?:\.[0-9]{1,12})?)",
     "a field of the gate and its number, as margin_rel=0.02",
@@ -161,6 +175,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--stages": _arg("shares, 5%%:24h to stay at least so long", stages, default="5%,25%,100%"),
     "--gate": _many("a field of the gate", gate_entry, "KEY=VALUE"),
     "--on-halt": _arg("what devices do then", str, choices=("revert", "keep"), default="revert"),
+    "--on-network": _arg(
+        "only there; may be repeated",
+        str,
+        choices=("fast", "slow", "metered"),
+        action="append",
+        default=[],
+    ),
+    "--idle": _arg("only while a device is idle"),
+    "--charging": _arg("only while a device is charging"),
+    "--window": _arg("only then, by a device's own clock", window, metavar="HH:MM-HH:MM"),
+    "--per-minute": _arg("so many devices may begin in a minute", count, metavar="N"),
+    "--bytes": _arg("so much may be sent in all, as 500GB", size, metavar="SIZE"),
     "--reason": _arg("why; kept with the rollout", str, default=""),
     "--scope": _many("what it opens, as releases:read", str, "SCOPE"),
     "--lifetime": _arg("how long it is good", duration_s, default="90d"),

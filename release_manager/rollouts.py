@@ -28,13 +28,19 @@ def start(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --stages 5%:1h,25%,100%
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --gate margin_rel=0.02
+      fleetdiff rollout start asr-en-edge r2 --cohort kitchen --charging --window 01:00-05:00
+      fleetdiff rollout start asr-en-edge r2 --cohort kitchen --per-minute 200 --bytes 500GB
 
     A rollout does not start while many of its devices would fetch the full file for want of a
     patch, unless that is accepted.
     """
     client = connect(settings)
     plan = {name: getattr(args, name) for name in "model release cohort stages on_halt".split()}
-    rollout = client.post("/v1/rollouts", plan | {"gate": dict(args.gate)})
+    asked = {"networks": args.on_network, "idle": args.idle, "charging": args.charging}
+    asked |= {"window": args.window}
+    plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
+    costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
+    rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
     try:
         return _act(client, rollout["id"], _start(args), "started")
     except Refused as error:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import approvals, catalog, explain, plans, rollouts
+from service.core import approvals, catalog, cohorts, explain, plans, rollouts
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.core.rollout_limits import RolloutLimits
@@ -51,7 +51,7 @@ WAIT_STEP_S = 0.25
 def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> dict[str, Any]:
     """Add a cohort: a list of devices, or a filter that devices match."""
     chosen = body.filter.model_dump() if body.filter else None
-    cohort = rollouts.create_cohort(session, body.name, body.model, body.devices, chosen, now)
+    cohort = cohorts.create_cohort(session, body.name, body.model, body.devices, chosen, now)
     return cohort_view(session, cohort)
 
 
@@ -73,7 +73,7 @@ def put_member(
 ) -> dict[str, Any]:
     """Add a device to a static cohort."""
     cohort = catalog.cohort_named(session, name)
-    rollouts.add_member(session, cohort, device_id, now)
+    cohorts.add_member(session, cohort, device_id, now)
     return cohort_view(session, cohort)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 ERRORS_MAX = 1_000_000
+DAY_S = 24 * 60 * 60
 YEAR_LEAST, YEAR_MOST = 1970, 9998  # what every database keeps, whatever its time zone
 
 
@@ -145,6 +146,29 @@ GateValue = Annotated[
 ]
 
 
+Minute = Annotated[int, Field(ge=0, le=24 * 60 - 1), BeforeValidator(_no_guessing)]
+NetworkClass = Literal["fast", "slow", "metered"]
+
+
+class Window(Body):
+    """Minutes after midnight by a device's own clock; it may last over midnight."""
+
+    start_min: Minute
+    end_min: Minute
+
+
+class Conditions(Body):
+    """Under which a device may begin an update; it looks again before it downloads."""
+
+    networks: Annotated[list[NetworkClass], Field(max_length=3)] = []
+    idle: bool = False
+    charging: bool = False
+    window: Window | None = None
+
+
+ANYTIME = Conditions()
+
+
 class NewRollout(Body):
     """One release going to one cohort."""
 
@@ -154,6 +178,9 @@ class NewRollout(Body):
     stages: Annotated[list[NewStage], Field(min_length=1, max_length=20)]
     gate: Annotated[dict[str, GateValue], Field(max_length=32)] = {}
     on_halt: Literal["keep", "revert"] = "revert"
+    conditions: Conditions = ANYTIME
+    per_minute_max: Positive | None = None
+    bytes_max: Positive | None = None
 
 
 class Why(Body):
@@ -190,12 +217,22 @@ class NewKey(Body):
     public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Surroundings(Body):
+    """Where a device is, as conditions ask for it."""
+
+    utc_offset_s: Annotated[int, Field(ge=-DAY_S, le=DAY_S), BeforeValidator(_no_guessing)]
+    network: Literal["", "fast", "slow", "metered"] = ""
+    idle: bool = False
+    charging: bool = False
+
+
 class Capacity(Body):
     """What a device has for an update."""
 
     memory_bytes: Size
     room_bytes: Size
     goes_back: bool = False
+    surroundings: Surroundings | None = None
 
 
 class DeviceEvent(Body):

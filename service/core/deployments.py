@@ -9,25 +9,53 @@ import secrets
 from collections import Counter
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db import queries
 from service.db.entries import of_device
-from service.db.rollout_tables import LIVE, OPEN, Deployment, Rollout, Stage
+from service.db.rollout_tables import LIVE, OPEN, Budget, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
 
 
-def grant(session: Session, rollout: Rollout) -> bool:
-    """Take one place in flight of the running stage; False if its cap is reached.
+def grant(session: Session, rollout: Rollout, bytes_worst: int, now: datetime) -> str:
+    """Take one place in flight of the running stage, and its cost out of the rollout's budget.
 
-    One conditional UPDATE, so that any number of workers never overshoot the cap.
+    Each is one conditional UPDATE, so that any number of workers never overshoot a cap.
+
+    Returns:
+        The cap that is reached: "in_flight", "per_minute" or "bytes"; nothing if it is granted.
     """
     room = or_(Stage.in_flight_max.is_(None), Stage.in_flight < Stage.in_flight_max)
     running = (Stage.rollout_id == rollout.id, Stage.number == rollout.stage)
     taking = update(Stage).where(*running, room).values(in_flight=Stage.in_flight + 1)
-    return changed(session, taking, touches=())
+    if not changed(session, taking, touches=()):
+        return "in_flight"
+    reached = _spend(session, rollout.budget, bytes_worst, now) if rollout.budget else ""
+    if reached:
+        _free(session, rollout.id, rollout.stage, 1)
+    return reached
+
+
+def _spend(session: Session, budget: Budget, bytes_worst: int, now: datetime) -> str:
+    ours, minute = Budget.rollout_id == budget.rollout_id, int(now.timestamp()) // 60
+    after = Budget.bytes_committed + bytes_worst
+    room = or_(Budget.bytes_max.is_(None), after <= Budget.bytes_max)
+    # A worker whose clock is behind counts into the newest minute.
+    later = Budget.minute < minute
+    turn = or_(Budget.per_minute_max.is_(None), later, Budget.granted < Budget.per_minute_max)
+    newest = {
+        "minute": case((later, minute), else_=Budget.minute),
+        "granted": case((later, 1), else_=Budget.granted + 1),
+    }
+    spending = update(Budget).where(ours, turn, room).values(bytes_committed=after, **newest)
+    spending = spending.execution_options(synchronize_session=False)
+    if changed(session, spending, touches=()):
+        return ""
+    session.refresh(budget)
+    full = budget.bytes_max is not None and budget.bytes_committed + bytes_worst > budget.bytes_max
+    return "bytes" if full else "per_minute"
 
 
 def existing(
@@ -46,6 +74,7 @@ def offer(
     release: Release,
     timeout: timedelta,
     now: datetime,
+    bytes_worst: int = 0,
 ) -> Deployment:
     """Add a deployment, or open the one again that was called off here, not by the device."""
     deployment = existing(session, rollout, row, direction)
@@ -56,6 +85,7 @@ def offer(
         session.add(deployment)
     # It takes its place in the stage that runs now, and will free it there.
     deployment.state, deployment.reason, deployment.stage = "offered", "", rollout.stage
+    deployment.bytes_reserved = (deployment.bytes_sent or 0) + bytes_worst
     deployment.from_sha256, deployment.way = row.running_sha256, ""
     deployment.updated_at, deployment.deadline_at = now, now + timeout
     session.flush()
@@ -109,6 +139,11 @@ def finish(
     session.refresh(deployment)
     if ended and deployment.direction == "forward":
         _free(session, deployment.rollout_id, deployment.stage, 1, state)
+        unspent = max(0, deployment.bytes_reserved - deployment.bytes_sent)
+        budget = update(Budget).where(Budget.rollout_id == deployment.rollout_id)
+        if unspent:
+            back = budget.values(bytes_committed=Budget.bytes_committed - unspent)
+            session.execute(back, execution_options={"touches": ()})
 
 
 def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetime) -> None:

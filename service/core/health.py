@@ -21,6 +21,7 @@ from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
 
 BP = 10_000
+BUDGET = "per_minute_max bytes_max bytes_committed"
 SAMPLE_MAX = 10
 ROLLOUTS_MAX = 20  # of the whole fleet
 STATES = {"promote": "safe", "halt": "halt", None: "wait"}
@@ -36,6 +37,8 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
         "finished_at created_by asked_by"
     ) | {
         "release": rollout.release.name,
+        "conditions": rollout.conditions,
+        "budget": rollout.budget and rollout.budget.shown(BUDGET),
         "cohort": rollout.cohort.name,
         "approved_by": [one["by"] for one in rollout.approvals or []],
         "stages": stages,

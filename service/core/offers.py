@@ -22,7 +22,9 @@ from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, R
 
 # Places in a stage and signatures come and go without a change of the device's own, and a backoff
 # may end: whoever meets one of these is looked at afresh each time it asks.
-PASSING = frozenset((Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.BACKOFF))
+PASSING = frozenset(
+    (Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.PER_MINUTE, Hold.BUDGET, Hold.BACKOFF)
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def check_in(
     _settle(session, row, now)
     wanted, found = rules.wanted(session, row, timeout, now)
     passing = any(finding.hold in PASSING for finding in found)
-    until = None if passing else _signed_until(session, row.model, now)
+    opens = [finding.until for finding in found if finding.hold and finding.until]
+    until = None if passing else min([_signed_until(session, row.model, now), *opens])
     if wanted is None:
         row.deployment_id = None
         holds = [finding.hold for finding in found if finding.hold]
@@ -83,6 +86,7 @@ def plan_of(session: Session, answer: Answer) -> dict[str, Any]:
         "direction": deployment.direction,
         "release": release.name,
         **release.shown("sha256 bytes"),
+        "conditions": {} if back else deployment.rollout.conditions,
         "pipelines": [[vars(step) for step in way.steps] for way in pipelines],
         "canary": None if back else _trial_of(session, deployment),
     }

@@ -39,7 +39,16 @@ def planner_of(session: Session, target: Release, limits: Limits) -> Planner:
 def limits_of(row: DeviceModel) -> Limits:
     """Return what a device allows, as it says itself."""
     said = row.shown("memory_bytes room_bytes hashed_hops goes_back")
-    return Limits(network=row.device.attributes.get("network", ""), **said)
+    network = (row.surroundings or {}).get("network") or row.device.attributes.get("network", "")
+    return Limits(network=network, **said)
+
+
+def bytes_worst(session: Session, rollout: Rollout, row: DeviceModel) -> int:
+    """Return what a device fetches if all pipelines but the last fail; 0 where nobody counts."""
+    if rollout.budget is None or rollout.budget.bytes_max is None:
+        return 0
+    ways = planner_of(session, rollout.release, limits_of(row)).pipelines(row.running_sha256)
+    return sum(step.bytes for way in ways for step in way.steps)
 
 
 def floor_of(session: Session, target: Release, running: Release | None) -> Floor | None:

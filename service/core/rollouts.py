@@ -15,57 +15,20 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.core import audit, deployments, plans, policy
-from service.core.bodies import NewStage
-from service.core.catalog import cohort_named, model_named
+from service.core.bodies import ANYTIME, Conditions, NewStage
+from service.core.catalog import cohort_named
 from service.core.errors import (
-    AlreadyExists,
     InvalidRequest,
     NotAsSeen,
-    NotFound,
     PatchesMissing,
     WrongState,
     found,
 )
 from service.db import queries
 from service.db.entries import of_model
-from service.db.rollout_tables import LIVE, Cohort, CohortMember, Decision, Rollout, Stage
+from service.db.rollout_tables import LIVE, Budget, Decision, Rollout, Stage
 from service.db.session import changed
-from service.db.tables import DeviceModel, Release
-
-
-def create_cohort(
-    session: Session,
-    name: str,
-    model: str,
-    devices: Sequence[str] | None,
-    chosen: dict[str, Any] | None,
-    now: datetime,
-) -> Cohort:
-    """Add a cohort: static if devices are listed, else all devices that match the filter."""
-    model_named(session, model)
-    if queries.first(session, Cohort, name=name) is not None:
-        raise AlreadyExists(f"there is a cohort {name} already", cohort=name)
-    if (devices is None) == (chosen is None):
-        raise InvalidRequest("name either devices or a filter")
-    cohort = Cohort(name=name, model=model, filter=chosen, created_at=now)
-    session.add(cohort)
-    session.flush()
-    audit.record(session, "cohort.create", name, now, model=model)
-    for device_id in devices or ():
-        add_member(session, cohort, device_id, now)
-    return cohort
-
-
-def add_member(session: Session, cohort: Cohort, device_id: str, now: datetime) -> None:
-    """Add a device to a static cohort; adding it again changes nothing."""
-    if cohort.filter is not None:
-        raise InvalidRequest(f"cohort {cohort.name} is a filter; tag the device instead")
-    row = session.get(DeviceModel, device_id)
-    if row is None or row.model != cohort.model:
-        raise NotFound(f"there is no device {device_id} of {cohort.model}")
-    if session.get(CohortMember, (cohort.id, device_id)) is None:
-        session.add(CohortMember(cohort_id=cohort.id, device_id=device_id))
-        audit.record(session, "cohort.add", cohort.name, now, device=device_id)
+from service.db.tables import Release
 
 
 def create_rollout(
@@ -79,6 +42,9 @@ def create_rollout(
     on_halt: str,
     actor: str,
     now: datetime,
+    conditions: Conditions = ANYTIME,
+    per_minute_max: int | None = None,
+    bytes_max: int | None = None,
 ) -> Rollout:
     """Add a rollout in state `draft`; its gate is fixed from here on."""
     named = queries.first(session, Release, model=model, name=release)
@@ -93,6 +59,9 @@ def create_rollout(
         raise InvalidRequest(f"stages must be shares that rise, not {shares}")
     if shares[-1] != policy.BUCKETS:
         raise InvalidRequest("the last stage must reach 10000 basis points (100 %)")
+    window = conditions.window
+    if window is not None and window.start_min == window.end_min:
+        raise InvalidRequest("the window ends as it begins; leave it away for the whole day")
     try:
         fixed = vars(policy.gate_of(gate))
     except (ValueError, TypeError) as error:
@@ -103,6 +72,7 @@ def create_rollout(
         release_id=target.id,
         cohort_id=chosen.id,
         salt=secrets.token_hex(16),
+        conditions=conditions.model_dump(exclude_defaults=True),
         gate=fixed,
         base_sha256=_base_of(session, target),
         gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
@@ -112,6 +82,8 @@ def create_rollout(
         created_by=actor,
         stages=[Stage(number=number, **vars(stage)) for number, stage in enumerate(stages, 1)],
     )
+    if per_minute_max is not None or bytes_max is not None:
+        rollout.budget = Budget(per_minute_max=per_minute_max, bytes_max=bytes_max)
     session.add(rollout)
     session.flush()
     wanted = {"model": model, "release": release, "cohort": cohort, "gate": rollout.gate_sha256}

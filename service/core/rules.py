@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
-from service.core import deployments, plans, policy
+from service.core import conditions, deployments, plans, policy
 from service.db import documents, queries
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import DeviceModel, Release
@@ -27,7 +27,11 @@ class Hold(StrEnum):
     ORDER_PENDING = "order_pending"
     NOT_IN_COHORT = "not_in_cohort"
     NOT_IN_STAGE = "not_in_stage"
+    CONDITIONS = "conditions"
+    OUTSIDE_WINDOW = "outside_window"
     STAGE_FULL = "stage_full"
+    PER_MINUTE = "per_minute"
+    BUDGET = "budget"
     PAUSED = "paused"
     BACKOFF = "backoff"
     NO_PIPELINE = "no_pipeline"
@@ -50,15 +54,17 @@ class Finding:
         compared: what it compared, as a sentence.
         hold: why it stops the device; None: the device passes.
         rollout: the one that it was applied for; None: for none in particular.
+        until: when time alone lets the device pass.
     """
 
     rule: str
     compared: str
     hold: Hold | None = None
     rollout: str | None = None
+    until: datetime | None = None
 
 
-Applied = Iterator[tuple[str, str, Hold | None]]
+Applied = Iterator[tuple[str, str, Hold | None] | tuple[str, str, Hold | None, datetime]]
 
 
 def wanted(
@@ -95,8 +101,8 @@ def signed_ends(session: Session, model: str) -> Sequence[datetime]:
 
 def _passes(rules: Applied, trail: list[Finding], rollout: str | None = None) -> bool:
     """Whether a device passes rules; those after the first that stops it are not applied."""
-    for rule, compared, hold in rules:
-        trail.append(Finding(rule, compared, hold, rollout))
+    for rule, compared, hold, *until in rules:
+        trail.append(Finding(rule, compared, hold, rollout, *until))
         if hold is not None:
             return False
     return True
@@ -149,8 +155,10 @@ def _way_forward(
     tried = deployments.existing(session, rollout, row, "forward")
     # What was called off is not the device's fault: it may try again.
     existing = tried if tried is None or tried.state != "canceled" else None
+    worst = 0
 
     def rules() -> Applied:
+        nonlocal worst
         release = rollout.release
         runs = row.release.name if row.release else row.running_sha256[:12] or "unknown bytes"
         there = row.running_release == rollout.release_id
@@ -165,13 +173,17 @@ def _way_forward(
         )
         yield from _barriers(session, release, row, now)
         if existing is None:
-            yield from _places(session, rollout, row)
+            yield from _turn(session, rollout, row)
+            yield from _conditions(rollout, row, now)
+            worst = plans.bytes_worst(session, rollout, row)
+            yield from _caps(session, rollout, worst, now)
 
     if not _passes(rules(), trail, rollout.id):
         return None
     if existing is not None:
         return existing
-    return deployments.offer(session, rollout, row, "forward", rollout.release, timeout, now)
+    release = rollout.release
+    return deployments.offer(session, rollout, row, "forward", release, timeout, now, worst)
 
 
 def _barriers(session: Session, release: Release, row: DeviceModel, now: datetime) -> Applied:
@@ -197,17 +209,48 @@ def _barriers(session: Session, release: Release, row: DeviceModel, now: datetim
         yield "canary_set", until, _or(end > now, Hold.METADATA_EXPIRED)
 
 
-def _places(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
-    """Whether it is this device's turn; the last of these rules takes a place in flight."""
+def _turn(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
+    """Whether it is this device's turn."""
     within = queries.in_cohort(session, rollout.cohort, row.device_id)
     where = f"{'in' if within else 'not in'} cohort {rollout.cohort.name}"
     yield "cohort", f"the device is {where}", _or(within, Hold.NOT_IN_COHORT)
     stage, bucket = rollout.current_stage, policy.bucket(rollout.salt, row.device_id)
     share = f"bucket {bucket}; stage {stage.number} takes those below {stage.share_bp}"
     yield "stage", share, _or(bucket < stage.share_bp, Hold.NOT_IN_STAGE)
-    most = stage.in_flight_max
+
+
+def _conditions(rollout: Rollout, row: DeviceModel, now: datetime) -> Applied:
+    """Whether the device may begin now, by what it said of itself last."""
+    asked, here = rollout.conditions, row.surroundings
+    if not asked:
+        return
+    if here is None:
+        yield "conditions", "its agent does not say that it keeps any", Hold.AGENT_TOO_OLD
+        return
+    unmet = conditions.unmet(asked, here)
+    yield "conditions", unmet or "met, as the device says", _or(not unmet, Hold.CONDITIONS)
+    if "window" in asked:
+        window = asked["window"]
+        start, end = (conditions.clock_time(window[name]) for name in ("start_min", "end_min"))
+        opens = conditions.opens_at(window, here["utc_offset_s"], now)
+        local = now + timedelta(seconds=here["utc_offset_s"])
+        compared = f"{local:%H:%M} by the device's clock; it takes {start} to {end}"
+        yield "window", compared, _or(opens <= now, Hold.OUTSIDE_WINDOW), opens
+
+
+def _caps(session: Session, rollout: Rollout, worst: int, now: datetime) -> Applied:
+    """Take a place and its cost, or say which cap is reached."""
+    most, budget = rollout.current_stage.in_flight_max, rollout.budget
+    reached = deployments.grant(session, rollout, worst, now)
     taken = "no cap" if most is None else f"{most} may be on their way at once"
-    yield "in_flight", taken, _or(deployments.grant(session, rollout), Hold.STAGE_FULL)
+    yield "in_flight", taken, _or(reached != "in_flight", Hold.STAGE_FULL)
+    if budget is not None and budget.per_minute_max is not None:
+        each = f"{budget.per_minute_max} may begin in a minute"
+        yield "per_minute", each, _or(reached != "per_minute", Hold.PER_MINUTE)
+    if budget is not None and budget.bytes_max is not None:
+        spent = f"at the worst {worst} bytes more; {budget.bytes_max} in all, of which "
+        spent += f"{budget.bytes_committed} are spent or may still be"
+        yield "bytes", spent, _or(reached != "bytes", Hold.BUDGET)
 
 
 def _unexpired(session: Session, model: str, now: datetime) -> tuple[str, str, Hold | None]:

@@ -23,13 +23,14 @@ WATCH_S = 0.5
 CHANNEL = "fleetdiff_changes"
 SCOPES_TOLD_MAX = 100  # a notification holds less than 8,000 bytes
 HARMLESS_TABLES = frozenset(
-    "answer api_token artifact audit_entry audit_head canary_report canary_sums checked_patch "
-    "draft enrollment_token event publisher_state rollout_decision upload webhook".split()
+    "answer api_token artifact audit_entry audit_head budget canary_report canary_sums "
+    "checked_patch draft enrollment_token event publisher_state rollout_decision upload "
+    "webhook".split()
 )
 # A stage that is full is never kept as an answer, so its places need no telling.
 HARMLESS = {
     "device": {"last_seen_at", "signed_number"},
-    "deployment": {"bytes_sent", "deadline_at"},
+    "deployment": {"bytes_reserved", "bytes_sent", "deadline_at"},
     "rollout": {"waiting_for", "classes", "verified_at"},
     "stage": {"in_flight", "finished", "failures"},
 }

@@ -55,6 +55,7 @@ class Rollout(Table):
     stage: Mapped[int] = mapped_column(default=1)
     generation: Mapped[int] = mapped_column(default=0)
     salt: Mapped[str]
+    conditions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     gate: Mapped[dict[str, Any]]
     gate_sha256: Mapped[str]
     base_sha256: Mapped[str | None]  # where the chain of patches to the release begins
@@ -73,6 +74,7 @@ class Rollout(Table):
     release: Mapped[Release] = relationship()
     cohort: Mapped[Cohort] = relationship()
     stages: Mapped[list["Stage"]] = relationship(order_by="Stage.number")
+    budget: Mapped["Budget | None"] = relationship()
 
     @property
     def current_stage(self) -> "Stage":
@@ -106,6 +108,19 @@ class Stage(Table):
     )
 
 
+class Budget(Table):
+    """What a rollout may cost, if somebody said so, and what it did: see `deployments.grant`."""
+
+    rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
+    per_minute_max: Mapped[int | None]
+    bytes_max: Mapped[int | None]
+    minute: Mapped[int] = mapped_column(default=0)  # of the clock, since 1970
+    granted: Mapped[int] = mapped_column(default=0)  # within that minute
+    # Spent, as devices tell, and what those on their way may spend at the worst.
+    bytes_committed: Mapped[int] = mapped_column(default=0)
+    __table_args__ = (CheckConstraint("bytes_committed >= 0", name="bytes_committed"),)
+
+
 class Deployment(Table):
     """One device inside one rollout: forward once, and back if the rollout is reverted."""
 
@@ -120,6 +135,7 @@ class Deployment(Table):
     state: Mapped[str] = mapped_column(default="offered")
     reason: Mapped[str] = mapped_column(default="")
     bytes_sent: Mapped[int] = mapped_column(default=0)
+    bytes_reserved: Mapped[int] = mapped_column(default=0, server_default="0")  # sent at the worst
     way: Mapped[str] = mapped_column(server_default="")  # it was done, as the device tells
     failed_way: Mapped[str] = mapped_column(server_default="")  # the first that could not be done
     created_at: Mapped[datetime]

@@ -266,6 +266,8 @@ class DeviceModel(Table):
     memory_bytes: Mapped[int | None]  # that it has, as it says; None: it did not
     room_bytes: Mapped[int | None]  # that an update may take on its disk
     goes_back: Mapped[bool] = mapped_column(server_default=sa.false())  # its agent undoes patches
+    # The network, the clock and so on, as it says; None: its agent keeps no conditions.
+    surroundings: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     deployment_id: Mapped[str | None] = mapped_column(ForeignKey("deployment.id"))  # wanted
     order_seq: Mapped[int]
     order_deployment: Mapped[str | None]  # what the signed order is for

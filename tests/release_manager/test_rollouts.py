@@ -48,8 +48,20 @@ def test_a_rollout_is_created_and_started(desk: Desk, sent: dict[str, Any]) -> N
         ],
         "gate": {"margin_rel": 0.02, "pairs_halt_least": 5},
         "on_halt": "revert",
+        "conditions": {},
     }
     assert "rollouts/ro1/start" in sent
+
+
+def test_a_rollout_may_have_conditions_and_a_budget(desk: Desk, sent: dict[str, Any]) -> None:
+    words = ["rollout", "start", "asr", "r2", "--cohort", "k", "--idle", "--window", "22:00-05:30"]
+    costs = ["--on-network", "fast", "--on-network", "slow", "--per-minute", "9", "--bytes", "2GB"]
+    assert desk.run(*words, *costs) == 0
+    made = sent["rollouts"]
+    window = {"start_min": 22 * 60, "end_min": 5 * 60 + 30}
+    asked = {"networks": ["fast", "slow"], "idle": True, "window": window}
+    assert (made["conditions"], made["per_minute_max"], made["bytes_max"]) == (asked, 9, 2 * 10**9)
+    assert desk.run(*words[:-1], "22:00") == 2 and "01:00-05:00" in desk.err
 
 
 def test_the_stages_have_a_default(desk: Desk, sent: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, policy, rollouts, sums, tick
+from service.core import canary, cohorts, policy, rollouts, sums, tick
 from service.core.bodies import NewStage
 from service.db import queries
 from service.db.rollout_tables import CanaryReport, Cohort, Deployment, Rollout
@@ -117,7 +117,7 @@ def fill(session: Session, now: datetime = NOW) -> None:
     add_model(session)
     releases = [add_release(session, f"r{number}", number) for number in (1, 2, 3, 4)]
     add_devices(session, releases[0], DEVICES)
-    rollouts.create_cohort(session, COHORT, MODEL, None, {"hardware": ["h0", "h1", "h2"]}, now)
+    cohorts.create_cohort(session, COHORT, MODEL, None, {"hardware": ["h0", "h1", "h2"]}, now)
     done = _begin(session, "r2", "keep", now - timedelta(days=9))
     for stage in (1, 2, 3):
         _stage(session, done, stage, change=-0.024, now=now - timedelta(days=9 - stage))

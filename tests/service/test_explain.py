@@ -50,6 +50,7 @@ def test_every_rule_is_listed_in_its_order_up_to_the_one_that_stops_the_device(
         "compared": "1 may be on their way at once",
         "hold": "stage_full",
         "rollout": rollout,
+        "until": None,
         "passes": False,
     }
     world.tick()
@@ -222,6 +223,7 @@ class Story:
 
     def another(self) -> None:
         made = {"model": MODEL, "release": "r2", "cohort": "all", "stages": STAGES}
+        made |= self.draw.choice([{}, {"per_minute_max": 1}, {"conditions": {"idle": True}}])
         self.rollouts.append(self.world.ok("POST", "/v1/rollouts", json=made)["id"])
         self.verb("start")
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 from service.app import create_app
-from service.core import access, approvals, rollouts
+from service.core import access, approvals, cohorts, rollouts
 from service.core.rollout_limits import RolloutLimits
 from service.dashboard import pages
 from service.db.rollout_tables import Rollout
@@ -140,7 +140,7 @@ def one_rollout(session: Session, name: str = "n") -> Rollout:
     status_story.add_model(session, name)
     release = status_story.add_release(session, name, 1, name)
     status_story.add_devices(session, release, 1)
-    cohort = rollouts.create_cohort(session, "c", name, None, {"hardware": ["h0"]}, NOW)
+    cohort = cohorts.create_cohort(session, "c", name, None, {"hardware": ["h0"]}, NOW)
     cohort.name = name
     session.flush()
     return rollouts.create_rollout(
