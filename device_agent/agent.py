@@ -6,7 +6,6 @@ to stop, `run_once` makes one round. Trouble is waited out so that no outage ech
 
 import errno
 import fcntl
-import json
 import logging
 import random
 import threading
@@ -21,7 +20,16 @@ from typing import Any
 
 from device_agent.client import Client
 from device_agent.config import AGENT_VERSION, Config, Limits, read_root
-from device_agent.credential import CREDENTIAL, UTC_NOW, Credential, Identity, keep, signing
+from device_agent.credential import (
+    AFRESH,
+    CREDENTIAL,
+    UTC_NOW,
+    Credential,
+    Identity,
+    keep,
+    read_credential,
+    signing,
+)
 from device_agent.deadline import backoff_s
 from device_agent.device import LocalDevice
 from device_agent.disk import Slots
@@ -30,12 +38,11 @@ from device_agent.factory import Files, install_factory_model
 from device_agent.journal import Journal
 from device_agent.outbox import Event
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
-from device_agent.strict import accept, read
+from device_agent.strict import accept
 
 logger = logging.getLogger(__name__)
 
 HOLDS_NO_STATE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
-AFRESH = "revoke the device, remove its state folder and enroll again"
 P256 = "ecdsa-sha2-nistp256"  # what only `cryptography` verifies; Ed25519 needs nothing
 
 
@@ -56,7 +63,7 @@ def open_device(config: Config, clock: Callable[[], datetime] = UTC_NOW) -> Iter
         Misconfigured: not enrolled, or the root or the saved state cannot be used or is lost.
         Busy: another agent has it.
     """
-    known = read_credential(config)
+    known = read_credential(config.state_dir)
     with locked(config.state_dir):
         device = LocalDevice(config, known, clock)
         if device.journal.newborn:  # With its floors it lost what protects it from old metadata.
@@ -230,7 +237,7 @@ def status(config: Config) -> dict[str, Any]:
     if not (config.state_dir / CREDENTIAL).exists():
         return {"enrolled": False}
     journal, slots = Journal(config.state_dir), Slots(config.state_dir)
-    memory, known = journal.memory, read_credential(config)
+    memory, known = journal.memory, read_credential(config.state_dir)
     found = {"running": slots.active_sha256(fresh=True), "spare": slots.spare_sha256()}
     models = {
         slot: {"sha256": sha256, "release": memory.good.get(sha256), "good": sha256 in memory.good}
@@ -247,22 +254,6 @@ def status(config: Config) -> dict[str, Any]:
         "deployment": memory.deployment,
         "given_up": list(memory.given_up),
     }
-
-
-def read_credential(config: Config) -> Credential:
-    """Return who this device is.
-
-    Raises:
-        Misconfigured: it is not enrolled, or the file is damaged.
-    """
-    path = config.state_dir / CREDENTIAL
-    try:
-        return read(Credential, json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        how = "run fleetdiff-agent enroll --token TOKEN"
-        raise Misconfigured(f"{config.state_dir} is not enrolled: {how}") from error
-    except ValueError as error:
-        raise Misconfigured(f"{path} is damaged; {AFRESH}") from error
 
 
 @contextmanager

@@ -23,8 +23,10 @@ from typing import Any, cast
 
 from device_agent.disk import write_durably
 from device_agent.errors import Misconfigured, Unavailable
+from device_agent.strict import read
 
 CREDENTIAL = "credential.json"
+AFRESH = "revoke the device, remove its state folder and enroll again"
 REFUSALS_MAX = 3  # in a row, then another credential is tried: one alone is no news
 CLOCK_S_MAX = 2.0  # that a clock may be wrong before it matters; a Date has whole seconds
 UTC_NOW = partial(datetime.now, UTC)
@@ -132,6 +134,22 @@ class Identity:
         known = replace(self.known, **changes)
         keep(self._folder, known)
         self.known = known  # only now: what is used is on the disk
+
+
+def read_credential(folder: Path) -> Credential:
+    """Return who the device with this state folder is.
+
+    Raises:
+        Misconfigured: it is not enrolled, or the file is damaged.
+    """
+    path = folder / CREDENTIAL
+    try:
+        return read(Credential, json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        how = "run fleetdiff-agent enroll --token TOKEN"
+        raise Misconfigured(f"{folder} is not enrolled: {how}") from error
+    except ValueError as error:
+        raise Misconfigured(f"{path} is damaged; {AFRESH}") from error
 
 
 def keep(folder: Path, credential: Credential) -> None:

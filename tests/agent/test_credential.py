@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from device_agent import agent
+from device_agent.credential import read_credential
 from device_agent.errors import Misconfigured, Unavailable
 from tests.agent.conftest import Lab
 from tests.agent.loopback import REFUSED, Answer, Asked, problem
@@ -170,7 +171,7 @@ def test_no_power_cut_loses_the_credential(
 def test_a_file_from_before_renewals_is_still_read(lab: Lab) -> None:
     path = lab.config.state_dir / agent.CREDENTIAL
     path.write_text(json.dumps({"device_id": "d1", "credential": CREDENTIAL, "root_sha256": ""}))
-    assert agent.read_credential(lab.config).credential == CREDENTIAL
+    assert read_credential(lab.config.state_dir).credential == CREDENTIAL
     path.write_text("{}")
     with pytest.raises(Misconfigured, match="damaged"):
-        agent.read_credential(lab.config)
+        read_credential(lab.config.state_dir)
