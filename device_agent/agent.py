@@ -83,8 +83,7 @@ def tell_version(device: LocalDevice) -> None:
 
 def run(device: LocalDevice, stop: threading.Event) -> None:
     """Keep a device up to date until `stop` is set; a state that is under way is left journaled."""
-    limits = device.config.limits
-    state, failures = device.journal.resume(), 0
+    limits, state, failures = device.config.limits, device.journal.resume(), 0
     delay = random.random() * limits.start_spread_s if isinstance(state, Idle) else 0.0
     while not stop.wait(delay):
         before = state
@@ -131,10 +130,9 @@ def advance(device: LocalDevice, state: State) -> State:
     except Unavailable as error:
         device.tell_trouble(error)
         raise
-    if following != state:
-        following = device.journal.save(following)
+    after = device.journal.save(following) if following != state else following
     device.flush()
-    return following
+    return after
 
 
 def trouble_delay_s(device: LocalDevice, state: State, error: OSError, failures: int) -> float:
@@ -289,5 +287,5 @@ def _able(folder: Path) -> Iterator[None]:
 
 
 def _period_s(asked: float | None, limits: Limits) -> float:
-    period = limits.poll_s if asked is None else asked
-    return min(max(period, limits.poll_s_min), limits.poll_s_max)
+    asked = limits.poll_s if asked is None else asked
+    return min(max(asked, limits.poll_s_min), limits.poll_s_max)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from service.db.migrate import migrate
-from tests.fleet.simulator import Faults, Fleet, drawn
+from tests.fleet.faults import CALM, Faults, drawn
+from tests.fleet.simulator import Fleet
 from tests.service.world import BASE, digest, opened, patient
 
 PERIOD_S = 600
@@ -50,7 +51,7 @@ def simulated(empty_database: Path, tmp_path: Path) -> Iterator[Simulated]:
 
         def make(
             devices: int,
-            faults: Faults = Faults(),  # noqa: B008 (it is frozen)
+            faults: Faults = CALM,
             *,
             seed: int = 1,
             liars: Any = None,

@@ -2,7 +2,7 @@
 
     fleet = Fleet(world, phones, Faults(cut=0.01, lost=0.02), seed=7)
     fleet.run(hours=12)
-    assert fleet.stuck() == {}
+    assert all(fleet.why_not(target).values())
 
 Whatever happens is an event in one queue: a device takes a step, the server beats, the publisher
 makes a round. Requests go to the app as bytes, past sockets only. All that is left to chance is
@@ -14,13 +14,9 @@ import heapq
 import json
 import math
 import random
-import secrets
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
@@ -33,54 +29,13 @@ from service.core import orders
 from service.core.offers import Hold
 from service.core.tick import tick
 from service.db.rollout_tables import OPEN, Deployment
+from tests.fleet.faults import CALM, Faults, Killed
 from tests.fleet.simulated import REQUEST_S, PowerCut, SimulatedDevice
 from tests.service.world import START, World
 
 HOUR = 3600.0
 BOOT_S = 30.0
 ROUND_S = 1.0  # after a device began to wait for its order
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong, as chances.
-
-    Attributes:
-        cut: the power fails before one thing that should have lasted: a write, a switch, an answer.
-        lost: a request does not arrive, or else its answer does not.
-        missing: an artifact is answered with 404.
-        kills: the publisher dies in the middle of a round.
-        slow: share of devices whose link brings `slow_bytes_s`.
-        skewed: share of devices whose clock is wrong, by up to `skew` either way.
-        outages: (from, to) in seconds in which the server cannot be reached.
-    """
-
-    cut: float = 0.0
-    lost: float = 0.0
-    missing: float = 0.0
-    kills: float = 0.0
-    slow: float = 0.0
-    slow_bytes_s: float = 100.0
-    skewed: float = 0.0
-    skew: timedelta = timedelta(days=2)
-    outages: tuple[tuple[float, float], ...] = ()
-
-
-class Killed(BaseException):
-    """The publisher ends here."""
-
-
-@contextmanager
-def drawn(seed: int) -> Iterator[None]:
-    """Draw ids and secrets from a seed: who is in which stage depends on them."""
-    rng = random.Random(seed)
-
-    def urlsafe(size: int) -> str:
-        return urlsafe_b64encode(rng.randbytes(size)).decode().rstrip("=")
-
-    hexed = mock.patch.object(secrets, "token_hex", lambda size: rng.randbytes(size).hex())
-    with hexed, mock.patch.object(secrets, "token_urlsafe", urlsafe):
-        yield
 
 
 class Fleet:
@@ -99,7 +54,7 @@ class Fleet:
         world: World,
         known: Sequence[tuple[str, str]],
         running: str,
-        faults: Faults = Faults(),
+        faults: Faults = CALM,
         *,
         seed: int = 0,
         liars: dict[int, type[SimulatedDevice]] | None = None,
@@ -123,9 +78,9 @@ class Fleet:
         ]
         slow = self.rng.sample(range(len(known)), round(faults.slow * len(known)))
         self._slow = frozenset(slow)
-        self._poll_after_s = float(world.app.state.settings.poll_after_s)
+        period_s = world.app.state.settings.poll_after_s
         for device in self.devices:
-            self.at(self.rng.random() * self._poll_after_s, self._turning(device))
+            self.at(self.rng.random() * period_s, self._turning(device))
         self.at(0, self._beat)
 
     def _clock_of(self, number: int) -> Callable[[], datetime]:
@@ -290,8 +245,7 @@ class Fleet:
         """Let the publisher make a round, which may be its last; another one is started then."""
         self._round_due = False
         self.world.app.state.wake.clear()
-        give = orders._give
-        dies = self._chance(self.faults.kills) is not None
+        give, dies = orders._give, self._chance(self.faults.kills) is not None
         lasts = self.rng.randrange(2) if dies else math.inf
 
         def given(*args: Any) -> None:
@@ -301,11 +255,11 @@ class Fleet:
                 raise Killed
             give(*args)
 
-        with mock.patch.object(orders, "_give", given):
-            try:
+        try:
+            with mock.patch.object(orders, "_give", given):
                 self.world.work()
-            except Killed:
-                self.log.append((self.now_s, -1, "publisher killed"))
+        except Killed:
+            self.log.append((self.now_s, -1, "publisher killed"))
 
     # What became of it.
 
@@ -324,10 +278,7 @@ class Fleet:
             return list(session.query(Deployment).order_by(Deployment.created_at, Deployment.id))
 
     def why_not(self, target: str) -> dict[int, str]:
-        """Return device -> why it does not run the target, as the server names it; "" if it cannot.
-
-        Asked as devices ask: by a poll, and by what its attempts ended with.
-        """
+        """Return device -> why it does not run the target, as a poll is told; "" if by nothing."""
         said = {d.device_id: d.reason for d in self.deployments() if d.state not in OPEN}
         reasons = {}
         for device in self.devices:
@@ -335,8 +286,7 @@ class Fleet:
                 continue
             query = f"poll?root=1&t=0&s={device.slots.here}"
             bearer = {"authorization": f"Bearer {device.client.credential}"}
-            bundle = self.send("GET", query, bearer)[2]
-            hold = _hold(bundle)
+            hold = str(json.loads(self.send("GET", query, bearer)[2])["hold"] or "")
             reason = said.get(device.device_id, "") if hold == Hold.BACKOFF else hold
             reasons[device.number] = reason
         return reasons
@@ -347,7 +297,3 @@ class Fleet:
         counts = Counter(int((60 * m + 30 - from_s) // width) for m in self.polls.elements())
         rates = [counts[n] for n in range(buckets)]
         return max(rates) * buckets / sum(rates)
-
-
-def _hold(bundle: bytes) -> str:
-    return str(json.loads(bundle)["hold"] or "")

@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 
 from service.db.rollout_tables import OPEN, Deployment, Stage
 from tests.fleet.conftest import PERIOD_S, Simulated
-from tests.fleet.simulator import HOUR, Faults, Fleet
+from tests.fleet.faults import Faults
+from tests.fleet.simulator import HOUR, Fleet
 from tests.service.world import BASE, BETTER, digest
 
 NEW, OLD = digest(BETTER), digest(BASE)
