@@ -48,6 +48,17 @@ def start(args: Namespace, settings: Settings) -> Reply:
         raise
 
 
+def simulate(args: Namespace, settings: Settings) -> Reply:
+    """Rehearse a rollout: whom it reaches, what it fetches, how long it takes, what it detects.
+
+    Example:
+      fleetdiff rollout simulate asr-en-edge r2 --cohort kitchen --stages 5%:1h,25%,100%
+    """
+    plan = {name: getattr(args, name) for name in "model release cohort stages".split()}
+    found = connect(settings).post("/v1/rollouts/simulate", plan | {"gate": dict(args.gate)})
+    return Reply(found, show.as_text(found))
+
+
 def status(args: Namespace, settings: Settings) -> Reply:
     """Show how a rollout goes, and what it is waiting for.
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import approvals, catalog, cohorts, explain, plans, rollouts
+from service.core import approvals, catalog, cohorts, explain, plans, rollouts, simulate
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
 from service.core.health import cohort_view, rollout_view
 from service.core.rollout_limits import RolloutLimits
@@ -82,6 +82,18 @@ def create_rollout(caller: CanWrite, body: NewRollout, session: Tx, now: Now) ->
     """Add a rollout as a draft; its gate is fixed from here on."""
     rollout = rollouts.create_rollout(session, actor=caller.name, now=now, **vars(body))
     return rollout_view(session, rollout, now)
+
+
+@router.post("/rollouts/simulate", responses=document(404, 409, 422))
+def simulate_rollout(
+    caller: CanWrite, body: NewRollout, session: Rehearsal, config: Config, now: Now
+) -> dict[str, Any]:
+    """Rehearse a rollout that is not there yet: devices, bytes, time, and what it would detect.
+
+    Nothing is kept of it.
+    """
+    asked = rollouts.create_rollout(session, actor=caller.name, now=now, **vars(body))
+    return simulate.rollout(session, asked, config.poll_after_s, config.poll_soon_s)
 
 
 @router.get("/rollouts", responses=document(422))

@@ -237,3 +237,20 @@ def test_a_device_is_shown_with_its_events(desk: Desk) -> None:
     assert desk.run("device", "show", "d1") == 0
     assert "ring=beta" in desk.out
     assert "applied" in desk.out
+
+
+def test_a_rollout_is_rehearsed_and_none_is_made(desk: Desk, sent: dict[str, Any]) -> None:
+    asked: list[Any] = []
+
+    def answer(_query: dict[str, str], body: bytes) -> dict[str, Any]:
+        asked.append(json.loads(body))
+        return {"devices": 7, "bytes": 70, "stages": [{"number": 1, "detects_wer_bp": None}]}
+
+    desk.server.answers["POST /v1/rollouts/simulate"] = answer
+    words = ["rollout", "simulate", "asr", "r2", "--cohort", "k", "--stages", "100%"]
+    assert desk.json(*words, "--gate", "clip=0.1")["bytes"] == 70
+    assert desk.run(*words) == 0
+    whole = [{"share_bp": 10_000, "soak_s": 0, "in_flight_max": None}]
+    plan = {"model": "asr", "release": "r2", "cohort": "k", "stages": whole}
+    assert asked == [plan | {"gate": {"clip": 0.1}}, plan | {"gate": {}}]
+    assert sent == {}, "nothing was made"

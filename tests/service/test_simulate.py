@@ -1,0 +1,61 @@
+"""A rollout is rehearsed before it is there, and nothing is kept of it."""
+
+from typing import Any
+
+import pytest
+
+from tests.service.line import file, release
+from tests.service.world import MODEL, World, digest, refused
+
+ASKED: dict[str, Any] = {
+    "model": MODEL,
+    "release": "r2",
+    "cohort": "all",
+    "stages": [{"share_bp": 1000, "soak_s": 7200}, {"share_bp": 10_000}],
+}
+
+
+@pytest.fixture
+def small(world: World) -> World:
+    release(world, 1)
+    release(world, 2, 1)
+    world.ok("POST", "/v1/cohorts", json={"name": "all", "model": MODEL, "filter": {}})
+    world.fleet(3, digest(file(1)))
+    world.enroll("slow", attributes={"network": "slow"}, runs=digest(file(1))).poll()
+    world.enroll("unknown").poll()
+    world.enroll("done", runs=digest(file(2))).poll()
+    return world
+
+
+def test_it_says_whom_it_reaches_and_what_they_fetch(small: World) -> None:
+    before = small.rows()
+    found = small.ok("POST", "/v1/rollouts/simulate", json=ASKED)
+    assert small.rows() == before, "nothing is kept"
+    groups = {(g["release"], g["network"]): (g["devices"], g["bytes"]) for g in found["groups"]}
+    patch = groups["r1", ""][1]
+    assert groups == {("r1", ""): (3, patch), ("r1", "slow"): (1, patch), ("", ""): (1, 200_000)}
+    assert (found["devices"], found["bytes"]) == (5, 4 * patch + 200_000)
+    assert 0 < patch < 2000 and found["bytes_full"] == 5 * 200_000
+    assert found["stages"][0]["seconds"] == 7200 < found["seconds"]
+    assert [stage["decides"] for stage in found["stages"]] == [False, False], "too few devices"
+    assert found["patches_missing"] == [] and found["assumed"]["success"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "name"),
+    [
+        ({"release": "r9"}, 404, "not-found"),
+        ({"cohort": "none"}, 404, "not-found"),
+        ({"stages": [{"share_bp": 5000}]}, 422, "invalid-request"),
+        ({"gate": {"alpha": 1}}, 422, "invalid-request"),
+    ],
+)
+def test_what_could_not_be_created_is_not_rehearsed(
+    small: World, more: dict[str, Any], status: int, name: str
+) -> None:
+    refused(small.call("POST", "/v1/rollouts/simulate", json=ASKED | more), status, name)
+
+
+def test_it_is_for_those_who_may_make_rollouts(small: World) -> None:
+    reader = small.token_with("rollouts:read", name="reader")
+    refused(small.call("POST", "/v1/rollouts/simulate", reader, json=ASKED), 403)
