@@ -5,6 +5,7 @@ many places as its cap allows, and the gate needs so many pairs. It knows of no 
 device that stays away.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from service.core.chain import BYTES_S
 
 BUCKETS = 10_000
 BASE_RATE = 0.10  # word error rate that is assumed of the model that runs
+EULER = 0.5772
 PAIRS_MOST = 10_000_000
 TALKS = 3  # times that a device asks soon again: for its order, before the switch, after it
 
@@ -144,9 +146,10 @@ def _stage_s(devices: int, stage: Step, device_s: float, pace: Pace) -> float:
         return stage.soak_s
     waves = pace.poll_s
     if stage.in_flight_max is not None:
-        # A place that is free again is taken by the next one who asks, not by one who waits.
-        between_s = pace.poll_s / devices
-        waves = max(waves, devices * (device_s + between_s) / stage.in_flight_max)
+        # A place that is free again waits for the next one who asks: a period over those who are
+        # left, which sums up to a period times the harmonic number.
+        asking_s = pace.poll_s * (math.log(devices) + EULER)
+        waves = max(waves, (devices * device_s + asking_s) / stage.in_flight_max)
     return max(waves + device_s, stage.soak_s)
 
 
