@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import caps, fleet, load
+from benchmarks import caps, load, served
 from benchmarks.rows import Row, publish
 from tests.service.world import BASE, BETTER, MODEL
 
@@ -25,7 +25,7 @@ FLEETS, PEER_FLEETS = (10_000, 1_000_000), (2_000, 20_000, 100_000)
 BARE_MAX, GROWTH_MAX, GRANT_US_MAX, START_MS_MAX = 2.5, 1.2, 1000, 100
 PEER_TIMES_MIN = 60
 PEER = Path(__file__).parents[1] / "build" / "goosebit" / "bin" / "python"
-SERVE = [sys.executable, "-m", "benchmarks.fleet"]
+SERVE = [sys.executable, "-m", "benchmarks.served"]
 
 
 def main() -> int:
@@ -43,14 +43,14 @@ def _unchanged(folder: Path) -> list[Row]:
         work = f"unchanged poll, {devices:,} devices"
         with ExitStack() as running:
             _say(work)
-            token = fleet.make(folder, devices, BETTER).token
+            token = served.make(folder, devices, BETTER).token
             plain = running.enter_context(_served(folder / "bare.log"))
             ours = running.enter_context(_served(folder / "ours.log", folder, devices))
             etag = _etag(ours[1])
             rounds = []
             for _ in range(ROUNDS):
                 numbers = random.choices(range(devices), k=ASKS)
-                asks = [fleet.poll(number, BETTER, etag) for number in numbers]
+                asks = [served.poll(number, BETTER, etag) for number in numbers]
                 rounds.append([load.cpu_us(*server, asks, 304) for server in (plain, ours)])
             floor, least[devices] = (min(of) for of in zip(*rounds, strict=True))
             rows += [
@@ -80,7 +80,7 @@ def _start(folder: Path, devices: int, ours: tuple[int, int], token: str) -> lis
             raise RuntimeError(f"{status}: {answer!r}")
         return path
 
-    time.sleep(2 * fleet.FLUSH_S)  # the polls before were noted by then
+    time.sleep(2 * served.FLUSH_S)  # the polls before were noted by then
     # Once before: what is imported and compiled in a process is so only once.
     line.ask(load.request(f"{create_and_start()}/halt", "POST", b'{"reason": "warm"}', **said))
     before, cpu_s, at_s = _rows(folder), load.cpu_s(pid), time.monotonic()
@@ -104,7 +104,7 @@ def _peers(folder: Path, ours: list[Row]) -> list[Row]:
             rounds = []
             for _ in range(ROUNDS):
                 numbers = random.choices(range(devices), k=PEER_ASKS)
-                paths = [f"/DEFAULT/controller/v1/{fleet.device_id(n)}" for n in numbers]
+                paths = [f"/DEFAULT/controller/v1/{served.device_id(n)}" for n in numbers]
                 rounds.append(load.cpu_us(pid, port, [load.request(p) for p in paths], 200))
         _empty(folder)
         work, peer_us = f"goosebit 0.2.12, {devices:,} devices", min(rounds)
@@ -120,7 +120,7 @@ def _peers(folder: Path, ours: list[Row]) -> list[Row]:
 def _grants(folder: Path) -> list[Row]:
     work = "poll that takes a grant"
     _say(work)
-    token = fleet.make(folder, 2 * GRANTS, BASE).token
+    token = served.make(folder, 2 * GRANTS, BASE).token
     with _served(folder / "ours.log", folder, 0) as (pid, port):
         made = {"model": MODEL, "release": "r2", "cohort": "all"}
         stages = [{"share_bp": 10_000, "in_flight_max": 4 * GRANTS}]
@@ -129,11 +129,11 @@ def _grants(folder: Path) -> list[Row]:
         _, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
         path = f"/v1/rollouts/{json.loads(created)['id']}/start"
         line.ask(load.request(path, "POST", b"{}", **said))
-        asks = [fleet.poll(number, BASE) for number in range(2 * GRANTS)]
+        asks = [served.poll(number, BASE) for number in range(2 * GRANTS)]
         load.cpu_us(pid, port, asks[:GRANTS], 200)  # warm
         grant_us = load.cpu_us(pid, port, asks[GRANTS:], 200)
         etag = load.Line(port).ask(asks[0])[1].decode().lower().partition("etag: ")[2][:18]
-        again = [fleet.poll(number, BASE, etag) for number in range(GRANTS)]
+        again = [served.poll(number, BASE, etag) for number in range(GRANTS)]
         slow_us = load.cpu_us(pid, port, again, 304)
         with sqlite3.connect(folder / "fleetdiff.db") as database:
             granted = database.execute("SELECT count(*) FROM deployment").fetchone()[0]
@@ -155,7 +155,7 @@ def _served(log: Path, *more: object) -> Iterator[tuple[int, int]]:
 
 
 def _etag(port: int) -> str:
-    head = load.Line(port).ask(fleet.poll(0, BETTER))[1].decode()
+    head = load.Line(port).ask(served.poll(0, BETTER))[1].decode()
     lines = (line.partition(": ") for line in head.split("\r\n"))
     return next(value for name, _, value in lines if name.lower() == "etag")
 

@@ -1,7 +1,7 @@
 """A server with a fleet of any size, for measuring polls: made by SQL, then served as in earnest.
 
-`python -m benchmarks.fleet PORT` serves a bare ASGI application that always answers 304, and
-`python -m benchmarks.fleet PORT FOLDER DEVICES` the real one, with the last answer of each device
+`python -m benchmarks.served PORT` serves a bare ASGI application that always answers 304, and
+`python -m benchmarks.served PORT FOLDER DEVICES` the real one, with the last answer of each device
 in memory as after one period of polls.
 """
 
