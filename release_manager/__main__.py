@@ -73,7 +73,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] "
     "[--on-network] [--idle] [--charging] [--window] [--per-minute] [--bytes] "
     "[--accept-full-downloads]": rollouts.start,
-    "rollout simulate MODEL RELEASE --cohort [--stages] [--gate]": rollouts.simulate,
+    "rollout simulate MODEL RELEASE --cohort [--stages] [--gate] [--per-minute]": rollouts.simulate,
     "rollout list [--model] [--state]": fleet.list_rollouts,
     "rollout status ID [--watch]": rollouts.status,
     "rollout decisions ID": rollouts.decisions,

@@ -55,7 +55,9 @@ def simulate(args: Namespace, settings: Settings) -> Reply:
       fleetdiff rollout simulate asr-en-edge r2 --cohort kitchen --stages 5%:1h,25%,100%
     """
     plan = {name: getattr(args, name) for name in "model release cohort stages".split()}
-    found = connect(settings).post("/v1/rollouts/simulate", plan | {"gate": dict(args.gate)})
+    plan |= {"gate": dict(args.gate)}
+    plan |= {"per_minute_max": args.per_minute} if args.per_minute else {}
+    found = connect(settings).post("/v1/rollouts/simulate", plan)
     return Reply(found, show.as_text(found))
 
 

@@ -44,12 +44,14 @@ class Pace:
         poll_s, soon_s: between two polls, and while an update is under way.
         trial_s: what a device's own trial is thought to take.
         success: share of devices that get there, as the last rollouts of the model show it.
+        per_minute_max: devices that may begin in a minute.
     """
 
     poll_s: float
     soon_s: float
     trial_s: float = 20.0
     success: float = 1.0
+    per_minute_max: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _stage_s(devices: int, stage: Step, device_s: float, pace: Pace) -> float:
     """Return how long a stage lasts: until its devices were through, and at least its soak."""
     if devices == 0:
         return stage.soak_s
-    waves = pace.poll_s
+    waves = max(pace.poll_s, devices * 60 / (pace.per_minute_max or math.inf))
     if stage.in_flight_max is not None:
         # A place that is free again waits for the next one who asks: a period over those who are
         # left, which sums up to a period times the harmonic number.

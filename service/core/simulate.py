@@ -19,7 +19,9 @@ ROLLOUTS_LOOKED_AT = 5  # the last ones of the model, to see how many devices ge
 def rollout(session: Session, asked: Rollout, poll_s: float, soon_s: float) -> dict[str, Any]:
     """Return what a rollout takes, in devices by release and network, bytes, time and evidence."""
     stages = [Step(**stage.shown("share_bp soak_s in_flight_max")) for stage in asked.stages]
-    pace = Pace(poll_s, soon_s, success=_success(session, asked.model))
+    per_minute = asked.budget.per_minute_max if asked.budget else None
+    success = _success(session, asked.model)
+    pace = Pace(poll_s, soon_s, success=success, per_minute_max=per_minute)
     gate, target = policy.gate_of(asked.gate), asked.release
     groups = _groups(session, asked)
     lacking = [row["release"] for row in plans.missing(session, asked)["missing"]]

@@ -38,6 +38,8 @@ def test_it_says_whom_it_reaches_and_what_they_fetch(small: World) -> None:
     assert 0 < patch < 2000 and found["bytes_full"] == 5 * 200_000
     assert found["stages"][0]["seconds"] == 7200 < found["seconds"]
     assert [stage["decides"] for stage in found["stages"]] == [False, False], "too few devices"
+    slowly = small.ok("POST", "/v1/rollouts/simulate", json=ASKED | {"per_minute_max": 1})
+    assert slowly["seconds"] >= found["seconds"] and slowly["assumed"]["per_minute_max"] == 1
     assert found["patches_missing"] == [] and found["assumed"]["success"] == 1
 
 

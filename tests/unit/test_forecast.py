@@ -51,6 +51,7 @@ def test_a_wider_cap_a_shorter_soak_and_faster_polls_never_take_longer(
     assert seconds(fleet, replace(stage, in_flight_max=cap and cap + 1), pace) <= took
     assert seconds(fleet, replace(stage, soak_s=soak_s // 2), pace) <= took
     assert seconds(fleet, stage, replace(pace, poll_s=pace.poll_s / 2)) <= took
+    assert seconds(fleet, stage, replace(pace, per_minute_max=share)) >= took
 
 
 @given(st.integers(0, 100_000), st.integers(0, 100_000))
