@@ -160,6 +160,15 @@ def revoke_device(args: Namespace, settings: Settings) -> Reply:
     return _set_status(args, settings, "revoked")
 
 
+def retry_device(args: Namespace, settings: Settings) -> Reply:
+    """Let a device try again now what failed on it, before its pause is over or its attempts are.
+
+    Example:
+      fleetdiff device retry dev_1
+    """
+    return Reply(connect(settings).post(f"/v1/devices/{args.id}/retry", {}))
+
+
 def quarantine_device(args: Namespace, settings: Settings) -> Reply:
     """Let a device get nothing new, and do not believe what it reports.
 

@@ -119,6 +119,16 @@ def resume(args: Namespace, settings: Settings) -> Reply:
     return _act(client, args.id, _start(args) if draft else "resume", args.reason)
 
 
+def retry(args: Namespace, settings: Settings) -> Reply:
+    """Let every device of a rollout try again now whose attempt failed or that refused.
+
+    Example:
+      fleetdiff rollout retry ro_1 --reason "the store was full"
+    """
+    body = {"reason": args.reason}
+    return Reply(connect(settings).post(f"/v1/rollouts/{args.id}/retry", body))
+
+
 def halt(args: Namespace, settings: Settings) -> Reply:
     """End a rollout for good.
 

@@ -1,4 +1,4 @@
-"""What a rollout asks of its devices, and what it may cost."""
+"""What a rollout asks of its devices, what it may cost, and when a device tries again."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -33,9 +33,13 @@ def upgrade() -> None:
     op.add_column(
         "deployment", sa.Column("bytes_reserved", INTEGER, server_default="0", nullable=False)
     )
+    op.add_column("deployment", sa.Column("failures", INTEGER, server_default="0", nullable=False))
+    op.add_column("deployment", sa.Column("retry_at", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("deployment", "retry_at")
+    op.drop_column("deployment", "failures")
     op.drop_column("deployment", "bytes_reserved")
     op.drop_column("device_model", "surroundings")
     op.drop_column("rollout", "conditions")

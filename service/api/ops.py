@@ -172,6 +172,15 @@ def explain_device(
     return explain.device(session, row, chosen, timeout, now)
 
 
+@router.post("/devices/{device_id}/retry", responses=document(404, 422))
+def retry_device(
+    _caller: CanWriteDevices, device_id: Label, session: Tx, now: Now
+) -> dict[str, int]:
+    """Let a device try again now what failed on it, in each rollout that is live."""
+    row = access.device_named(session, device_id)
+    return {"retried": access.retry_device(session, row, now)}
+
+
 @router.patch("/devices/{device_id}", responses=document(404, 409, 422))
 def change_device(
     _caller: CanWriteDevices, device_id: Label, body: DeviceChange, session: Tx, now: Now

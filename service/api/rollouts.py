@@ -246,6 +246,14 @@ def resume_rollout(
     )
 
 
+@router.post("/rollouts/{rollout_id}/retry", responses=document(404, 409, 412, 422))
+def retry_rollout(
+    _caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
+) -> dict[str, int]:
+    """Let every device try again now whose attempt failed or that refused."""
+    return {"retried": rollouts.retry(session, rollout_id, reason, now)}
+
+
 @router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 412, 422))
 def halt_rollout(
     caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason

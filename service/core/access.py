@@ -14,6 +14,8 @@ from service.core.credential import new_secret, same, sent, unauthorized
 from service.core.errors import Forbidden, InvalidRequest, WrongState
 from service.core.network import is_part, is_within
 from service.db import queries
+from service.db.entries import of_device
+from service.db.rollout_tables import Deployment
 from service.db.tables import ApiToken, DeviceModel, EnrollmentToken
 
 SCOPES = tuple(
@@ -151,6 +153,14 @@ def tag_device(session: Session, row: DeviceModel, tags: dict[str, str], now: da
     if tags != row.device.tags:
         audit.record(session, "device.tag", row.device_id, now, before=row.device.tags, tags=tags)
         row.device.tags = tags
+
+
+def retry_device(session: Session, row: DeviceModel, now: datetime) -> int:
+    """Let a device try again now what failed on it; returns in how many rollouts."""
+    ours = Deployment.device_id == row.device_id
+    retried = deployments.retry(session, now, of_device(row.device_id), ours)
+    audit.record(session, "device.retry", row.device_id, now, rollouts=retried)
+    return retried
 
 
 def set_device_status(session: Session, row: DeviceModel, status: str, now: datetime) -> None:

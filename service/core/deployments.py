@@ -8,6 +8,7 @@ way back `rolled_back`. Replays and late messages change nothing.
 import secrets
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
@@ -17,6 +18,9 @@ from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, Budget, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import DeviceModel, Release
+
+ATTEMPTS_MAX = 4
+RETRY_FIRST, RETRY_TIMES = timedelta(hours=1), 6  # then after 6 hours and 36
 
 
 def grant(session: Session, rollout: Rollout, bytes_worst: int, now: datetime) -> str:
@@ -76,8 +80,13 @@ def offer(
     now: datetime,
     bytes_worst: int = 0,
 ) -> Deployment:
-    """Add a deployment, or open the one again that was called off here, not by the device."""
+    """Add a deployment, or open the one again that was called off, or failed and may try again."""
     deployment = existing(session, rollout, row, direction)
+    if deployment is not None and deployment.state not in (*OPEN, "canceled"):
+        # Another attempt: the device gave up on the one before by its id.
+        row.deployment_id = None
+        session.flush()
+        deployment.id = secrets.token_hex(8)
     if deployment is None:
         deployment = Deployment(id=secrets.token_hex(8), direction=direction, created_at=now)
         deployment.rollout_id, deployment.device_id = rollout.id, row.device_id
@@ -87,6 +96,7 @@ def offer(
     deployment.state, deployment.reason, deployment.stage = "offered", "", rollout.stage
     deployment.bytes_reserved = (deployment.bytes_sent or 0) + bytes_worst
     deployment.from_sha256, deployment.way = row.running_sha256, ""
+    deployment.retry_at = None
     deployment.updated_at, deployment.deadline_at = now, now + timeout
     session.flush()
     return deployment
@@ -133,12 +143,20 @@ def finish(
     still_open = update(Deployment).where(
         Deployment.id == deployment.id, Deployment.state.in_(OPEN)
     )
-    outcome = {"state": state, "reason": reason, "updated_at": now}
+    outcome: dict[str, Any] = {"state": state, "reason": reason, "updated_at": now}
+    before = deployment.failures
+    if state in ("failed", "refused"):
+        # A refusal is the device's own judgement: it would be the same again.
+        again = state == "failed" and before + 1 < ATTEMPTS_MAX
+        pause = RETRY_FIRST * RETRY_TIMES**before
+        outcome |= {"failures": before + 1, "retry_at": now + pause if again else None}
     touches = [of_device(deployment.device_id)]
     ended = changed(session, still_open.values(outcome), touches)
     session.refresh(deployment)
     if ended and deployment.direction == "forward":
-        _free(session, deployment.rollout_id, deployment.stage, 1, state)
+        # A device counts by its first outcome, however often it tries.
+        counted = "canceled" if before else state
+        _free(session, deployment.rollout_id, deployment.stage, 1, counted)
         unspent = max(0, deployment.bytes_reserved - deployment.bytes_sent)
         budget = update(Budget).where(Budget.rollout_id == deployment.rollout_id)
         if unspent:
@@ -156,6 +174,16 @@ def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetim
         proven = gone.state == "confirmed" and gone.to_sha256 == left
         if proven and gone.rollout.state in LIVE and seq < gone.release.seq:
             gone.state, gone.reason, gone.updated_at = "failed", "went_back", now
+
+
+def retry(session: Session, now: datetime, touches: str, *which: Any) -> int:
+    """Let devices whose attempts failed try again now; returns how many."""
+    out = (Deployment.direction == "forward", Deployment.state.in_(("failed", "refused")))
+    live = Deployment.rollout_id.in_(select(Rollout.id).where(Rollout.state.in_(LIVE)))
+    retrying = update(Deployment).where(*out, live, *which).values(retry_at=now)
+    retrying = retrying.execution_options(synchronize_session=False)
+    done: Any = session.execute(retrying, execution_options={"touches": [touches]})
+    return int(done.rowcount)
 
 
 def _free(

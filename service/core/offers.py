@@ -20,11 +20,9 @@ from service.db import queries
 from service.db.rollout_tables import Deployment
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
 
-# Places in a stage and signatures come and go without a change of the device's own, and a backoff
-# may end: whoever meets one of these is looked at afresh each time it asks.
-PASSING = frozenset(
-    (Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.PER_MINUTE, Hold.BUDGET, Hold.BACKOFF)
-)
+# Places, costs and signatures come and go without a change of the device's own: whoever meets one
+# of these is looked at afresh each time it asks.
+PASSING = frozenset((Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.PER_MINUTE, Hold.BUDGET))
 
 
 @dataclass(frozen=True)

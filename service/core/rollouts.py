@@ -26,7 +26,7 @@ from service.core.errors import (
 )
 from service.db import queries
 from service.db.entries import of_model
-from service.db.rollout_tables import LIVE, Budget, Decision, Rollout, Stage
+from service.db.rollout_tables import LIVE, Budget, Decision, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import Release
 
@@ -192,6 +192,15 @@ def resume(session: Session, rollout_id: str, reason: str, actor: str, now: date
     stage.started_at = (stage.started_at or now) + (now - paused_at)
     deployments.prolong(session, rollout.id, now)
     return rollout
+
+
+def retry(session: Session, rollout_id: str, reason: str, now: datetime) -> int:
+    """Let the devices of a rollout whose attempts failed try again now."""
+    rollout = changing(session, rollout_id, *LIVE)
+    ours = Deployment.rollout_id == rollout.id
+    retried = deployments.retry(session, now, of_model(rollout.model), ours)
+    audit.record(session, "rollout.retry", rollout.id, now, reason=reason, devices=retried)
+    return retried
 
 
 def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -64,7 +65,7 @@ class Finding:
     until: datetime | None = None
 
 
-Applied = Iterator[tuple[str, str, Hold | None] | tuple[str, str, Hold | None, datetime]]
+Applied = Iterator[tuple[Any, ...]]  # the fields of a finding, but for the rollout
 
 
 def wanted(
@@ -153,8 +154,7 @@ def _way_forward(
     trail: list[Finding],
 ) -> Deployment | None:
     tried = deployments.existing(session, rollout, row, "forward")
-    # What was called off is not the device's fault: it may try again.
-    existing = tried if tried is None or tried.state != "canceled" else None
+    existing = tried if tried is not None and tried.state in OPEN else None
     worst = 0
 
     def rules() -> Applied:
@@ -164,8 +164,7 @@ def _way_forward(
         there = row.running_release == rollout.release_id
         both = f"the device runs {runs}, the rollout brings {release.name}"
         yield "release", both, _or(not there, Hold.UP_TO_DATE)
-        failed = existing is not None and existing.state not in OPEN
-        yield "attempt", _told(tried), _or(not failed, Hold.BACKOFF)
+        yield _may_try(tried, now)
         yield (
             "state",
             f"the rollout is {rollout.state}",
@@ -263,6 +262,16 @@ def _unexpired(session: Session, model: str, now: datetime) -> tuple[str, str, H
 
 def _offline(model: str) -> tuple[str, ...]:
     return ("root", "targets", family_role(model))
+
+
+def _may_try(tried: Deployment | None, now: datetime) -> tuple[Any, ...]:
+    """Whether a device may make another attempt; what was called off is not its fault."""
+    again = tried.retry_at if tried is not None else None
+    over = tried is not None and tried.state not in (*OPEN, "canceled")
+    waits = over and (again is None or again > now)
+    when = f"; again from {again:%Y-%m-%d %H:%M}" if again else "; until an operator says retry"
+    told = _told(tried) + when * waits
+    return "attempt", told, _or(not waits, Hold.BACKOFF), *([again] if again and waits else [])
 
 
 def _told(deployment: Deployment | None) -> str:

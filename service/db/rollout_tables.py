@@ -122,7 +122,10 @@ class Budget(Table):
 
 
 class Deployment(Table):
-    """One device inside one rollout: forward once, and back if the rollout is reverted."""
+    """One device inside one rollout: forward, and back if the rollout is reverted.
+
+    Each attempt has an id of its own: what comes late of an earlier one names nothing any more.
+    """
 
     id: Mapped[str] = mapped_column(primary_key=True)
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"))
@@ -136,6 +139,8 @@ class Deployment(Table):
     reason: Mapped[str] = mapped_column(default="")
     bytes_sent: Mapped[int] = mapped_column(default=0)
     bytes_reserved: Mapped[int] = mapped_column(default=0, server_default="0")  # sent at the worst
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")  # attempts that were none
+    retry_at: Mapped[datetime | None]  # the next attempt; None: when somebody says so
     way: Mapped[str] = mapped_column(server_default="")  # it was done, as the device tells
     failed_way: Mapped[str] = mapped_column(server_default="")  # the first that could not be done
     created_at: Mapped[datetime]

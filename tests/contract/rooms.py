@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 CAPS = {  # a ratchet, not the goal
     "neural_diff": 3196,
     "trust": 938,
-    "service": 7841,
-    "device_agent": 2097,
+    "service": 7739,
+    "device_agent": 2099,
     "release_manager": 2228,
 }
 

@@ -110,6 +110,8 @@ def test_a_device_and_a_rollout_are_explained_in_a_line_for_each_rule(linked: To
     found = anne.json("device", "explain", on_r2, "--rollout", started["id"])
     assert (found["answer"], found["stopped_by"]["rule"]) == ("paused", "state")
     assert anne.run("device", "explain", on_r2, "--rollout", "nothing") == 1
+    for kind, identity in (("device", on_r2), ("rollout", started["id"])):
+        assert anne.json(kind, "retry", identity) == {"retried": 0}
     assert anne.run("rollout", "explain", started["id"]) == 0
     assert "paused" in anne.out and "the rollout is paused" in anne.out
     told = anne.json("rollout", "explain", started["id"])
