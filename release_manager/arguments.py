@@ -185,6 +185,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--idle": _arg("only while a device is idle"),
     "--charging": _arg("only while a device is charging"),
     "--window": _arg("only then, by a device's own clock", window, metavar="HH:MM-HH:MM"),
+    "--priority": _arg("1 to 9: it goes before rollouts with less", count, metavar="N"),
+    "--no-new": _arg("not to devices that enroll after the start"),
     "--per-minute": _arg("so many devices may begin in a minute", count, metavar="N"),
     "--bytes": _arg("so much may be sent in all, as 500GB", size, metavar="SIZE"),
     "--reason": _arg("why; kept with the rollout", str, default=""),

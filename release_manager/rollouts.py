@@ -40,6 +40,8 @@ def start(args: Namespace, settings: Settings) -> Reply:
     asked |= {"window": args.window}
     plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
     costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
+    costs |= {"priority": args.priority}
+    plan |= {"include_new": False} if args.no_new else {}
     rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
     try:
         return _act(client, rollout["id"], _start(args), "started")

@@ -29,6 +29,10 @@ def upgrade() -> None:
     op.add_column(
         "rollout", sa.Column("conditions", sa.JSON(), server_default="{}", nullable=False)
     )
+    op.add_column("rollout", sa.Column("priority", INTEGER, server_default="0", nullable=False))
+    op.add_column(
+        "rollout", sa.Column("include_new", sa.Boolean(), server_default=sa.true(), nullable=False)
+    )
     op.add_column("device_model", sa.Column("surroundings", sa.JSON(none_as_null=True)))
     op.add_column(
         "deployment", sa.Column("bytes_reserved", INTEGER, server_default="0", nullable=False)
@@ -42,5 +46,7 @@ def downgrade() -> None:
     op.drop_column("deployment", "failures")
     op.drop_column("deployment", "bytes_reserved")
     op.drop_column("device_model", "surroundings")
+    op.drop_column("rollout", "include_new")
+    op.drop_column("rollout", "priority")
     op.drop_column("rollout", "conditions")
     op.drop_table("budget")

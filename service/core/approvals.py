@@ -32,7 +32,7 @@ def plan_of(rollout: Rollout) -> dict[str, Any]:
         "cohort": rollout.cohort.shown("name filter"),
         "devices": rollout.devices,
         "stages": [stage.shown("share_bp soak_s in_flight_max") for stage in rollout.stages],
-        "conditions": rollout.conditions,
+        **rollout.shown("conditions priority include_new"),
         "budget": rollout.budget and rollout.budget.shown("per_minute_max bytes_max"),
         "gate": rollout.gate,
         "on_halt": rollout.on_halt,

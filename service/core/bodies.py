@@ -181,6 +181,8 @@ class NewRollout(Body):
     conditions: Conditions = ANYTIME
     per_minute_max: Positive | None = None
     bytes_max: Positive | None = None
+    priority: Annotated[int, Field(ge=0, le=9), BeforeValidator(_no_guessing)] = 0
+    include_new: bool = True
 
 
 class Why(Body):

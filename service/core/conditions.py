@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from service.core.errors import InvalidRequest
+
 DAY_MIN = 24 * 60
+
+
+def kept(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the conditions of a rollout, if they make sense."""
+    window = asked.get("window")
+    if window and window["start_min"] == window["end_min"]:
+        raise InvalidRequest("the window ends as it begins; leave it away for the whole day")
+    return asked
 
 
 def unmet(asked: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -34,10 +34,9 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
     stages = _stage_views(session, rollout)
     return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at started_at "
-        "finished_at created_by asked_by"
+        "finished_at created_by asked_by conditions priority include_new"
     ) | {
         "release": rollout.release.name,
-        "conditions": rollout.conditions,
         "budget": rollout.budget and rollout.budget.shown(BUDGET),
         "cohort": rollout.cohort.name,
         "approved_by": [one["by"] for one in rollout.approvals or []],

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from service.core import audit, deployments, plans, policy
 from service.core.bodies import ANYTIME, Conditions, NewStage
 from service.core.catalog import cohort_named
+from service.core.conditions import kept
 from service.core.errors import (
     InvalidRequest,
     NotAsSeen,
@@ -45,6 +46,8 @@ def create_rollout(
     conditions: Conditions = ANYTIME,
     per_minute_max: int | None = None,
     bytes_max: int | None = None,
+    priority: int = 0,
+    include_new: bool = True,
 ) -> Rollout:
     """Add a rollout in state `draft`; its gate is fixed from here on."""
     named = queries.first(session, Release, model=model, name=release)
@@ -59,9 +62,6 @@ def create_rollout(
         raise InvalidRequest(f"stages must be shares that rise, not {shares}")
     if shares[-1] != policy.BUCKETS:
         raise InvalidRequest("the last stage must reach 10000 basis points (100 %)")
-    window = conditions.window
-    if window is not None and window.start_min == window.end_min:
-        raise InvalidRequest("the window ends as it begins; leave it away for the whole day")
     try:
         fixed = vars(policy.gate_of(gate))
     except (ValueError, TypeError) as error:
@@ -72,7 +72,9 @@ def create_rollout(
         release_id=target.id,
         cohort_id=chosen.id,
         salt=secrets.token_hex(16),
-        conditions=conditions.model_dump(exclude_defaults=True),
+        conditions=kept(conditions.model_dump(exclude_defaults=True)),
+        priority=priority,
+        include_new=include_new,
         gate=fixed,
         base_sha256=_base_of(session, target),
         gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),

@@ -1,7 +1,6 @@
 """The rules by which a device gets an order or is held, one after the other.
 
 A poll walks them to its answer, and `explain` shows that same walk: there is no second opinion.
-Whichever rule stops a device is the last that is applied to it, in each rollout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +83,7 @@ def wanted(
     # What is on its way goes on: a newer rollout does not make an older one look failed.
     under_way = {d.rollout_id for d in queries.open_deployments(session, row.device_id)}
     live = queries.live_rollouts(session, row.model)
-    for rollout in sorted(live, key=lambda r: r.id not in under_way):
+    for rollout in sorted(live, key=lambda r: (r.id not in under_way, -r.priority)):
         forward = _way_forward(session, rollout, row, timeout, now, trail)
         if forward is not None:
             return forward, trail
@@ -110,8 +109,8 @@ def _passes(rules: Applied, trail: list[Finding], rollout: str | None = None) ->
 
 
 def _standing(row: DeviceModel) -> Applied:
-    status = row.device.status
-    yield "standing", f"the device is {status}", None if status == "active" else Hold(status)
+    is_so = row.device.status
+    yield "standing", f"the device is {is_so}", None if is_so == "active" else Hold(is_so)
 
 
 def _way_back(
@@ -155,11 +154,10 @@ def _way_forward(
 ) -> Deployment | None:
     tried = deployments.existing(session, rollout, row, "forward")
     existing = tried if tried is not None and tried.state in OPEN else None
-    worst = 0
+    release, worst = rollout.release, 0
 
     def rules() -> Applied:
         nonlocal worst
-        release = rollout.release
         runs = row.release.name if row.release else row.running_sha256[:12] or "unknown bytes"
         there = row.running_release == rollout.release_id
         both = f"the device runs {runs}, the rollout brings {release.name}"
@@ -171,6 +169,14 @@ def _way_forward(
             _or(rollout.state == "running", Hold.PAUSED),
         )
         yield from _barriers(session, release, row, now)
+        # Whoever leaves the cohort before the order was given gets none; after that it goes on.
+        if (
+            existing
+            and row.order_deployment != existing.id
+            and not queries.in_cohort(session, rollout.cohort, row.device_id)
+        ):
+            deployments.finish(session, existing, "canceled", "left the cohort", now)
+            yield _within(session, rollout, row)
         if existing is None:
             yield from _turn(session, rollout, row)
             yield from _conditions(rollout, row, now)
@@ -181,7 +187,6 @@ def _way_forward(
         return None
     if existing is not None:
         return existing
-    release = rollout.release
     return deployments.offer(session, rollout, row, "forward", release, timeout, now, worst)
 
 
@@ -189,15 +194,15 @@ def _barriers(session: Session, release: Release, row: DeviceModel, now: datetim
     """Why no order for this release could be followed by this device."""
     active, device = release.status == "active", row.device
     yield "status", f"{release.name} is {release.status}", _or(active, Hold.NO_PIPELINE)
-    later = row.release is not None and row.release.seq > release.seq
-    both = f"number {row.release.seq if row.release else 0} runs, {release.seq} comes"
-    yield "direction", both, _or(not later, Hold.NO_PIPELINE)
-    fits = not release.hardware or device.hardware in release.hardware
-    asked = ", ".join(release.hardware) or "any hardware"
-    yield "hardware", f"{device.hardware}; it takes {asked}", _or(fits, Hold.NO_PIPELINE)
+    runs = row.release.seq if row.release else 0
+    both = f"number {runs} runs, {release.seq} comes"
+    yield "direction", both, _or(runs <= release.seq, Hold.NO_PIPELINE)
+    asked = release.hardware or [device.hardware]
+    both = f"{device.hardware}; it takes {', '.join(release.hardware) or 'any'}"
+    yield "hardware", both, _or(device.hardware in asked, Hold.NO_PIPELINE)
     recent = is_at_least(device.agent_version, release.min_agent)
-    asked = release.min_agent or "any"
-    yield "agent", f"{device.agent_version}; it takes {asked}", _or(recent, Hold.AGENT_TOO_OLD)
+    both = f"{device.agent_version}; it takes {release.min_agent or 'any'}"
+    yield "agent", both, _or(recent, Hold.AGENT_TOO_OLD)
     floor = plans.floor_of(session, release, row.release)
     first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
     yield "floor", first, _or(floor is None, Hold.FLOOR)
@@ -210,12 +215,20 @@ def _barriers(session: Session, release: Release, row: DeviceModel, now: datetim
 
 def _turn(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
     """Whether it is this device's turn."""
-    within = queries.in_cohort(session, rollout.cohort, row.device_id)
-    where = f"{'in' if within else 'not in'} cohort {rollout.cohort.name}"
-    yield "cohort", f"the device is {where}", _or(within, Hold.NOT_IN_COHORT)
+    yield _within(session, rollout, row)
+    began, enrolled = rollout.started_at, row.device.enrolled_at
+    if not rollout.include_new and began:
+        both = f"enrolled {enrolled:%Y-%m-%d %H:%M}; it takes those until {began:%Y-%m-%d %H:%M}"
+        yield "enrolled", both, _or(enrolled <= began, Hold.NOT_IN_COHORT)
     stage, bucket = rollout.current_stage, policy.bucket(rollout.salt, row.device_id)
     share = f"bucket {bucket}; stage {stage.number} takes those below {stage.share_bp}"
     yield "stage", share, _or(bucket < stage.share_bp, Hold.NOT_IN_STAGE)
+
+
+def _within(session: Session, rollout: Rollout, row: DeviceModel) -> tuple[str, str, Hold | None]:
+    within = queries.in_cohort(session, rollout.cohort, row.device_id)
+    where = f"the device is {'in' if within else 'not in'} cohort {rollout.cohort.name}"
+    return "cohort", where, _or(within, Hold.NOT_IN_COHORT)
 
 
 def _conditions(rollout: Rollout, row: DeviceModel, now: datetime) -> Applied:

@@ -274,6 +274,8 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
         or_(Device.last_seen_at.is_(None), Device.last_seen_at >= silent),
         Device.id.not_in(out),
     )
+    if not rollout.include_new:
+        rows = rows.where(Device.enrolled_at <= rollout.started_at)
     if release.hardware:
         rows = rows.where(Device.hardware.in_(release.hardware))
     if release.min_agent:

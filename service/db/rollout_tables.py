@@ -56,6 +56,8 @@ class Rollout(Table):
     generation: Mapped[int] = mapped_column(default=0)
     salt: Mapped[str]
     conditions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest goes first
+    include_new: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
     gate: Mapped[dict[str, Any]]
     gate_sha256: Mapped[str]
     base_sha256: Mapped[str | None]  # where the chain of patches to the release begins
