@@ -174,6 +174,12 @@ def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetim
         proven = gone.state == "confirmed" and gone.to_sha256 == left
         if proven and gone.rollout.state in LIVE and seq < gone.release.seq:
             gone.state, gone.reason, gone.updated_at = "failed", "went_back", now
+            worse = int(not gone.failures)  # it counts once
+            gone.failures += 1
+            stage = update(Stage).where(Stage.rollout_id == gone.rollout_id)
+            stage = stage.where(Stage.number == gone.stage)
+            failing = stage.values(failures=Stage.failures + worse)
+            session.execute(failing, execution_options={"touches": ()})
 
 
 def retry(session: Session, now: datetime, touches: str, *which: Any) -> int:

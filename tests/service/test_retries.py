@@ -111,3 +111,13 @@ def test_a_pause_is_answered_from_memory_until_it_ends(
     else:
         world.ok("POST", f"/v1/devices/{phone.id}/retry")
     assert asking(phone).status_code == 200 and phone.offered()["release"] == "r2"
+
+
+def test_a_success_that_a_device_silently_left_is_a_failure_in_the_rate_too(world: World) -> None:
+    rollout = world.ready()
+    phone = world.enroll("s1", runs=digest(BASE))
+    phone.install(phone.offered(), 5, 5)
+    assert stages(world, rollout) == {"failures": 0, "failure_devices": 1}
+    phone.runs, phone.etag = digest(BASE), ""
+    assert phone.poll()["hold"] == "backoff"
+    assert stages(world, rollout) == {"failures": 1, "failure_devices": 1}
