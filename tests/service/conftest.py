@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api import poll
+from service.api import poll, webhooks
 from service.core import policy
 from service.db.migrate import migrate
 from service.settings import Settings
@@ -25,6 +25,12 @@ def nobody_draws_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of 9999 of 10000 is everyone here: one run in 300 had a device outside of it."""
     drawn = policy.bucket
     monkeypatch.setattr(policy, "bucket", lambda salt, device: drawn(salt, device) % 9999)
+
+
+@pytest.fixture(autouse=True)
+def no_stream_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of events lasts an hour; here it ends at once, unless a test reads it."""
+    monkeypatch.setattr(webhooks, "STREAM_LOOKS", 0)
 
 
 @pytest.fixture(scope="session")
