@@ -18,6 +18,7 @@ from service.core.rules import Finding, Hold
 from service.core.tick import observe
 from service.db import documents, queries
 from service.db.rollout_tables import LIVE, OPEN, Rollout
+from service.db.session import undone
 from service.db.tables import DeviceModel
 
 SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
@@ -75,12 +76,10 @@ def rollout(
     count, ids = queries.without_outcome(session, rollout, SAMPLE_MAX)
     told: dict[tuple[str, str], dict[str, Any]] = {}
     for device_id in ids:
-        with session.begin_nested() as nested:
+        with undone(session):
             row = session.get_one(DeviceModel, device_id)
             stop, findings = _told(session, row, rollout, timeout, now)
             last = stop or findings[-1]
-            nested.rollback()
-        session.expire_all()
         told.setdefault(
             (last.hold or "offer", last.rule),
             {"devices": 0, "for_example": device_id, "compared": last.compared},

@@ -86,6 +86,15 @@ class Database:
         self.writing.dispose()
 
 
+@contextmanager
+def undone(session: Session) -> Iterator[None]:
+    """Enter a part of a transaction of which nothing is kept."""
+    with session.begin_nested() as nested:
+        yield
+        nested.rollback()
+    session.expire_all()
+
+
 def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERYTHING,)) -> bool:
     """Whether a conditional UPDATE found its row as it expected it.
 
