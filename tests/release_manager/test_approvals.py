@@ -48,7 +48,17 @@ def asked(both: Town, phones: list[Phone]) -> Any:
     assert (
         town.anne.run("cohort", "create", "all", "--model", "asr", "--filter", "hardware=h1") == 0
     )
-    words = ["rollout", "start", "asr", "r2", "--cohort", "all", "--stages", "100%"]
+    words = [
+        "rollout",
+        "start",
+        "--accept-full-downloads",
+        "asr",
+        "r2",
+        "--cohort",
+        "all",
+        "--stages",
+        "100%",
+    ]
     return town.anne.json(*words)
 
 
