@@ -15,11 +15,11 @@ from starlette.testclient import TestClient
 
 from benchmarks.rows import Row
 from service.app import create_app
-from service.core import offers
 from service.db.migrate import migrate
 from service.db.rollout_tables import OPEN, Deployment, Stage
 from service.db.session import Database
 from service.db.tables import Device
+from service.fleet import offers
 from tests.real.postgres import clone, run_postgres, template
 from tests.service.world import BASE, World, digest, patient
 

@@ -15,15 +15,15 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from benchmarks.rows import Row, publish
-from service.core import sums, tick
 from service.core.bodies import NewStage
-from service.core.cohorts import create_cohort
-from service.core.rollouts import create_rollout, start
 from service.db import pairs
 from service.db.migrate import migrate
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout
 from service.db.session import Database
 from service.db.tables import Artifact, Device, DeviceModel, Model, Release
+from service.fleet import sums, tick
+from service.fleet.cohorts import create_cohort
+from service.fleet.rollouts import create_rollout, start
 
 FEW, MANY = 100, 1_000_000
 RATIO_MAX = 3.0  # the work is the same; a slow moment of the machine is allowed for

@@ -26,13 +26,13 @@ from service.app import create_app
 from service.connections import impatient
 from service.core import access
 from service.core.errors import Refusal
-from service.core.keys import Publisher
-from service.core.publisher import work
-from service.core.tick import verify
 from service.db import queries
 from service.db.migrate import migrate
 from service.db.session import Database
+from service.fleet.tick import verify
 from service.settings import FromEnviron, PublisherSettings, Settings
+from service.signing.keys import Publisher
+from service.signing.publisher import work
 
 logger = logging.getLogger(__name__)
 FLAGS = tuple(

@@ -16,18 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import contract, poll, problems, webhooks
 from service.blobs import open_blobs
 from service.core.errors import TooLarge, TooSlow
-from service.core.freshness import Tally
 from service.core.identity import Provider
-from service.core.keys import OnlineKeys, Publisher
 from service.core.network import Buckets
-from service.core.publisher import work
-from service.core.record import Record
-from service.core.reports import note_seen
 from service.core.rollout_limits import RolloutLimits, read_limits
-from service.core.tick import tick
 from service.dashboard import pages
 from service.db.session import Database
+from service.fleet.reports import note_seen
+from service.fleet.tick import tick
+from service.publishing.freshness import Tally
 from service.settings import Settings
+from service.signing.keys import OnlineKeys, Publisher
+from service.signing.publisher import work
+from service.signing.record import Record
 
 logger = logging.getLogger(__name__)
 SEEN_AT_ONCE = 500  # devices in one transaction

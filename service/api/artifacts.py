@@ -15,8 +15,9 @@ from service.api.problems import document
 from service.api.releases import CanRead, CanWrite
 from service.api.strict import for_people
 from service.blobs import Blobs, WrongDigest, WrongLength
-from service.core import access, catalog, errors, uploads
+from service.core import access, errors
 from service.core.bodies import Sha256
+from service.publishing import catalog, uploads
 from service.settings import Settings
 
 router = for_people("releases")

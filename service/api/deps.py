@@ -18,12 +18,13 @@ from service.api import once
 from service.api.origin import certificate_of, limit, origin_of, writing
 from service.api.signed import read_signature
 from service.blobs import Blobs
-from service.core import access, devices
+from service.core import access
 from service.core.credential import Shown, shown_by
 from service.core.errors import Unauthorized
-from service.core.freshness import Tally
 from service.db.session import Database
 from service.db.tables import ApiToken, Device
+from service.fleet import devices
+from service.publishing.freshness import Tally
 from service.settings import Settings
 
 

@@ -13,12 +13,12 @@ from service.api.origin import certificate_of, limit_address
 from service.api.poll import headers_of
 from service.api.problems import document
 from service.api.strict import StrictRoute
-from service.core import devices, offers, reports
 from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
-from service.core.bundle import bundle_of, fleet_version, root_digest
 from service.core.errors import Unauthorized
-from service.core.offers import Answer
-from service.core.rules import Hold
+from service.fleet import devices, offers, reports
+from service.fleet.bundle import bundle_of, fleet_version, root_digest
+from service.fleet.holds import Hold
+from service.fleet.offers import Answer
 
 router = APIRouter(
     prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)

@@ -22,12 +22,13 @@ from service.api.deps import (
 from service.api.once import SHOWN_ONCE
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import access, catalog, explain, rollouts
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
-from service.core.freshness import metrics, publisher_view
-from service.core.health import device_view, fleet_view
 from service.db import documents, queries
 from service.db.tables import ApiToken
+from service.fleet import explain, registry, rollouts
+from service.fleet.health import device_view, fleet_view
+from service.publishing import catalog
+from service.publishing.freshness import metrics, publisher_view
 
 router = for_people("operations")
 public = APIRouter(tags=["operations"])
@@ -116,9 +117,7 @@ def create_enrollment_token(
 ) -> dict[str, Any]:
     """Make a token with which devices enroll; it is shown once."""
     lifetime = timedelta(seconds=body.ttl_s)
-    row, token = access.create_enrollment_token(
-        session, body.model, body.uses, lifetime, body.cohort, now
-    )
+    row, token = registry.invite(session, body.model, body.uses, lifetime, body.cohort, now)
     return {"token": token, "id": row.id, "uses": row.uses_left, "expires_at": row.expires_at}
 
 
@@ -141,7 +140,7 @@ def list_devices(
 @router.get("/devices/{device_id}", responses=document(404, 422))
 def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> dict[str, Any]:
     """Show a device with its deployments and its last events."""
-    row = access.device_named(session, device_id)
+    row = registry.device_named(session, device_id)
     deployments = queries.deployments_of(session, device_id)
     events = queries.last_events(session, device_id, EVENTS_SHOWN_MAX)
     return device_view(row) | {
@@ -166,7 +165,7 @@ def explain_device(
 
     The rules are applied as the device's poll applies them; nothing changes by it.
     """
-    row = access.device_named(session, device_id)
+    row = registry.device_named(session, device_id)
     chosen = rollouts.rollout_named(session, rollout) if rollout else None
     timeout = timedelta(seconds=config.deployment_timeout_s)
     return explain.device(session, row, chosen, timeout, now)
@@ -177,8 +176,8 @@ def retry_device(
     _caller: CanWriteDevices, device_id: Label, session: Tx, now: Now
 ) -> dict[str, int]:
     """Let a device try again now what failed on it, in each rollout that is live."""
-    row = access.device_named(session, device_id)
-    return {"retried": access.retry_device(session, row, now)}
+    row = registry.device_named(session, device_id)
+    return {"retried": registry.retry_device(session, row, now)}
 
 
 @router.patch("/devices/{device_id}", responses=document(404, 409, 422))
@@ -186,9 +185,9 @@ def change_device(
     _caller: CanWriteDevices, device_id: Label, body: DeviceChange, session: Tx, now: Now
 ) -> dict[str, Any]:
     """Tag a device, quarantine, revoke or readmit it."""
-    row = access.device_named(session, device_id)
+    row = registry.device_named(session, device_id)
     if body.tags is not None:
-        access.tag_device(session, row, body.tags, now)
+        registry.tag_device(session, row, body.tags, now)
     if body.status is not None:
-        access.set_device_status(session, row, body.status, now)
+        registry.set_device_status(session, row, body.status, now)
     return device_view(row)

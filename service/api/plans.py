@@ -7,12 +7,13 @@ from fastapi import Depends, Query
 from service.api.deps import Now, Reader, Tx, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import access, catalog, plans
 from service.core.bodies import Label, Name, Why
 from service.core.chain import HASHED_HOPS_MAX, Limits
 from service.core.errors import InvalidRequest
 from service.db import queries
 from service.db.tables import ApiToken
+from service.fleet import plans, registry
+from service.publishing import catalog
 
 router = for_people("plans")
 CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
@@ -51,7 +52,7 @@ def get_plan(
     if device is None:
         release = plans.release_named(session, model, source or "")
         return plans.explain(session, release, target, release.sha256, assumed)
-    row = access.device_named(session, device)
+    row = registry.device_named(session, device)
     if row.model != model:
         raise InvalidRequest(f"device {device} runs {row.model}, not {model}")
     return plans.explain(session, row.release, target, row.running_sha256, plans.limits_of(row))

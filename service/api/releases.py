@@ -10,13 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Now, Reader, Store, Tx, Wake, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import catalog, drafts
 from service.core.bodies import Name, NewModel, NewSignature, Sha256
-from service.core.health import model_view, release_views
-from service.core.patches import check_patches, unchecked
-from service.core.plans import patch_view
 from service.db import documents, queries
 from service.db.tables import ApiToken
+from service.fleet.health import model_view, release_views
+from service.fleet.plans import patch_view
+from service.publishing import catalog, drafts
+from service.publishing.patches import check_patches, unchecked
 from trust.roles import Family, PatchTarget
 
 router = for_people("releases")

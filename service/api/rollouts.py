@@ -11,12 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core import approvals, catalog, cohorts, explain, plans, rollouts, simulate
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
-from service.core.health import cohort_view, rollout_view
 from service.core.rollout_limits import RolloutLimits
 from service.db import queries
 from service.db.tables import ApiToken
+from service.fleet import approvals, cohorts, explain, plans, rollouts, simulate
+from service.fleet.health import cohort_view, rollout_view
+from service.publishing import catalog
 from trust.approval import plan_digest
 
 router = for_people("rollouts")

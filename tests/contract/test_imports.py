@@ -16,13 +16,20 @@ PLANTED = [
     ("trust/order.py", "import neural_diff.errors", "programs are strangers"),
     ("service/db/queries.py", "import service.core.errors", "imports point down"),
     ("service/helpers.py", "", "imports point down"),
-    ("service/core/policy.py", "import service.core.tick", "the acting parts stand on"),
+    ("service/core/policy.py", "import service.fleet.tick", "imports point down"),
+    ("service/fleet/tick.py", "import service.signing.orders", "imports point down"),
+    ("service/fleet/stray.py", "", "In the fleet, who decides"),
+    ("service/fleet/deployments.py", "import service.fleet.rules", "In the fleet, who decides"),
+    ("service/publishing/apart.py", "import service.publishing.catalog", "What is published"),
+    ("service/signing/record.py", "import service.signing.orders", "The publisher stands on"),
+    ("service/core/policy.py", "import service.core.access", "the acting parts stand on"),
     ("device_agent/disk.py", "import pydantic", "What runs on a device"),
     ("neural_diff/apply.py", "import neural_diff.make", "What runs on a device"),
     ("service/core/chain.py", "import sqlalchemy", "Decisions are pure"),
     ("device_agent/states.py", "import device_agent.client", "Decisions are pure"),
     ("service/core/errors.py", "import fastapi", "know no HTTP"),
-    ("service/api/device.py", "import service.core.keys", "reaches a key"),
+    ("service/fleet/offers.py", "import starlette", "know no HTTP"),
+    ("service/api/device.py", "import service.signing.keys", "reaches a key"),
 ]
 
 

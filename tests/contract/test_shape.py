@@ -10,9 +10,10 @@ from tests.contract.rooms import CAPS, ROOT, files_of
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 300
 DRAWERS = {"utils", "helpers", "base", "common", "misc", "constants"}
+PACKAGES = [room for room in CAPS if "/" not in room]
 SOURCES = [
     path
-    for folder in (*CAPS, "migrations", "demo", "benchmarks", "tests")
+    for folder in (*PACKAGES, "migrations", "demo", "benchmarks", "tests")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "build" not in path.parts
 ]
@@ -22,6 +23,11 @@ SOURCES = [
 def test_a_room_stays_within_its_cap(room: str) -> None:
     files = files_of(room)
     assert sum(files.values()) <= CAPS[room], f"{room} is crowded: {files}"
+
+
+def test_every_folder_of_the_service_is_a_room_with_a_cap() -> None:
+    folders = {str(p.parent.relative_to(ROOT)) for p in (ROOT / "service").rglob("*.py")}
+    assert folders == {room for room in CAPS if room.startswith("service")}
 
 
 def test_no_file_is_long_and_none_is_a_drawer() -> None:

@@ -25,10 +25,10 @@ from device_agent import agent
 from device_agent.errors import Rejected, Unavailable
 from device_agent.states import BEFORE_THE_SWITCH, Idle
 from service.app import flush_seen
-from service.core import orders
-from service.core.offers import Hold
-from service.core.tick import tick
 from service.db.rollout_tables import OPEN, Deployment
+from service.fleet.holds import Hold
+from service.fleet.tick import tick
+from service.signing import orders
 from tests.fleet.faults import CALM, Faults, Killed
 from tests.fleet.simulated import REQUEST_S, PowerCut, SimulatedDevice
 from tests.service.world import START, World

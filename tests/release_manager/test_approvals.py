@@ -8,9 +8,9 @@ import pytest
 
 from release_manager.client import Client
 from service.core import access
-from service.core.keys import OnlineKeys, Publisher
-from service.core.record import Record
 from service.core.rollout_limits import read_limits
+from service.signing.keys import OnlineKeys, Publisher
+from service.signing.record import Record
 from tests.release_manager.town import Machine, Town
 from tests.service.phone import Phone
 from tests.service.publishing import ordered

@@ -7,7 +7,7 @@ import pytest
 
 from device_agent import agent, check_in
 from device_agent.config import Config, Limits
-from service.core.keys import OnlineKeys, Publisher
+from service.signing.keys import OnlineKeys, Publisher
 from tests.release_manager.town import Town
 from tests.service.world import digest
 

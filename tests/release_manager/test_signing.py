@@ -11,8 +11,8 @@ from tuf.api.metadata import Metadata, Targets
 
 from release_manager import metadata
 from release_manager.client import Client
-from service.core.drafts import draft_of
 from service.db.tables import MetadataFile
+from service.publishing.drafts import draft_of
 from tests.release_manager.town import Town, what
 from trust import sign
 from trust.accept import canonical

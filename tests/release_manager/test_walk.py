@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from service.core.keys import OnlineKeys, Publisher
+from service.signing.keys import OnlineKeys, Publisher
 from tests.release_manager.test_canary_sets import canary_set
 from tests.release_manager.town import Town
 from tests.service.world import Phone, digest, refused

@@ -9,11 +9,11 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import select
 
-from service.core.keys import Publisher
-from service.core.record import Record
 from service.core.rollout_limits import read_limits
 from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
 from service.db.tables import DeviceModel, Release
+from service.signing.keys import Publisher
+from service.signing.record import Record
 from tests.service.phone import Phone
 from tests.service.world import BASE, MODEL, World, digest
 from tests.unit.signed_world import tuf_clock

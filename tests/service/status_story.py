@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, cohorts, policy, rollouts, sums, tick
+from service.core import canary, policy
 from service.core.bodies import NewStage
 from service.db import queries
 from service.db.rollout_tables import CanaryReport, Cohort, Deployment, Rollout
@@ -26,6 +26,7 @@ from service.db.tables import (
     Release,
     Table,
 )
+from service.fleet import cohorts, rollouts, sums, tick
 from trust.audit import FIRST
 
 NOW = datetime(2026, 3, 14, 9, 26, tzinfo=UTC)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from service.core import policy, tick
+from service.core import policy
 from service.db.rollout_tables import Decision, Rollout
+from service.fleet import tick
 from tests.service.phone import Phone
 from tests.service.world import BASE, World, digest, patch_between
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from service.core import offers
 from service.core.conditions import opens_at
 from service.db.rollout_tables import OPEN, Budget, Deployment, Stage
 from service.db.tables import Device
+from service.fleet import offers
 from tests.service.memory import Memory, asking, settle
 from tests.service.phone import Phone
 from tests.service.publishing import ALL

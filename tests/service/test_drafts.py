@@ -7,7 +7,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
-from service.core.drafts import draft_of
+from service.publishing.drafts import draft_of
 from tests.service.world import BASE, BETTER, MODEL, World, digest, outcomes, refused
 from trust import sign
 from trust.accept import canonical

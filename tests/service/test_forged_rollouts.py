@@ -10,11 +10,11 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import delete, update
 
-from service.core import orders
-from service.core.approvals import plan_of
-from service.core.record import Record
 from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
 from service.db.tables import Device, DeviceModel
+from service.fleet.approvals import plan_of
+from service.signing import orders
+from service.signing.record import Record
 from tests.service.phone import Phone
 from tests.service.publishing import (
     approve,

@@ -16,8 +16,8 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.core.freshness import ALARM_DAYS, SILENT
 from service.db.tables import MetadataFile
+from service.publishing.freshness import ALARM_DAYS, SILENT
 from tests.service.programs import eventually
 from tests.service.publishing import FAMILY, newest, write
 from tests.service.world import World, refused

@@ -13,8 +13,9 @@ from tuf.api.metadata import Metadata
 
 from neural_diff.patch import read_patch
 from service.blobs import LocalBlobs
-from service.core import apart, catalog, errors, patches
+from service.core import errors
 from service.db.tables import CheckedPatch
+from service.publishing import apart, catalog, patches
 from tests.service.world import BASE, BETTER, MODEL, PATCH, World, digest, patch_between, refused
 from trust import sign
 from trust.roles import PatchTarget, Release, patch_path

@@ -166,7 +166,7 @@ def test_a_bug_answers_500_without_a_trace_and_the_log_has_it(
     def fail(*_: object) -> None:
         raise RuntimeError("the secret password is swordfish")
 
-    monkeypatch.setattr("service.core.catalog.create_model", fail)
+    monkeypatch.setattr("service.publishing.catalog.create_model", fail)
     with caplog.at_level(logging.ERROR):
         reply = world_sqlite.call("POST", "/v1/models", json={"name": "new"})
     refused(reply, 500, "bug")

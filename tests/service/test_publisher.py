@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from service.core.keys import Publisher
-from service.core.record import Record
 from service.db.rollout_tables import Deployment
 from service.db.tables import DeviceModel, MetadataFile, Model, Release
+from service.signing.keys import Publisher
+from service.signing.record import Record
 from tests.service.publishing import (
     ALL,
     FAMILY,

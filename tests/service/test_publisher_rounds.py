@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import delete, event, select, update
 from tuf.api.metadata import Metadata
 
-from service.core import orders, publisher
-from service.core.keys import OnlineKeys, Publisher
-from service.core.record import Record
 from service.db.tables import DeviceModel, MetadataFile
+from service.signing import orders, publisher
+from service.signing.keys import OnlineKeys, Publisher
+from service.signing.record import Record
 from tests.service.publishing import (
     ALL,
     FAMILY,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service.core import canary
-from service.core import sums as kept
 from service.core.canary import Gate
+from service.fleet import sums as kept
 from tests.service.world import BASE, BETTER, MODEL, Phone, World, digest, outcomes, refused
 
 NOTHING = (0, 0, 0, 0, 0, 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.core.deployments import ATTEMPTS_MAX
+from service.fleet.deployments import ATTEMPTS_MAX
 from tests.service.memory import Memory, asking, settle
 from tests.service.phone import Phone
 from tests.service.world import BASE, World, digest, refused

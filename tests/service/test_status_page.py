@@ -11,11 +11,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 from service.app import create_app
-from service.core import access, approvals, cohorts, rollouts
+from service.core import access
 from service.core.rollout_limits import RolloutLimits
 from service.dashboard import pages
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
+from service.fleet import approvals, cohorts, rollouts
 from service.settings import Settings
 from tests.service import status_story
 from tests.service.status_story import NOW

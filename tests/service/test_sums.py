@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import update
 
 from service.__main__ import main
-from service.core import canary, sums
+from service.core import canary
 from service.core.canary import Gate
-from service.core.sums import COLUMNS
 from service.db.rollout_tables import CanaryReport, CanarySums
+from service.fleet import sums
+from service.fleet.sums import COLUMNS
 from tests.service.phone import Phone
 from tests.service.test_reports import report_id
 from tests.service.world import BASE, BETTER, World, digest, patch_between

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.core import uploads
+from service.publishing import uploads
 from service.settings import Settings
 from tests.service.world import MODEL, World, digest, opened, outcomes, patient, refused
 from trust import sign

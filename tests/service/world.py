@@ -2,8 +2,7 @@
 
 world = World(client, app, tmp_path)
 world.publish("r1", b"bytes of the base")
-device = world.enroll("serial-1")
-device.runs = digest; device.poll()
+device = world.enroll("serial-1"); device.runs = digest; device.poll()
 """
 
 import hashlib
@@ -24,12 +23,14 @@ from tuf.api.metadata import Metadata, Targets
 
 from neural_diff.make import make_patch
 from service.app import create_app
-from service.core import access, devices, offers, publisher
-from service.core.keys import OnlineKeys, Publisher
-from service.core.tick import tick
+from service.core import access
 from service.db.rollout_tables import Deployment
 from service.db.tables import Device, Table
+from service.fleet import devices, offers, registry
+from service.fleet.tick import tick
 from service.settings import Settings
+from service.signing import publisher
+from service.signing.keys import OnlineKeys, Publisher
 from tests.service.phone import Phone
 from trust import sign
 from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_family
@@ -263,8 +264,7 @@ class World:
         """Enroll many devices by one token in one transaction, past HTTP; note what they run."""
         phones = []
         with self.app.state.database.writer() as session:
-            lifetime = timedelta(days=1)
-            token = access.create_enrollment_token(session, MODEL, count, lifetime, None, self.now)
+            token = registry.invite(session, MODEL, count, timedelta(days=1), None, self.now)
             session.flush()
             for number in range(count):
                 known: dict[str, Any] = {"attributes": {}, "agent_version": "1", "model": MODEL}

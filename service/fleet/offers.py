@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import deployments, plans, policy, rules, ways
-from service.core.rules import Finding, Hold
+from service.core import policy
 from service.db import queries
 from service.db.rollout_tables import Deployment
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Model, Release
+from service.fleet import deployments, plans, rules, ways
+from service.fleet.holds import Finding, Hold
 
 # Places, costs and signatures come and go without a change of the device's own: whoever meets one
 # of these is looked at afresh each time it asks.

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from service.core.record import Record
 from service.db import documents
 from service.db.tables import MetadataFile
+from service.signing.record import Record
 from trust.accept import accept_family, check_signed, read_metadata
 from trust.errors import Untrusted, require
 from trust.roles import Family

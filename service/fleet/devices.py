@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 from service.core import audit
 from service.core.credential import Shown, check_public_key, new_secret, same, sent, unauthorized
 from service.core.errors import InvalidRequest, SerialTaken, Unauthorized, WrongState
-from service.core.sight import check_sight
 from service.db import queries
 from service.db.rollout_tables import CohortMember
 from service.db.session import changed
 from service.db.tables import Device, DeviceModel, EnrollmentToken
+from service.publishing.sight import check_sight
 from trust.errors import Untrusted
 
 logger = logging.getLogger(__name__)

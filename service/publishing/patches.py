@@ -22,9 +22,10 @@ from sqlalchemy.orm import Session
 
 import neural_diff
 from service.blobs import Blobs
-from service.core import apart, errors
+from service.core import errors
 from service.db.session import Database, insert_into
 from service.db.tables import CheckedPatch
+from service.publishing import apart
 from trust.roles import Family, PatchTarget, Release
 
 WALL_S_MAX = 2 * apart.CPU_S_MAX

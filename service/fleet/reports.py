@@ -14,17 +14,18 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, or_, update
 from sqlalchemy.orm import Session
 
-from service.core import canary, deployments, evaluation, policy, sums, ways
+from service.core import canary, evaluation, policy
 from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.canary import Gate
 from service.core.errors import CountsMismatch, ImpossibleCounts, ReportClosed
-from service.core.offers import canary_of
 from service.core.policy import gate_of
-from service.core.sums import Errors, Pair
 from service.db import pairs, queries
 from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, Deployment, Event, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel
+from service.fleet import deployments, sums, ways
+from service.fleet.offers import canary_of
+from service.fleet.sums import Errors, Pair
 from trust.fields import VERSION
 
 logger = logging.getLogger(__name__)

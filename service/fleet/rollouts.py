@@ -14,9 +14,8 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import audit, deployments, plans, policy
+from service.core import audit, policy
 from service.core.bodies import ANYTIME, Conditions, NewStage
-from service.core.catalog import cohort_named
 from service.core.conditions import kept
 from service.core.errors import (
     InvalidRequest,
@@ -30,6 +29,8 @@ from service.db.entries import of_model
 from service.db.rollout_tables import LIVE, Budget, Decision, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import Release
+from service.fleet import deployments, plans
+from service.publishing.catalog import cohort_named
 
 
 def create_rollout(

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
-from service.core.approvals import is_approved, plan_of
-from service.core.keys import Blocked, Trouble
-from service.core.record import Record
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db.rollout_tables import Rollout
+from service.fleet.approvals import is_approved, plan_of
+from service.signing.keys import Blocked, Trouble
+from service.signing.record import Record
 from trust.approval import plan_digest
 from trust.roles import DIRECTOR, Family, Release
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import audit, catalog
+from service.core import audit
 from service.core.chain import Edge, File, Limits, Pipeline, Planner
 from service.core.errors import InvalidRequest, NotFound, found
 from service.db import queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
+from service.publishing import catalog
 
 MISSING_OVER_BP = 500  # of a cohort: so many may fetch a full file
 BP = 10_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 
-from service.core.record import Record
 from service.core.rollout_limits import RolloutLimits, read_limits
 from service.settings import ORDERS_PER_HOUR_MAX, PublisherSettings
+from service.signing.record import Record
 from trust.roles import ONLINE_ROLES
 from trust.sign import load_signer
 

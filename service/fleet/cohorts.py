@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.core import audit
-from service.core.catalog import model_named
 from service.core.errors import AlreadyExists, InvalidRequest, NotFound
 from service.db import queries
 from service.db.rollout_tables import Cohort, CohortMember
 from service.db.tables import DeviceModel
+from service.publishing.catalog import model_named
 
 
 def create_cohort(

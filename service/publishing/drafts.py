@@ -17,8 +17,8 @@ from tuf.api.metadata import Metadata
 from service.blobs import Blobs
 from service.core import audit, errors
 from service.core.bodies import NewSignature
-from service.core.catalog import Reviewed, accept_metadata, refusals, review_metadata
 from service.db.tables import Draft
+from service.publishing.catalog import Reviewed, accept_metadata, refusals, review_metadata
 from trust.accept import Signatures, canonical, signatures_of
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from service.core import deployments, policy, rollouts, sums
+from service.core import policy
 from service.core.canary import Pairs
 from service.core.errors import WrongState
 from service.db import queries
@@ -22,6 +22,7 @@ from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
+from service.fleet import deployments, rollouts, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000

@@ -7,16 +7,17 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core import audit, deployments
-from service.core.keys import Blocked, Publisher, Trouble, check_key
-from service.core.reach import Counts, Reach
-from service.core.record import Record
-from service.core.verified import Verified
+from service.core import audit
 from service.db import queries, wishes
 from service.db.entries import of_device
 from service.db.rollout_tables import Deployment
 from service.db.session import Database, changed
 from service.db.tables import DeviceModel
+from service.fleet import deployments
+from service.signing.keys import Blocked, Publisher, Trouble, check_key
+from service.signing.reach import Counts, Reach
+from service.signing.record import Record
+from service.signing.verified import Verified
 from trust.order import Order
 from trust.roles import DIRECTOR, Family, Release
 from trust.sign import LIFETIME, sign_order

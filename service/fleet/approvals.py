@@ -13,11 +13,11 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signature
 from sqlalchemy.orm import Session
 
-from service.core import rollouts
 from service.core.errors import BeyondLimits, Forbidden, NotApproved, NotAsSeen, WrongState
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db import queries
 from service.db.rollout_tables import Rollout
+from service.fleet import rollouts
 from trust.approval import approval, plan_digest
 
 

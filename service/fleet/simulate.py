@@ -6,12 +6,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.core import forecast, plans, policy
+from service.core import forecast, policy
 from service.core.chain import Limits
 from service.core.forecast import Group, Pace, Step
 from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.tables import Device, DeviceModel, Release
+from service.fleet import plans
 
 ROLLOUTS_LOOKED_AT = 5  # the last ones of the model, to see how many devices get there
 

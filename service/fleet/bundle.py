@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
-from service.core.catalog import listed
-from service.core.offers import Answer, plan_of
-from service.core.rules import Hold
 from service.db import documents
 from service.db.tables import MetadataFile
+from service.fleet.holds import Hold
+from service.fleet.offers import Answer, plan_of
+from service.publishing.catalog import listed
 from trust.roles import family_role
 
 

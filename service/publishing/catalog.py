@@ -20,14 +20,14 @@ from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
 from service.core import audit, errors
-from service.core.manifest import read_manifest
-from service.core.patches import checked, unchecked
-from service.core.sight import check_devices
 from service.db import documents, queries
 from service.db.pipelines import Upload
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
+from service.publishing.manifest import read_manifest
+from service.publishing.patches import checked, unchecked
+from service.publishing.sight import check_devices
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
 from trust.errors import Untrusted, require
 from trust.fields import write

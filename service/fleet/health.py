@@ -10,15 +10,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import canary, sums
+from service.core import canary
 from service.core.canary import Gate, Sums
-from service.core.devices import authentication
-from service.core.freshness import publisher_view
 from service.core.policy import Observation
-from service.core.tick import observe
 from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
+from service.fleet import sums
+from service.fleet.devices import authentication
+from service.fleet.tick import observe
+from service.publishing.freshness import publisher_view
 
 BP = 10_000
 BUDGET = "per_minute_max bytes_max bytes_committed"

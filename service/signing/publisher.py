@@ -23,13 +23,13 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata
 
 from service.core import audit
-from service.core.catalog import listed, store_metadata
-from service.core.keys import Blocked, Publisher, Trouble, check_key
-from service.core.orders import sign_orders
-from service.core.record import Record
-from service.core.verified import Verified, signed_by, verify_all
 from service.db.session import Database, insert_into
 from service.db.tables import MetadataFile, PublisherState
+from service.publishing.catalog import listed, store_metadata
+from service.signing.keys import Blocked, Publisher, Trouble, check_key
+from service.signing.orders import sign_orders
+from service.signing.record import Record
+from service.signing.verified import Verified, signed_by, verify_all
 from trust.errors import Untrusted, require
 from trust.roles import ONLINE_ROLES
 from trust.sign import LIFETIME, next_snapshot, next_timestamp, sign

@@ -11,15 +11,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import offers, plans, policy
-from service.core.bundle import hold_of
-from service.core.offers import Answer
-from service.core.rules import Finding, Hold
-from service.core.tick import observe
+from service.core import policy
 from service.db import documents, queries
 from service.db.rollout_tables import LIVE, OPEN, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
+from service.fleet import offers, plans
+from service.fleet.bundle import hold_of
+from service.fleet.holds import Finding, Hold
+from service.fleet.offers import Answer
+from service.fleet.tick import observe
 
 SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
 

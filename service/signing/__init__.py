@@ -1,0 +1,1 @@
+"""The publisher: the only room that holds keys; no request reaches it."""
