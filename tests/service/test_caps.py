@@ -16,7 +16,7 @@ from tests.service.world import BASE, World, digest
 WORKER = """
 import os, signal, sys
 from datetime import datetime, timedelta
-from service.core import offers
+from service.fleet import offers
 from service.db.session import Database
 from service.db.tables import Device
 url, device_id, running, now, die = sys.argv[1:]
