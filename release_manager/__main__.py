@@ -101,6 +101,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "webhook delete ID": webhooks.delete,
     "webhook enable ID": webhooks.enable,
     "webhook test ID": webhooks.test,
+    "gc plan": fleet.collectable,
+    "gc run": fleet.collect,
     "audit list [--limit]": audit.show_log,
     "audit verify": audit.verify,
 }
@@ -117,6 +119,7 @@ GROUPS = {
     "device": "let devices in, and look at them",
     "token": "who may use the admin API, and for what",
     "webhook": "addresses that are told what happens",
+    "gc": "artifacts that nothing needs any more",
     "audit": "what was done, and whether all of that is still there",
 }
 FAILED = 1

@@ -217,6 +217,32 @@ def revoke_token(args: Namespace, settings: Settings) -> Reply:
     return Reply(connect(settings).post(f"/v1/tokens/{args.id}/revoke", {}))
 
 
+def collectable(args: Namespace, settings: Settings) -> Reply:
+    """List the artifacts that nothing needs any more, and when each may go; --json lists all.
+
+    With --json each artifact carries every reason for which it is kept.
+
+    Example:
+      fleetdiff gc plan
+    """
+    found = read_list(settings, "/v1/artifacts", "")
+    columns = "sha256 bytes state unneeded_since due_at"
+    there = [row for row in found.document["items"] if row["state"] != "deleted"]
+    loose = [row for row in there if not row["needed"]]
+    return Reply(found.document, show.as_table(loose, columns))
+
+
+def collect(args: Namespace, settings: Settings) -> Reply:
+    """Delete what nothing has needed for the server's time of grace; an upload brings it back.
+
+    What nothing needs from now on becomes a candidate, which goes after that time.
+
+    Example:
+      fleetdiff gc run
+    """
+    return Reply(connect(settings).post("/v1/artifacts/collect", {}))
+
+
 def _set_status(args: Namespace, settings: Settings, status: str) -> Reply:
     return Reply(connect(settings).patch(f"/v1/devices/{args.id}", {"status": status}))
 

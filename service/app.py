@@ -21,6 +21,7 @@ from service.core.network import Buckets
 from service.core.rollout_limits import RolloutLimits, read_limits
 from service.dashboard import pages
 from service.db.session import Database
+from service.fleet import retention
 from service.fleet.reports import note_seen
 from service.fleet.tick import tick
 from service.publishing.freshness import Tally
@@ -175,6 +176,7 @@ def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> N
             tick(app.state.database, app.state.clock())
             if publisher is not None:
                 work(app.state.database, publisher, app.state.clock())
+            retention.sweep(app.state.database, app.state.blobs)
         except Exception:
             logger.exception("tick failed")
         app.state.wake.wait(app.state.settings.tick_s)

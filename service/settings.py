@@ -154,6 +154,9 @@ class Settings(FromEnviron):
     failed_calls_per_min: int = Field(default=60, ge=1, description="from one address")
     artifact_bytes_max: int = Field(default=4 << 30, ge=1)
     store_bytes_max: int = Field(default=1 << 40, ge=1, description="of all artifacts together")
+    artifact_grace_s: int = Field(
+        default=7 * 86400, ge=0, description="until what nothing needs may be deleted"
+    )
     upload_bytes_per_day_max: int = Field(default=1 << 38, ge=1, description="of one caller")
     upload_bytes_unused_max: int = Field(
         default=1 << 37, ge=1, description="of one caller, in no release yet"

@@ -2,21 +2,24 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Annotated, Any
 
 import anyio
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.api.deps import Config, Data, Now, Store
+from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake
 from service.api.problems import document
 from service.api.releases import CanRead, CanWrite
 from service.api.strict import for_people
 from service.blobs import Blobs, WrongDigest, WrongLength
 from service.core import access, errors
 from service.core.bodies import Sha256
+from service.db.session import take_turns
+from service.fleet import retention
 from service.publishing import catalog, uploads
 from service.settings import Settings
 
@@ -59,7 +62,9 @@ async def put_artifact(
     def keep() -> bool:
         if store.size(sha256) == size:
             with database.writer() as session:
-                return catalog.record_artifact(session, sha256, size, now)
+                take_turns(session, "uploads")
+                if store.size(sha256) == size:  # still: nobody deletes it out of turn
+                    return catalog.record_artifact(session, sha256, size, now)
         with database.writer() as session:
             row = uploads.take_room(session, access.actor(caller), sha256, size, config, now)
         new = False
@@ -84,6 +89,37 @@ async def put_artifact(
         raise errors.InvalidRequest("the body broke off") from error
     response.status_code = 201 if new else 200
     return {"sha256": sha256, "bytes": size}
+
+
+@router.get("/artifacts", responses=document(422))
+def list_artifacts(
+    _caller: CanRead,
+    session: Reader,
+    store: Store,
+    config: Config,
+    now: Now,
+    cursor: Sha256 = "0" * 64,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> dict[str, Any]:
+    """List the artifacts by digest: what needs each, or since when nothing does and when it may go.
+
+    Pass `next` as `cursor` for the next page.
+    """
+    grace = timedelta(seconds=config.artifact_grace_s)
+    items = retention.page(session, store, cursor, limit, grace, now)
+    return {"items": items, "next": items[-1]["sha256"] if len(items) == limit else None}
+
+
+@router.post("/artifacts/collect", responses=document(422))
+def collect_artifacts(
+    _caller: CanWrite, session: Tx, store: Store, config: Config, now: Now, wake: Wake
+) -> dict[str, dict[str, int]]:
+    """Delete what nothing has needed for the time of grace; what nothing needs now waits for it.
+
+    The bytes go soon after this is answered; an upload brings them back.
+    """
+    wake.set()
+    return retention.collect(session, store, timedelta(seconds=config.artifact_grace_s), now)
 
 
 @router.get("/artifacts/{sha256}", responses=ARTIFACT, response_class=Response)

@@ -14,6 +14,7 @@ from service.api.strict import for_people
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
 from service.core.rollout_limits import RolloutLimits
 from service.db import queries
+from service.db.rollout_tables import ENDED
 from service.db.tables import ApiToken
 from service.fleet import approvals, cohorts, explain, plans, rollouts, simulate
 from service.fleet.health import cohort_view, rollout_view
@@ -44,7 +45,6 @@ Limits = Annotated[RolloutLimits | None, Depends(of_app("rollout_limits"))]
 State = Literal[
     "draft", "awaiting_approval", "running", "paused", "completed", "halted", "canceled"
 ]
-ENDED = ("completed", "halted", "canceled")
 WAIT_STEP_S = 0.25
 
 

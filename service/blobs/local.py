@@ -52,6 +52,10 @@ class LocalBlobs(Blobs):
         """Return the local file, None if it is absent."""
         return None if self.size(sha256) is None else self.folder / sha256
 
+    def delete(self, sha256: str) -> None:
+        """Remove an artifact; whoever reads it just now reads it to its end."""
+        (self.folder / checked(sha256)).unlink(missing_ok=True)
+
     def ready(self) -> None:
         """Write and remove an empty file."""
         with self._spool():

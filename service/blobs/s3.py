@@ -4,9 +4,9 @@ A body is checked here, in a spooled file, before its first byte goes to the buc
 differ: some ignore `If-None-Match`, some checksums, and an ETag means what each likes. Writing
 one artifact twice is harmless, because both bodies are the same.
 
-The keys, of the environment, need GetObject, PutObject and ListBucket (without the last, S3
-answers 403 for what is absent). A rule of the bucket should abort unfinished multipart uploads
-after a day.
+The keys, of the environment, need GetObject, PutObject, DeleteObject and ListBucket (without the
+last, S3 answers 403 for what is absent). A rule of the bucket should abort unfinished multipart
+uploads after a day.
 """
 
 import logging
@@ -86,6 +86,11 @@ class S3Blobs(Blobs):
         with self._explained("presign for"):
             at = {"Bucket": self._bucket, "Key": self._key(sha256)}
             return self._client.generate_presigned_url("get_object", at, expires_s)
+
+    def delete(self, sha256: str) -> None:
+        """Remove an artifact."""
+        with self._explained("delete from"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(sha256))
 
     def ready(self) -> None:
         """Ask for the bucket."""

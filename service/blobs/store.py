@@ -71,6 +71,10 @@ class Blobs(ABC):
         return None
 
     @abstractmethod
+    def delete(self, sha256: str) -> None:
+        """Remove an artifact; one that is absent is removed already."""
+
+    @abstractmethod
     def ready(self) -> None:
         """Raise an `OSError` that says why, if the store cannot be used."""
 

@@ -117,6 +117,22 @@ class Use(NamedTuple):
 NOTHING = Use()
 
 
+def between(edges: Iterable[Edge], sources: Iterable[str], target: str) -> set[str]:
+    """Return the patches on any way from some files to another, whatever a device allows."""
+    edges = list(edges)
+    reached = _reached([(e.source, e.target) for e in edges], sources)
+    leading = _reached([(e.target, e.source) for e in edges], [target])
+    return {edge.sha256 for edge in edges if edge.source in reached and edge.target in leading}
+
+
+def _reached(arrows: Sequence[tuple[str, str]], starts: Iterable[str]) -> set[str]:
+    found, more = set(), set(starts)
+    while more:
+        found |= more
+        more = {end for start, end in arrows if start in more} - found
+    return found
+
+
 class Planner:
     """The ways to one target, for one device."""
 

@@ -23,7 +23,6 @@ from service.db.rollout_tables import (
 )
 from service.db.tables import (
     ApiToken,
-    Artifact,
     Device,
     DeviceModel,
     Model,
@@ -39,11 +38,6 @@ Row = TypeVar("Row", bound=Table)
 def first(session: Session, table: type[Row], **equal: object) -> Row | None:
     """Return a row whose columns have these values, None if there is none."""
     return session.scalars(select(table).filter_by(**equal)).first()
-
-
-def artifact_bytes(session: Session) -> int:
-    """Return the bytes of all artifacts together."""
-    return int(session.scalar(select(func.coalesce(func.sum(Artifact.bytes), 0))) or 0)
 
 
 def model_names(session: Session) -> Sequence[str]:

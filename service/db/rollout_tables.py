@@ -14,7 +14,8 @@ from service.db.tables import Release, Table, one_of
 
 OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
 LIVE = ("running", "paused")
-STATES = ("draft", "awaiting_approval", *LIVE, "completed", "halted", "canceled")
+ENDED = ("completed", "halted", "canceled")
+STATES = ("draft", "awaiting_approval", *LIVE, *ENDED)
 
 
 class Floor(Table):

@@ -77,11 +77,15 @@ class Model(Table):
 
 
 class Artifact(Table):
-    """An immutable blob in the artifact store."""
+    """An immutable blob in the artifact store; its row outlives its bytes."""
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int]
     created_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(default="stored", server_default="stored")
+    unneeded_since: Mapped[datetime | None]  # as it was first noticed
+    deleted_at: Mapped[datetime | None]
+    __table_args__ = (one_of("state", "stored", "deleting", "deleted"),)
 
 
 class MetadataFile(Table):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.core import audit
 from service.core.chain import Edge, File, Limits, Pipeline, Planner
 from service.core.errors import InvalidRequest, NotFound, found
-from service.db import queries
+from service.db import artifacts, queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
 from service.publishing import catalog
@@ -26,15 +26,22 @@ PATCH = "kind sha256 bytes memory_bytes goes_back ok_count fail_count withdrawn"
 def planner_of(session: Session, target: Release, limits: Limits) -> Planner:
     """Return the planner of the ways to a release, by every patch of its model."""
     files = [File(r.sha256, r.bytes) for r in queries.releases_of(session, target.model)]
-    edges = []
-    for patch in queries.patches_of(session, target.model):
+    return Planner(edges_of(session, target.model), files, target.sha256, limits)
+
+
+def edges_of(session: Session, model: str) -> list[Edge]:
+    """Return every way by one patch, forward and back."""
+    edges, gone = [], artifacts.deleted(session)
+    for patch in queries.patches_of(session, model):
         ends = (patch.source.sha256, patch.target.sha256)
         same = patch.shown("sha256 bytes memory_bytes withdrawn")
         same |= {"ok": patch.ok_count, "failed": patch.fail_count}
+        if patch.sha256 in gone:
+            same["withdrawn"] = same["withdrawn"] or "its bytes were deleted"
         edges.append(Edge(*ends, hashed=patch.kind == "hashed", **same))
         if patch.goes_back:
             edges.append(Edge(*ends[::-1], back=True, **same))
-    return Planner(edges, files, target.sha256, limits)
+    return edges
 
 
 def limits_of(row: DeviceModel) -> Limits:

@@ -28,7 +28,7 @@ from service.db import queries
 from service.db.entries import of_model
 from service.db.rollout_tables import LIVE, Budget, Decision, Deployment, Rollout, Stage
 from service.db.session import changed
-from service.db.tables import Release
+from service.db.tables import Artifact, Release
 from service.fleet import deployments, plans
 from service.publishing.catalog import cohort_named
 
@@ -55,6 +55,10 @@ def create_rollout(
     target = found(named, f"release {release} of {model}")
     if target.status != "active":
         raise WrongState(f"release {release} is {target.status}")
+    full = session.get_one(Artifact, target.sha256, with_for_update={"read": True})
+    if full.state != "stored":  # nor is it deleted any more, before this rollout is there
+        what = f"the full file of {release} was deleted; upload it again"
+        raise WrongState(what, sha256=target.sha256)
     chosen = cohort_named(session, cohort)
     if chosen.model != model:
         raise InvalidRequest(f"cohort {cohort} holds devices of {chosen.model}, not of {model}")

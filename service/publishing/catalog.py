@@ -25,7 +25,7 @@ from service.db.pipelines import Upload
 from service.db.rollout_tables import Cohort
 from service.db.session import insert_into
 from service.db.tables import Artifact, CanarySet, Draft, MetadataFile, Model, Patch, Release
-from service.publishing.manifest import read_manifest
+from service.publishing.manifest import Shard, read_manifest
 from service.publishing.patches import checked, unchecked
 from service.publishing.sight import check_devices
 from trust.accept import Delegator, accept_family, check_complete, delegators, review, signatures_of
@@ -57,11 +57,15 @@ def cohort_named(session: Session, name: str) -> Cohort:
 
 
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
-    """Note that a blob is stored; True if it is new."""
-    if session.get(Artifact, sha256) is not None:
-        return False
-    row = insert_into(session, Artifact).values(sha256=sha256, bytes=size, created_at=now)
-    added = session.execute(row.on_conflict_do_nothing().returning(Artifact.sha256))
+    """Note that a blob is stored; True if it is new, or was deleted before."""
+    row = session.get(Artifact, sha256)
+    if row is not None:
+        was, row.state = row.state, "stored"
+        if was != "stored":
+            row.unneeded_since = row.deleted_at = None
+        return was != "stored"
+    made = insert_into(session, Artifact).values(sha256=sha256, bytes=size, created_at=now)
+    added = session.execute(made.on_conflict_do_nothing().returning(Artifact.sha256))
     return added.first() is not None
 
 
@@ -204,17 +208,21 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:
     """Check that what a family names is here; return the manifest of its canary set, if any."""
-    for file in _files_of(family):
-        _require_artifact(session, file.sha256, file.sha256, file.bytes)
+    # What was published before may have been deleted since, for nothing needed it.
+    lists = (queries.releases_of, queries.patches_of)
+    before = {row.sha256 for rows in lists for row in rows(session, family.model)}
+    for file in files_of(family):
+        _require_artifact(session, file.sha256, file, file.sha256 in before)
     if family.canary is None:
         return None
     manifest = read_manifest(blobs, family.canary)
     for shard in manifest["shards"]:
-        _require_artifact(session, f"canary shard {shard['id']}", shard["sha256"], shard["bytes"])
+        _require_artifact(session, f"canary shard {shard['id']}", Shard(**shard))
     return manifest
 
 
-def _files_of(family: Family) -> list[Entry]:
+def files_of(family: Family) -> list[Entry]:
+    """Return every file that a family lists."""
     files = (*family.releases.values(), *family.patches, *family.components, family.canary)
     return [file for file in files if file is not None]
 
@@ -245,7 +253,7 @@ def _publish(
         row.evaluation = write(signed.evaluation) if signed.evaluation else None
     session.flush()
     _publish_patches(session, family)
-    used = [file.sha256 for file in _files_of(family)]
+    used = [file.sha256 for file in files_of(family)]
     used += [shard["sha256"] for shard in (manifest or {"shards": ()})["shards"]]
     session.execute(update(Upload).where(Upload.sha256.in_(used)).values(used=True))
     if family.canary is not None:
@@ -256,12 +264,13 @@ def _publish(
         session.merge(found)
 
 
-def _require_artifact(session: Session, name: str, sha256: str, size: int) -> None:
-    artifact = session.get(Artifact, sha256)
-    if artifact is None or artifact.bytes != size:
-        raise errors.MissingArtifact(
-            f"upload {name} ({size} bytes) before you sign it", sha256=sha256
-        )
+def _require_artifact(
+    session: Session, name: str, file: Entry | Shard, deleted: bool = False
+) -> None:
+    row = session.get(Artifact, file.sha256)
+    if row is None or row.bytes != file.bytes or not (deleted or row.state == "stored"):
+        detail = f"upload {name} ({file.bytes} bytes) before you sign it"
+        raise errors.MissingArtifact(detail, sha256=file.sha256)
 
 
 def _publish_patches(session: Session, family: Family) -> None:

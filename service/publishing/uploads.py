@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.core.errors import DayUsedUp, TooLarge, TooMuchUnused
-from service.db import queries
+from service.db import artifacts
 from service.db.pipelines import Upload
 from service.db.session import take_turns
 from service.db.tables import Artifact
@@ -30,11 +30,12 @@ def take_room(
         DayUsedUp: the caller has to wait.
     """
     take_turns(session, "uploads")
-    there = select(Artifact.sha256).where(Artifact.sha256 == Upload.sha256).exists()
+    stored = (Artifact.sha256 == Upload.sha256, Artifact.state == "stored")
+    there = select(Artifact.sha256).where(*stored).exists()
     recent, mine = Upload.at > now - DAY, Upload.principal == principal
-    stored = queries.artifact_bytes(session) + _sum(session, recent, ~there)
-    if stored + size > limits.store_bytes_max:
-        full = f"{stored} bytes of {limits.store_bytes_max} are stored; there is no room for it"
+    held = artifacts.stored_bytes(session) + _sum(session, recent, ~there)
+    if held + size > limits.store_bytes_max:
+        full = f"{held} bytes of {limits.store_bytes_max} are stored; there is no room for it"
         raise TooLarge(full)
     unused = _sum(session, mine, ~Upload.used, recent | there)
     left = max(limits.upload_bytes_unused_max - unused, 0)

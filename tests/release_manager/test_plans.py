@@ -116,3 +116,15 @@ def test_a_device_and_a_rollout_are_explained_in_a_line_for_each_rule(linked: To
     assert "paused" in anne.out and "the rollout is paused" in anne.out
     told = anne.json("rollout", "explain", started["id"])
     assert told["devices"]["without_outcome"] == 2 == told["sampled"]
+
+
+def test_what_nothing_needs_is_listed_and_collected(linked: Town) -> None:
+    anne, body = linked.anne, b"an orphan"
+    linked.world.upload(body)
+    told = anne.json("gc", "run")
+    assert told["candidates"] == {"artifacts": 1, "bytes": len(body)}
+    assert told["deleting"]["artifacts"] == 0, "not before the time of grace is over"
+    assert anne.run("gc", "plan") == 0
+    (listed,) = anne.out.splitlines()[1:]
+    assert listed.startswith(digest(body)) and "stored" in listed
+    assert all(r["needed"] or r["sha256"] == digest(body) for r in anne.json("gc", "plan")["items"])

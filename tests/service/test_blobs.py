@@ -52,6 +52,16 @@ def test_what_is_put_is_what_is_read(blobs: Blobs) -> None:
     assert everything_in(blobs) == [NAME]
 
 
+def test_what_is_deleted_is_gone_and_may_be_put_again(blobs: Blobs) -> None:
+    put(blobs)
+    blobs.delete(NAME)
+    blobs.delete(NAME)
+    assert blobs.size(NAME) is None and everything_in(blobs) == []
+    assert put(blobs) is True and get(blobs) == BODY
+    with pytest.raises(NotADigest):
+        blobs.delete("../../etc/passwd")
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

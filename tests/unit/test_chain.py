@@ -21,6 +21,7 @@ from service.core.chain import (
     Pipeline,
     Planner,
     Step,
+    between,
 )
 
 NODES = "abcdef"
@@ -197,3 +198,25 @@ def lifted(name: str, alike: list[list[Edge]], target: str, limits: Limits) -> b
         "cost_ms": lambda path: cost(path, target, limits) >= cost((), target, limits),
     }
     return any(map(rules[name], alike))
+
+
+@quick
+@given(edges=edge_lists, limits=limits_of_a_device, source=nodes, target=nodes)
+def test_what_any_plan_takes_lies_between_its_ends(
+    edges: list[Edge], limits: Limits, source: str, target: str
+) -> None:
+    kept = between(edges, [source], target)
+    for way in Planner(edges, FILES, target, limits).pipelines(source):
+        assert {step.sha256 for step in way.steps if step.op in ("patch", "back")} <= kept
+
+
+@quick
+@given(edges=edge_lists, source=nodes, target=nodes)
+def test_what_lies_between_is_on_some_way_and_nothing_else_is(
+    edges: list[Edge], source: str, target: str
+) -> None:
+    near = {(node, node) for node in NODES} | {(e.source, e.target) for e in edges}
+    for via in NODES:  # Warshall's algorithm
+        near |= {(a, b) for a in NODES for b in NODES if {(a, via), (via, b)} <= near}
+    on_a_way = {e.sha256 for e in edges if {(source, e.source), (e.target, target)} <= near}
+    assert between(edges, [source], target) == on_a_way

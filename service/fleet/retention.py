@@ -1,0 +1,168 @@
+"""Which artifacts may go: what nothing needs, after a time of grace, and never what something does.
+
+Each reason to keep one is a sentence that people read. Without any, an artifact becomes a
+candidate; whoever collects after the grace marks it, in one transaction that looks at the reasons
+again, and from then on no plan leads along it. Its bytes go at the next beat (`sweep`), so a
+process that ends in between leaves nothing half done. Its row stays, for releases refer to it;
+who uploads it again has it back.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from tuf.api.metadata import Metadata, Targets
+
+from service.blobs import Blobs
+from service.core import audit
+from service.core.chain import between
+from service.db import documents, queries
+from service.db.changes import touched
+from service.db.entries import EVERYTHING
+from service.db.pipelines import Upload
+from service.db.rollout_tables import ENDED, OPEN, Deployment, Rollout
+from service.db.session import Database, take_turns
+from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Draft
+from service.fleet import plans
+from service.publishing.catalog import files_of
+from service.publishing.manifest import read_manifest
+from trust.roles import Family, family_role, read_family
+
+SILENT = timedelta(days=90)  # a device not seen for so long keeps nothing
+SWEPT_AT_ONCE = 100
+SHOWN = "sha256 bytes state unneeded_since deleted_at"
+
+
+def page(
+    session: Session, blobs: Blobs, after: str, limit: int, grace: timedelta, now: datetime
+) -> list[dict[str, Any]]:
+    """Return a page of the artifacts, by digest: what needs each, or when it may go."""
+    needed = reasons(session, blobs, now)
+    rows = select(Artifact).where(Artifact.sha256 > after).order_by(Artifact.sha256).limit(limit)
+    shown = []
+    for row in session.scalars(rows):
+        why = needed.get(row.sha256, [])
+        since = None if why else row.unneeded_since
+        due = since + grace if since and row.state == "stored" else None
+        shown.append(row.shown(SHOWN) | {"needed": why, "unneeded_since": since, "due_at": due})
+    return shown
+
+
+def collect(
+    session: Session, blobs: Blobs, grace: timedelta, now: datetime
+) -> dict[str, dict[str, int]]:
+    """Mark what nothing has needed for the time of grace to be deleted; count what is unneeded.
+
+    The rows are locked before the reasons are looked at: who makes a rollout locks its target's.
+    """
+    rows = select(Artifact).filter_by(state="stored").order_by(Artifact.sha256)
+    stored = session.scalars(rows.with_for_update(key_share=True)).all()
+    needed = reasons(session, blobs, now)
+    told = {name: {"artifacts": 0, "bytes": 0} for name in ("candidates", "deleting")}
+    for row in stored:
+        since = row.unneeded_since = None if row.sha256 in needed else row.unneeded_since or now
+        if since is None:
+            continue
+        kind = "deleting" if now - since >= grace else "candidates"
+        told[kind]["artifacts"] += 1
+        told[kind]["bytes"] += row.bytes
+        if kind == "deleting":
+            row.state, row.deleted_at = "deleting", now
+            touched(session).add(EVERYTHING)  # plans lead along it no more
+            idle = since.isoformat()
+            audit.record(session, "artifact.delete", row.sha256, now, bytes=row.bytes, since=idle)
+    return told
+
+
+def sweep(database: Database, blobs: Blobs) -> None:
+    """Delete the bytes of what was marked; an upload that brings it back goes first."""
+    with database.reader() as session:
+        rows = select(Artifact.sha256).filter_by(state="deleting").limit(SWEPT_AT_ONCE)
+        marked = session.scalars(rows).all()
+    for sha256 in marked:
+        with database.writer() as session:
+            take_turns(session, "uploads")
+            row = session.get_one(Artifact, sha256, with_for_update=True)
+            on_its_way = select(Upload.id).where(
+                Upload.sha256 == sha256, Upload.at >= row.deleted_at
+            )
+            if row.state == "deleting" and session.scalars(on_its_way).first() is None:
+                blobs.delete(sha256)
+                row.state = "deleted"
+
+
+def reasons(session: Session, blobs: Blobs, now: datetime) -> dict[str, list[str]]:
+    """Return digest -> why an artifact is kept, as sentences; what is not in it may go."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for model in queries.model_names(session):
+        for sha256, why in _of_model(session, model, now):
+            found[sha256].append(why)
+    for draft in documents.all_drafts(session):
+        if draft.role.startswith("family-"):
+            for sha256 in _drafted(blobs, draft):
+                found[sha256].append(f"the draft of {draft.role} lists it")
+    return found
+
+
+def _of_model(session: Session, model: str, now: datetime) -> Iterator[tuple[str, str]]:
+    heard = func.coalesce(Device.last_seen_at, Device.enrolled_at)
+    recent = select(Device.id).where(Device.status != "revoked", heard >= now - SILENT)
+    mine = (DeviceModel.model == model, DeviceModel.device_id.in_(recent))
+    running = queries.devices_by_release(session, *mine)
+    releases = queries.releases_of(session, model)
+    installed = [release for release in releases if running.get(release.id)]
+    goals = _goals(session, model, {release.name for release in installed})
+    edges = [edge for edge in plans.edges_of(session, model) if not edge.withdrawn]
+    for release in releases:
+        if devices := running.get(release.id):
+            yield release.sha256, f"{release.name} runs on {devices} devices"
+        for why in goals.get(release.id, ()):
+            yield release.sha256, f"{release.name} {why}"
+        if release.id in goals:
+            for sha256 in between(edges, [r.sha256 for r in installed], release.sha256):
+                yield sha256, f"it is on a way to {release.name}"
+    canary = session.get(CanarySet, model)
+    if canary is not None:
+        for sha256 in (canary.sha256, *(shard["sha256"] for shard in canary.manifest["shards"])):
+            yield sha256, f"{model} is tried by it"
+    signed = documents.newest_metadata(session, family_role(model))
+    for component in _family(model, signed.body).components if signed else ():
+        yield component.sha256, f"it goes with a release of {model}"
+
+
+def _goals(session: Session, model: str, installed: set[str]) -> dict[int, list[str]]:
+    """Return release -> why devices may be led to it."""
+    goals: dict[int, list[str]] = defaultdict(list)
+    releases = queries.releases_of(session, model)
+    active = [release for release in releases if release.status == "active"]
+    for release in active[-1:]:
+        goals[release.id].append("is the newest release")
+    for release in releases:
+        if left := sorted(installed.intersection(release.rollback_from)):
+            goals[release.id].append(f"is the way back from {', '.join(left)}")
+    for floor in queries.floors_of(session, model):
+        goals[floor.release_id].append("is a floor")
+    lively = select(Rollout).where(Rollout.model == model, Rollout.state.not_in(ENDED))
+    for rollout in session.scalars(lively.order_by(Rollout.id)):
+        goals[rollout.release_id].append(f"is what rollout {rollout.id} brings")
+    bound = select(Deployment.release_id).join(Deployment.rollout).distinct()
+    open_ones = bound.where(Rollout.model == model, Deployment.state.in_(OPEN))
+    for release_id in session.scalars(open_ones):
+        goals[release_id].append("is where devices are on their way to")
+    return goals
+
+
+def _drafted(blobs: Blobs, draft: Draft) -> Iterator[str]:
+    family = _family(draft.role.removeprefix("family-"), draft.body)
+    for file in files_of(family):
+        yield file.sha256
+    if family.canary is not None:
+        for shard in read_manifest(blobs, family.canary)["shards"]:
+            yield shard["sha256"]
+
+
+def _family(model: str, body: bytes) -> Family:
+    return read_family(model, Metadata[Targets].from_bytes(body).signed)
