@@ -1,16 +1,20 @@
 """The rules and the fleets of the canary's benchmark are what it says that they are."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmarks import published
-from benchmarks.canary import GATE, first_verdict, looks
-from benchmarks.canary_fleet import WORDS, Fleet, columns, sums_of
+from benchmarks.canary import RUNS, cases
+from benchmarks.canary_fleet import CHURN, WORDS, Fleet, Pool
+from benchmarks.canary_looks import Counts, Outcome, first_said, first_verdict, sums_of
+from benchmarks.canary_rows import CLASSES, GATE
+from benchmarks.drawn import quantile, share
 from benchmarks.laws import generator
-from service.core.canary import Sums, contribution
+from service.core.canary import Gate, Pairs, Sums, contribution, decide, judge
 
 
 def test_the_drawn_devices_have_the_spread_that_the_figures_are_for() -> None:
@@ -36,22 +40,126 @@ def test_the_sums_are_the_product_s_contributions() -> None:
     old, new = fleet.devices(generator("sums"), 300)
     pairs = [contribution(GATE, int(o), int(n), WORDS) for o, n in zip(old, new, strict=True)]
     added = [(1, d, d * d, b, b * b, d * b) for d, b in pairs]
-    total = columns(GATE, fleet, generator("sums"), 300).sum(axis=1)
+    total = fleet.draw(GATE, generator("sums"))(300).sum(axis=1)
     assert sums_of(total) == Sums(*map(sum, zip(*added, strict=True)))
 
 
-def test_one_looks_after_every_report_and_later_less_often() -> None:
-    assert looks(230) == [*range(1, 201), 210, 220, 230]
-    assert looks(1_060)[-4:] == [990, 1_000, 1_025, 1_050]
-    assert looks(3_250)[-3:] == [3_000, 3_100, 3_200]
+def test_a_chain_keeps_fewer_errors_of_its_base_with_every_release() -> None:
+    for k, kept in ((1, 0.7), (3, 0.343)):
+        fleet = Fleet(0.0, churn=1 - (1 - CHURN) ** k)
+        old, new = fleet.devices(generator("chain", k), 200_000)
+        assert (new - old).var() / 50 == pytest.approx(2 * (1 - kept) + 0.16, rel=0.1)
+
+
+def test_devices_of_a_pool_are_as_those_of_a_fleet_until_one_knows_the_shards() -> None:
+    def spread(fleet: Fleet | Pool) -> float:
+        d = fleet.draw(replace(GATE, clip=1.0), generator("pool"))(50_000)[1]
+        return float(d.std()) / 1_000
+
+    apart, alike = Pool(0.0), Pool(0.0, differing=1 / 15, spread=0.0)
+    assert spread(replace(apart, known=False)) == pytest.approx(spread(Fleet(0.0)), rel=0.05)
+    assert spread(apart) == pytest.approx(0.70, abs=0.03)
+    assert spread(alike) == pytest.approx(0.40, abs=0.03)
+
+
+def test_on_a_pool_of_one_shard_the_luck_of_the_set_never_averages_out() -> None:
+    pool = Pool(0.0, shards=1, differing=0.0, spread=0.0, known=False)
+    d = pool.draw(GATE, generator("one shard"))(1_000)[1]
+    assert set(d.tolist()) == {d[0]}
+
+
+def at_every_report(gate: Gate, draws: Counts) -> Outcome:
+    """Return the same as `first_verdict`, the slow way."""
+    totals = np.cumsum(draws, axis=1)
+    for look in range(totals.shape[1]):
+        if verdict := decide(gate, sums_of(totals[:, look])):
+            return verdict, look + 1
+    return None, totals.shape[1]
+
+
+@pytest.mark.parametrize(
+    "fleet",
+    [Fleet(-0.1), Fleet(0.0), Fleet(0.02), Fleet(0.06), Fleet(0.2, 0.05, "deflate"), Pool(0.1)],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "gate", [GATE, GATE.trusting(), GATE.of_class(CLASSES), GATE.of_chain(CLASSES)]
+)
+def test_looks_that_are_not_taken_would_have_said_nothing(fleet: Fleet | Pool, gate: Gate) -> None:
+    """The first verdict is the product's at the first report at which it speaks at all."""
+    draws = fleet.draw(gate, generator("looks"))(800)
+    parts = np.split(draws, [128, 512], axis=1)
+    found = first_verdict(gate, lambda n: parts.pop(0), 800)
+    assert found == at_every_report(gate, draws)
+
+
+@pytest.mark.parametrize("change", [0.0, 0.3])
+def test_of_classes_too_the_first_verdict_is_that_of_all_tests_together(change: float) -> None:
+    rng = generator("classes")
+    fleets = [Fleet(change), *[Fleet(0.0)] * 3]
+    classes = [np.cumsum(fleet.draw(GATE, rng)(200), axis=1) for fleet in fleets]
+    whole = np.sum(classes, axis=0)
+
+    def say(look: int) -> str | None:
+        parts = {str(i): sums_of(one[:, look]) for i, one in enumerate(classes)}
+        return judge(GATE, Pairs(sums_of(whole[:, look]), parts))[0]
+
+    rule = GATE.of_class(4)
+    slow = next((say(look), look) for look in range(200) if say(look))
+    assert first_said([(GATE, whole), *((rule, one) for one in classes)], say) == slow
+    assert slow[0] == ("halt" if change else "promote")
 
 
 @pytest.mark.parametrize(("change", "verdict"), [(-0.2, "promote"), (0.3, "halt")])
 def test_a_rollout_ends_with_its_first_verdict(change: float, verdict: str) -> None:
-    found = [first_verdict(GATE, Fleet(change), generator(i), 1_000) for i in range(5)]
+    rngs = [generator(i) for i in range(5)]
+    found = [first_verdict(GATE, Fleet(change).draw(GATE, rng), 1_000) for rng in rngs]
     assert [kind for kind, _ in found] == [verdict] * 5
     assert all(20 <= n <= 300 for _, n in found)
-    assert first_verdict(GATE, Fleet(0.02), generator("held"), 500) == (None, 500)
+    held = Fleet(0.02).draw(GATE, generator("held"))
+    assert first_verdict(GATE, held, 500) == (None, 500)
+
+
+@pytest.mark.parametrize(("hits", "of"), [(1, 400), (8, 400), (200, 400), (400, 400)])
+def test_a_share_is_at_least_what_would_give_so_many_hits_once_in_a_hundred(
+    hits: int, of: int
+) -> None:
+    row = share("w", "f", hits, of)
+    chance = stats.binom.sf(hits - 1, of, row.least / 100)
+    assert row.value == 100 * hits / of
+    assert chance == pytest.approx(0.01)
+
+
+def test_what_never_happened_may_be_impossible() -> None:
+    assert share("w", "f", 0, 400, goal=0.0).least == 0
+    assert share("w", "f", 0, 400, goal=0.0).holds
+    assert not share("w", "f", 1, 400, goal=0.0).holds
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_a_quantile_is_at_least_what_luck_alone_exceeds_once_in_a_hundred(q: float) -> None:
+    """Of 400 numbers, fewer than `least` are below their true quantile with at most 1 %."""
+    row = quantile("w", "f", range(1, 401), q)
+    assert stats.binom.cdf(row.least - 1, 400, q) <= 0.01 < stats.binom.cdf(row.least, 400, q)
+
+
+def test_a_goal_is_missed_only_where_luck_does_not_explain_it() -> None:
+    values = range(1, 401)
+    assert quantile("w", "f", values, 0.5, goal=178).holds
+    assert not quantile("w", "f", values, 0.5, goal=176).holds
+    assert quantile("w", "f", values, 0.5).holds
+
+
+def test_a_row_has_at_least_400_runs_and_every_goal_is_kept_by_the_same_rule() -> None:
+    assert RUNS >= 400
+    assert len({(case.func, case.args[0]) for case in cases(1)}) > 40  # type: ignore[attr-defined]
+
+
+def test_every_row_can_be_measured() -> None:
+    for case in cases(1)[::7]:
+        rows = case()
+        assert rows
+        assert all(math.isfinite(row.value) for row in rows)
 
 
 def test_the_spending_bounds_are_the_published_ones() -> None:
