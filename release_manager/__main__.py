@@ -81,6 +81,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "rollout explain ID": rollouts.explain,
     "rollout pause ID [--reason]": rollouts.pause,
     "rollout resume ID [--reason] [--accept-full-downloads]": rollouts.resume,
+    "rollout change ID [--per-minute] [--bytes]": rollouts.change,
     "rollout retry ID [--reason]": rollouts.retry,
     "rollout halt ID --reason": rollouts.halt,
     "rollout approve ID [--key] [--yes]": signing.approve,

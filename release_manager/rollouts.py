@@ -44,7 +44,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
     plan |= {"include_new": False} if args.no_new else {}
     rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
     try:
-        return _act(client, rollout["id"], _start(args), "started")
+        return _act(client, rollout["id"], _accepting(args, "start"), "started")
     except Refused as error:
         error.advice = f"it is a draft now; start it: fleetdiff rollout resume {rollout['id']}"
         raise
@@ -113,12 +113,28 @@ def pause(args: Namespace, settings: Settings) -> Reply:
 def resume(args: Namespace, settings: Settings) -> Reply:
     """Let a paused rollout go on, or start one that is still a draft.
 
+    Failures count from here on. A spent budget, signatures that run out and missing patches are
+    named, and hold it until that is mended.
+
     Example:
       fleetdiff rollout resume ro_1
     """
     client = connect(settings)
     draft = client.get(f"/v1/rollouts/{args.id}")["state"] == "draft"
-    return _act(client, args.id, _start(args) if draft else "resume", args.reason)
+    verb = "start" if draft else "resume"
+    return _act(client, args.id, _accepting(args, verb), args.reason)
+
+
+def change(args: Namespace, settings: Settings) -> Reply:
+    """Change what a rollout may cost, until it ends; one that was approved, until it starts.
+
+    Example:
+      fleetdiff rollout change ro_1 --bytes 800GB
+    """
+    asked = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
+    given = {name: value for name, value in asked.items() if value is not None}
+    rollout = connect(settings).patch(f"/v1/rollouts/{args.id}", given)
+    return Reply(rollout, text(rollout))
 
 
 def retry(args: Namespace, settings: Settings) -> Reply:
@@ -176,8 +192,8 @@ def changes(
         time.sleep(PAUSE_S)
 
 
-def _start(args: Namespace) -> str:
-    return "start" + ("?accept_full_downloads=true" if args.accept_full_downloads else "")
+def _accepting(args: Namespace, verb: str) -> str:
+    return verb + ("?accept_full_downloads=true" if args.accept_full_downloads else "")
 
 
 def _act(client: Client, identity: str, verb: str, reason: str) -> Reply:

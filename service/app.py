@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -173,7 +173,8 @@ def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> N
         app.state.wake.clear()
         try:
             flush_seen(app.state)
-            tick(app.state.database, app.state.clock())
+            timeout = timedelta(seconds=app.state.settings.deployment_timeout_s)
+            tick(app.state.database, app.state.clock(), timeout)
             if publisher is not None:
                 work(app.state.database, publisher, app.state.clock())
             retention.sweep(app.state.database, app.state.blobs)

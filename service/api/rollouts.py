@@ -6,17 +6,18 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, Why
+from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, RolloutChange, Why
 from service.core.rollout_limits import RolloutLimits
 from service.db import queries
 from service.db.rollout_tables import ENDED
 from service.db.tables import ApiToken
-from service.fleet import approvals, cohorts, explain, plans, rollouts, simulate
+from service.fleet import approvals, cohorts, explain, pauses, plans, rollouts, simulate
 from service.fleet.health import cohort_view, rollout_view
 from service.publishing import catalog
 from trust.approval import plan_digest
@@ -35,9 +36,14 @@ def reason(
     body: Why | None = None,
 ) -> str:
     """Return why the caller does this, if the rollout is as the caller saw it (`If-Match`)."""
+    check_seen(session, rollout_id, if_match)
+    return body.reason if body else ""
+
+
+def check_seen(session: Session, rollout_id: str, if_match: str) -> None:
+    """Refuse if the rollout is not as the caller saw it."""
     if if_match != "*":
         rollouts.check_unchanged(session, rollout_id, if_match.strip('"'))
-    return body.reason if body else ""
 
 
 Reason = Annotated[str, Depends(reason)]
@@ -122,6 +128,22 @@ def get_rollout(
     """
     rollout = rollouts.rollout_named(session, rollout_id)
     response.headers["ETag"] = f'"{rollout.generation}"'
+    return rollout_view(session, rollout, now)
+
+
+@router.patch("/rollouts/{rollout_id}", responses=document(404, 409, 412, 422))
+def change_rollout(
+    caller: CanWrite,
+    rollout_id: Label,
+    body: RolloutChange,
+    session: Tx,
+    now: Now,
+    if_match: Annotated[str, Header(max_length=64)] = "*",
+) -> dict[str, Any]:
+    """Change what a rollout may cost, until it ends; where it was approved, until it starts."""
+    check_seen(session, rollout_id, if_match)
+    given = body.model_dump(exclude_unset=True)
+    rollout = approvals.amend(session, rollout_id, caller.name, now, given)
     return rollout_view(session, rollout, now)
 
 
@@ -239,12 +261,23 @@ def pause_rollout(
 
 @router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 412, 422))
 def resume_rollout(
-    caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
+    caller: CanWrite,
+    rollout_id: Label,
+    session: Tx,
+    config: Config,
+    now: Now,
+    reason: Reason,
+    accept_full_downloads: bool = False,
 ) -> dict[str, Any]:
-    """Go on; where the gate was undecided, this passes the stage on the caller's word."""
-    return rollout_view(
-        session, rollouts.resume(session, rollout_id, reason, caller.name, now), now
-    )
+    """Go on; where the gate was undecided, this passes the stage on the caller's word.
+
+    Failures count from here on. What ends with its cause alone (`budget`, `metadata_expiring`,
+    `patches_missing`) is named in the refusal, and nothing changes.
+    """
+    timeout = timedelta(seconds=config.deployment_timeout_s)
+    given = (reason, caller.name, now, timeout)
+    rollout = pauses.resume(session, rollout_id, *given, full_downloads=accept_full_downloads)
+    return rollout_view(session, rollout, now)
 
 
 @router.post("/rollouts/{rollout_id}/retry", responses=document(404, 409, 412, 422))

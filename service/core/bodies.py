@@ -185,6 +185,13 @@ class NewRollout(Body):
     include_new: bool = True
 
 
+class RolloutChange(Body):
+    """What may be changed of a rollout that has not ended; null lifts a cap."""
+
+    per_minute_max: Positive | None = None
+    bytes_max: Positive | None = None
+
+
 class Why(Body):
     """Why a person did this."""
 

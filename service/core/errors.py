@@ -41,6 +41,10 @@ class WrongState(Conflict):
     """This cannot be done in the present state."""
 
 
+class StillHeld(Conflict):
+    """Something that no person's word ends holds the rollout."""
+
+
 class BeyondLimits(Conflict):
     """The rollout goes further or faster than the limits of this installation allow."""
 

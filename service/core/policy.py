@@ -6,6 +6,7 @@ and after a time limit waits for a person.
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,12 @@ from service.core import canary
 from service.core.canary import Evidence, Gate, Pairs, Sums
 
 BUCKETS = 10_000
+# Why a rollout is paused, and what ends that; every other reason takes a person.
+PASSING = {
+    "budget": "somebody raises its byte budget",
+    "metadata_expiring": "people sign again what runs out",
+    "patches_missing": "its patches are published, or somebody accepts full downloads",
+}
 GATE_BOUNDS: dict[str, tuple[float, float]] = {
     field.name: field.metadata["bounds"] for field in fields(Gate)
 }
@@ -29,6 +36,12 @@ class Observation:
         remaining: in the last stage, devices that are neither on the release nor out of the
             rollout, or as many of them as were counted.
         overridden: a person decided that this stage may pass without a verdict.
+        reasons: why it is paused; empty while it runs.
+        finished_before, failures_before: those that a person had seen when he resumed it.
+        under_way, silent: devices with an order, and those among them not heard of for long.
+        bytes_left, bytes_each: of its budget, and what one more device takes at the least.
+        signed_s: how much longer what people signed holds than an update may take.
+        lacking: from which releases patches are missing, as a sentence.
     """
 
     gate: Gate
@@ -41,6 +54,21 @@ class Observation:
     failures: int
     remaining: int
     overridden: bool = False
+    reasons: tuple[str, ...] = ()
+    finished_before: int = 0
+    failures_before: int = 0
+    under_way: int = 0
+    silent: int = 0
+    bytes_left: int | None = None
+    bytes_each: int = 0
+    signed_s: float | None = None
+    lacking: str = ""
+
+    @property
+    def outcomes(self) -> tuple[int, int]:
+        """Failures and outcomes since a person resumed it; a success may fail later."""
+        failures = self.failures - self.failures_before
+        return failures, max(failures, self.finished - self.finished_before)
 
 
 @dataclass(frozen=True)
@@ -48,15 +76,17 @@ class Decision:
     """What happens to the rollout now.
 
     Attributes:
-        kind: "halt", "advance", "finish", "pause" or "hold".
+        kind: "halt", "advance", "finish", "pause", "resume" or "hold".
         reason: a word for machines, e.g. `wer`, `failures`, `more_pairs`.
         because: the sentence for people.
+        reasons: why it is paused from now on; empty: it is not.
     """
 
     kind: str
     reason: str
     because: str
     evidence: Evidence
+    reasons: tuple[str, ...] = ()
 
 
 def bucket(salt: str, device_id: str) -> int:
@@ -80,9 +110,29 @@ def arm(salt: str, device_id: str, gate: Gate) -> str:
 
 def decide(seen: Observation) -> Decision:
     """Return what the rollout does next."""
-    found = canary.evidence(seen.gate, seen.pairs.pooled, seen.failures, seen.finished)
+    found = canary.evidence(seen.gate, seen.pairs.pooled, *seen.outcomes)
+    if seen.reasons:
+        return _paused(seen, found)
     kind, reason, because = _judge(seen, found)
-    return Decision(kind, reason, because, found)
+    return Decision(kind, reason, because, found, (reason,) if kind == "pause" else ())
+
+
+def held_by(seen: Observation) -> dict[str, str]:
+    """Return reason -> sentence of what would keep it paused whoever resumes it."""
+    found = {}
+    if seen.signed_s is not None and seen.signed_s <= 0:
+        found["metadata_expiring"] = "what people signed runs out before an update would be done"
+    if seen.lacking:
+        found["patches_missing"] = seen.lacking
+    if seen.bytes_left is not None and seen.bytes_left < seen.bytes_each:
+        short = f"{seen.bytes_left} bytes of its budget are left, and a device takes"
+        found["budget"] = f"{short} {seen.bytes_each}"
+    return found
+
+
+def waits_for(reasons: Collection[str]) -> str:
+    """Return what a rollout that is paused for these reasons waits for, in words."""
+    return ", and ".join(dict.fromkeys(PASSING.get(r, "a person resumes it") for r in reasons))
 
 
 def recall(written: dict[str, Any]) -> Observation:
@@ -95,19 +145,54 @@ def recall(written: dict[str, Any]) -> Observation:
         chain=None if chain is None else Sums(**chain),
         placebo=Sums(**pairs["placebo"]),
     )
-    return Observation(**written | {"gate": Gate(**written["gate"]), "pairs": found})
+    values = {"gate": Gate(**written["gate"]), "reasons": tuple(written.get("reasons", ()))}
+    return Observation(**written | values | {"pairs": found})
+
+
+def _paused(seen: Observation, found: Evidence) -> Decision:
+    """Let go what has ended, and nothing else: it runs again once no reason is left."""
+    so = held_by(seen)
+    left = {reason for reason in seen.reasons if reason not in PASSING or reason in so}
+    left |= {"metadata_expiring"} & so.keys()
+    now = tuple(sorted(left))
+    if left == {*seen.reasons}:
+        return Decision("hold", "paused", waits_for(now), found, now)
+    ended = ", ".join(sorted({*seen.reasons} - left))
+    if not now:
+        return Decision("resume", "passed", f"ended: {ended}", found)
+    because = f"it waits until {waits_for(now)}" + f"; ended: {ended}" * bool(ended)
+    return Decision("pause", "+".join(now), because, found, now)
 
 
 def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
-    n, gate = seen.pairs.pooled.n, seen.gate
+    gate, (failures, finished) = seen.gate, seen.outcomes
+    told = f"{failures} of {finished} devices refused or failed"
     if is_failing(seen):
-        return "halt", "failures", f"{seen.failures} of {seen.finished} devices refused or failed"
+        return "halt", "failures", told
     verdict, test = canary.judge(gate, seen.pairs)
     if verdict == "halt":
         sums = canary.tests_of(gate, seen.pairs)[test][1]
         change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
         return "halt", "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
-    if doubt := None if seen.overridden else _doubt(seen, found, verdict, test):
+    if found.failures >= gate.threshold_failures:
+        return "pause", "failure_rate", f"{told}: too few to halt, too many to go on"
+    if (finished + seen.silent) * gate.proven_share_least > finished + gate.hostile_count:
+        silent = f"{seen.silent} of {seen.under_way} devices under way were not heard of for long"
+        return "pause", "silence", f"{silent}; {finished} have an outcome"
+    kind, reason, because = _proceed(seen, verdict, test)
+    so = held_by(seen) if kind != "finish" else {}
+    if reason == "soak" or kind != "hold" or seen.under_way:
+        so.pop("budget", None)  # nobody waits for bytes
+    if kind == "pause" or not so:
+        return kind, reason, because
+    first = min(so)
+    return "pause", first, so[first]
+
+
+def _proceed(seen: Observation, verdict: str | None, test: str) -> tuple[str, str, str]:
+    """Return where a rollout stands in which nothing went wrong."""
+    n, gate = seen.pairs.pooled.n, seen.gate
+    if doubt := None if seen.overridden else _doubt(seen, verdict, test):
         reason, because = doubt
         if seen.stage_s < gate.undecided_s:
             return "hold", reason, because
@@ -130,22 +215,18 @@ def is_failing(seen: Observation) -> bool:
     Each device counts once, whatever it says how often. The lies that are a share of all are
     within what is fine.
     """
-    honest = max(0, seen.failures - seen.gate.hostile_count)
-    failing = canary.log_e_failures(seen.gate, honest, seen.finished)
+    failures, finished = seen.outcomes
+    honest = max(0, failures - seen.gate.hostile_count)
+    failing = canary.log_e_failures(seen.gate, honest, finished)
     return failing >= seen.gate.threshold_failures
 
 
-def _doubt(
-    seen: Observation, found: Evidence, verdict: str | None, test: str
-) -> tuple[str, str] | None:
+def _doubt(seen: Observation, verdict: str | None, test: str) -> tuple[str, str] | None:
     """Return why the rollout may not go on yet, if it may not: a kind, and a sentence."""
     if test == "placebo":
         return "placebo", "devices that heard the old model twice did not hear the same twice"
     if verdict != "promote":
         return "more_pairs", _how_many_more(*canary.tests_of(seen.gate, seen.pairs)[test], test)
-    if found.failures >= seen.gate.threshold_failures:
-        few = f"{seen.failures} of {seen.finished} devices refused or failed"
-        return "few_failures", f"{few}: too few to halt, too many to go on"
     return None
 
 

@@ -53,6 +53,11 @@ class Rollout(Table):
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohort.id"))
     state: Mapped[str] = mapped_column(default="draft")
     reasons: Mapped[list[Any]] = mapped_column(default=list)  # why it is paused
+    paused_at: Mapped[datetime | None]
+    # Outcomes and failures that a person had seen when he resumed it: the new zero.
+    finished_before: Mapped[int] = mapped_column(default=0, server_default="0")
+    failures_before: Mapped[int] = mapped_column(default=0, server_default="0")
+    full_downloads: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     stage: Mapped[int] = mapped_column(default=1)
     generation: Mapped[int] = mapped_column(default=0)
     salt: Mapped[str]
@@ -86,6 +91,7 @@ class Rollout(Table):
 
     __table_args__ = (
         Index(None, "model", "state"),
+        CheckConstraint("(state = 'paused') = (paused_at IS NOT NULL)", name="paused"),
         one_of("state", *STATES),
         one_of("on_halt", "keep", "revert"),
     )

@@ -13,10 +13,17 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signature
 from sqlalchemy.orm import Session
 
-from service.core.errors import BeyondLimits, Forbidden, NotApproved, NotAsSeen, WrongState
+from service.core.errors import (
+    BeyondLimits,
+    Forbidden,
+    InvalidRequest,
+    NotApproved,
+    NotAsSeen,
+    WrongState,
+)
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db import queries
-from service.db.rollout_tables import Rollout
+from service.db.rollout_tables import LIVE, Budget, Rollout
 from service.fleet import rollouts
 from trust.approval import approval, plan_digest
 
@@ -132,6 +139,32 @@ def approve(
     rollouts.change(session, rollout, "approve", "", actor, now, one, **held)
     if is_approved(limits, rollout, [*before, one]):
         return rollouts.start(session, rollout_id, actor, now)
+    return rollout
+
+
+def amend(
+    session: Session, rollout_id: str, actor: str, now: datetime, given: dict[str, Any]
+) -> Rollout:
+    """Change what a rollout may cost; whoever approved the plan before approved another one.
+
+    Raises:
+        InvalidRequest: nothing is asked for, or bytes that nobody counted from the start.
+        WrongState: it has ended, or goes on by approvals that a change would void.
+    """
+    waiting = ("draft", "awaiting_approval")
+    rollout = rollouts.changing(session, rollout_id, *waiting, *LIVE)
+    if not given:
+        raise InvalidRequest("say what to change")
+    is_live, budget = rollout.state in LIVE, rollout.budget or Budget()
+    if is_live and rollout.approvals:
+        raise WrongState(f"rollout {rollout.id} was approved as it is; halt it and make another")
+    if is_live and given.get("bytes_max") and budget.bytes_max is None:
+        raise InvalidRequest("its bytes were not counted from the start, so they have no maximum")
+    for name, value in given.items():
+        setattr(budget, name, value)
+    rollout.budget = budget
+    kept = {"waiting_for": rollout.waiting_for, "approvals": None}
+    rollouts.change(session, rollout, "change", "", actor, now, given, **kept)
     return rollout
 
 

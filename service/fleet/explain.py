@@ -71,8 +71,8 @@ def rollout(
         outcome = "on_their_way" if tally.state in OPEN else tally.state
         outcomes[outcome] += tally.devices * (tally.direction == "forward")
     following = None
-    if rollout.state == "running":
-        following = policy.decide(observe(session, rollout, now))
+    if rollout.state in LIVE:
+        following = policy.decide(observe(session, rollout, now, timeout))
     waiting = rollout.state in ("draft", "awaiting_approval")
     count, ids = queries.without_outcome(session, rollout, SAMPLE_MAX)
     told: dict[tuple[str, str], dict[str, Any]] = {}

@@ -52,7 +52,8 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
     """Return a rollout's word error rates, its evidence, and what it waits for."""
     seen, found = observe(session, rollout, now), sums.by_scope(session, rollout.id)
     gate, pooled = seen.gate, seen.pairs.pooled
-    all_of_them = canary.evidence(gate, pooled, seen.failures, seen.finished)
+    failures, finished = seen.outcomes
+    all_of_them = canary.evidence(gate, pooled, failures, finished)
     return {
         "pairs": pooled.n,
         **_rates(*found.get(("canary", "all"), sums.NOTHING)[1]),
@@ -61,8 +62,8 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
         "evidence_promote": _rounded(all_of_them.safe),
         "threshold_halt": _rounded(gate.threshold_halt),
         "threshold_promote": _rounded(gate.threshold_promote),
-        "failures": seen.failures,
-        "failure_devices": seen.finished,
+        "failures": failures,
+        "failure_devices": finished,
         "evidence_failure": _rounded(all_of_them.failures),
         "threshold_failure": _rounded(gate.threshold_failures),
         "waiting_for": rollout.waiting_for,

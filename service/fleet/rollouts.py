@@ -7,7 +7,7 @@ on the generation, so two changes at once cannot both win, and every change leav
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -148,6 +148,7 @@ def check_patches(session: Session, rollout: Rollout, *, accepted: bool) -> str:
     Raises:
         PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
     """
+    rollout.full_downloads = accepted
     lacking = _lacking(session, rollout)
     if lacking and not accepted:
         raise PatchesMissing(
@@ -182,23 +183,43 @@ def start(
 def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """Stop offering; devices on their way are told to stop before they switch."""
     rollout = changing(session, rollout_id, "running", "paused")
-    paused: dict[str, Any] = {"state": "paused", "waiting_for": "a person resumes it"}
-    reasons = sorted({*rollout.reasons, "operator"})
-    change(session, rollout, "pause", reason, actor, now, reasons=reasons, **paused)
+    pause_for(session, rollout, {*rollout.reasons, "operator"}, reason, actor, now)
     return rollout
 
 
-def resume(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
-    """Go on; if the gate could not decide, this is the person's decision to pass the stage."""
-    rollout = changing(session, rollout_id, "paused")
-    decision = "override" if "gate_undecided" in rollout.reasons else "resume"
-    paused_at = queries.decisions_of(session, rollout.id)[-1].at
-    change(session, rollout, decision, reason, actor, now, state="running", reasons=[])
+def pause_for(
+    session: Session,
+    rollout: Rollout,
+    reasons: Collection[str],
+    reason: str,
+    actor: str,
+    now: datetime,
+    evidence: dict[str, Any] | None = None,
+) -> None:
+    """Let a live rollout be paused for these reasons, and for no others."""
+    paused = {"state": "paused", "reasons": sorted(reasons), "paused_at": rollout.paused_at or now}
+    paused["waiting_for"] = policy.waits_for(sorted(reasons))
+    change(session, rollout, "pause", reason, actor, now, evidence, **paused)
+
+
+def go_on(
+    session: Session,
+    rollout: Rollout,
+    decision: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+    evidence: dict[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """Let a rollout run again that nothing holds any more."""
     # A pause is nobody's fault: it is no time in the stage, and no device was silent in it.
+    lasted = now - (rollout.paused_at or now)
+    running = {"state": "running", "reasons": [], "paused_at": None} | changes
+    change(session, rollout, decision, reason, actor, now, evidence, **running)
     stage = rollout.current_stage
-    stage.started_at = (stage.started_at or now) + (now - paused_at)
+    stage.started_at = (stage.started_at or now) + lasted
     deployments.prolong(session, rollout.id, now)
-    return rollout
 
 
 def retry(session: Session, rollout_id: str, reason: str, now: datetime) -> int:
@@ -224,7 +245,7 @@ def stop(
     session: Session, rollout: Rollout, reason: str, actor: str, now: datetime, **evidence: Any
 ) -> None:
     """Halt a live rollout: no more offers, and what is open is called off."""
-    ended = {"state": "halted", "finished_at": now, "halt_reason": reason}
+    ended = {"state": "halted", "finished_at": now, "halt_reason": reason, "paused_at": None}
     change(session, rollout, "halt", reason, actor, now, evidence, **ended)
     deployments.cancel_all(session, rollout.id, now)
     rollout.current_stage.state = "halted"
@@ -280,8 +301,12 @@ def change(
     session.flush()
 
 
+def lacking(session: Session, rollout: Rollout) -> str:
+    """Say from where devices of the cohort have no way but the full file, empty if that may be."""
+    return "" if rollout.full_downloads else _lacking(session, rollout)
+
+
 def _lacking(session: Session, rollout: Rollout) -> str:
-    """Say from where devices of the cohort have no way but the full file, empty if from nowhere."""
     rows = plans.missing(session, rollout)["missing"]
     whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
     named = [f"{r['release']} ({r['devices']} of them, {r['share_bp'] / 100:g} %)" for r in rows]

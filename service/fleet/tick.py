@@ -7,7 +7,7 @@ wants is a wish in the database, which the publisher grants or not.
 
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
-from service.fleet import deployments, rollouts, sums
+from service.fleet import deployments, rollouts, rules, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
@@ -34,8 +34,14 @@ VERIFIED_EVERY = timedelta(days=1)
 SUMS_DISAGREE = "sums_disagree"
 
 
-def tick(database: Database, now: datetime) -> None:
-    """Do everything that is due; each part in a transaction of its own."""
+def tick(database: Database, now: datetime, timeout: timedelta) -> None:
+    """Do everything that is due; each part in a transaction of its own.
+
+    Args:
+        database: the database.
+        now: the time.
+        timeout: that a device has for an update.
+    """
     with database.writer() as session:
         _reap(session, now)
         session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))
@@ -44,11 +50,11 @@ def tick(database: Database, now: datetime) -> None:
     for rollout in live:
         if now - (rollout.verified_at or rollout.started_at or now) >= VERIFIED_EVERY:
             verify(database, rollout.id, now)
-    for rollout_id in [rollout.id for rollout in live if rollout.state == "running"]:
+    for rollout_id in [rollout.id for rollout in live]:
         try:
             with database.writer() as session:
                 rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
-                step(session, rollout, now)
+                step(session, rollout, now, timeout)
         except WrongState as error:  # somebody was faster: the next tick looks afresh
             logger.info("tick lost a race", extra={"rollout": rollout_id, "why": error.detail})
 
@@ -65,24 +71,24 @@ def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
         rollout.verified_at = now
         if wrong:
             logger.error("sums disagree", extra={"rollout": rollout.id, "scopes": wrong})
-        if wrong and rollout.state == "running":
-            reasons = sorted({*rollout.reasons, SUMS_DISAGREE})
-            because = f"{len(wrong)} sums are not what the reports add up to"
-            paused = {"state": "paused", "reasons": reasons, "waiting_for": because}
-            evidence = {"disagreements": wrong}
-            reason = f"{SUMS_DISAGREE}: {because}"
-            rollouts.change(session, rollout, "pause", reason, "tick", now, evidence, **paused)
+        if wrong and rollout.state in LIVE and SUMS_DISAGREE not in rollout.reasons:
+            reason = f"{SUMS_DISAGREE}: {len(wrong)} sums are not what the reports add up to"
+            reasons, evidence = {*rollout.reasons, SUMS_DISAGREE}, {"disagreements": wrong}
+            rollouts.pause_for(session, rollout, reasons, reason, "tick", now, evidence)
     return wrong
 
 
-def step(session: Session, rollout: Rollout, now: datetime) -> None:
+def step(session: Session, rollout: Rollout, now: datetime, timeout: timedelta) -> None:
     """Observe one rollout, decide, and apply the decision."""
-    if rollout.state != "running":
+    if rollout.state not in LIVE:
         return
     if rollout.classes is None:  # before the first report, and from then on the same
         rollout.classes = _classes(session, rollout)
-    seen = observe(session, rollout, now)
+    seen = observe(session, rollout, now, timeout)
     decision = policy.decide(seen)
+    if decision.kind == "advance":  # what a stage needs is looked for when it is to open
+        seen = replace(seen, lacking=rollouts.lacking(session, rollout))
+        decision = policy.decide(seen)
     if decision.kind == "hold":
         rollout.waiting_for = decision.because
         return
@@ -95,11 +101,15 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
     if decision.kind == "halt":
         rollouts.stop(session, rollout, reason, "tick", now, **evidence)
         return
-    changes: dict[str, Any] = {"stage": rollout.stage + 1}
     if decision.kind == "pause":
-        reasons = sorted({*rollout.reasons, decision.reason})
-        changes = {"state": "paused", "reasons": reasons, "waiting_for": decision.because}
-    elif decision.kind == "finish":
+        holding = decision.reasons
+        rollouts.pause_for(session, rollout, holding, reason, "tick", now, evidence)
+        return
+    if decision.kind == "resume":
+        rollouts.go_on(session, rollout, "resume", reason, "tick", now, evidence)
+        return
+    changes: dict[str, Any] = {"stage": rollout.stage + 1}
+    if decision.kind == "finish":
         changes = {"state": "completed", "finished_at": now}
         rollout.current_stage.state = "passed"
     rollouts.change(session, rollout, decision.kind, reason, "tick", now, evidence, **changes)
@@ -107,12 +117,21 @@ def step(session: Session, rollout: Rollout, now: datetime) -> None:
         rollouts.start_stage(rollout, rollout.stage, now)
 
 
-def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observation:
+def observe(
+    session: Session, rollout: Rollout, now: datetime, timeout: timedelta | None = None
+) -> policy.Observation:
     """Return what the policy needs to know about a rollout.
 
     A few rows, however many devices and reports there are: sums by scope, and what each stage
     counts. Only in the last stage devices are looked for, and no more than `REMAINING_MAX`.
+
+    Args:
+        session: to read with.
+        rollout: which.
+        now: the time.
+        timeout: that a device has for an update; None: nothing is decided, this is for show.
     """
+    more = {} if timeout is None else _obstacles(session, rollout, now, timeout)
     stage = rollout.current_stage
     last = rollout.state == "running" and rollout.stage == len(rollout.stages)
     overridden = any(
@@ -130,7 +149,29 @@ def observe(session: Session, rollout: Rollout, now: datetime) -> policy.Observa
         failures=sum(stage.failures for stage in rollout.stages),
         remaining=queries.remaining(session, rollout, now - SILENT, REMAINING_MAX) if last else 0,
         overridden=overridden,
+        reasons=tuple(rollout.reasons),
+        finished_before=rollout.finished_before,
+        failures_before=rollout.failures_before,
+        **more,
     )
+
+
+def _obstacles(
+    session: Session, rollout: Rollout, now: datetime, timeout: timedelta
+) -> dict[str, Any]:
+    """Return what may stand in the way of a rollout, beside what its devices say."""
+    found: dict[str, Any] = {"under_way": sum(stage.in_flight for stage in rollout.stages)}
+    if rollout.state == "running" and now - (rollout.started_at or now) > timeout / 2:
+        found["silent"] = queries.silent(session, rollout, now, timeout / 2)
+    budget = rollout.budget
+    if budget is not None and budget.bytes_max is not None:
+        found["bytes_left"] = budget.bytes_max - budget.bytes_committed
+        found["bytes_each"] = rollout.release.bytes  # its last way is the full file
+    if ends := rules.signed_ends(session, rollout.model):
+        found["signed_s"] = (min(ends) - now - timeout).total_seconds()
+    if "patches_missing" in rollout.reasons:
+        found["lacking"] = rollouts.lacking(session, rollout)
+    return found
 
 
 def pairs_of(rollout: Rollout, found: sums.Scopes) -> Pairs:

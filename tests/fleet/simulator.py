@@ -238,7 +238,8 @@ class Fleet:
         """Do what the server's heartbeat does."""
         self.at(self.tick_s, self._beat)
         flush_seen(self.world.app.state)
-        tick(self.world.app.state.database, self.world.now)
+        timeout = timedelta(seconds=self.world.app.state.settings.deployment_timeout_s)
+        tick(self.world.app.state.database, self.world.now, timeout)
         self._round()
 
     def _round(self) -> None:

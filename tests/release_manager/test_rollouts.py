@@ -79,6 +79,17 @@ def test_a_start_that_failed_says_how_to_go_on(desk: Desk, sent: dict[str, Any])
     assert "fleetdiff rollout resume ro1" in desk.err
 
 
+def test_what_a_rollout_may_cost_is_changed(desk: Desk, sent: dict[str, Any]) -> None:
+    def changed(_query: dict[str, str], body: bytes) -> dict[str, Any]:
+        sent["change"] = json.loads(body)
+        return rollout("paused")
+
+    desk.server.answers["PATCH /v1/rollouts/ro1"] = changed
+    assert desk.run("rollout", "change", "ro1", "--bytes", "2GB") == 0
+    assert sent["change"] == {"bytes_max": 2 * 10**9}
+    assert desk.run("rollout", "change", "ro1", "--bytes", "2 GB") == 2
+
+
 def test_resume_starts_a_draft(desk: Desk, sent: dict[str, Any]) -> None:
     for state, verb in (("draft", "start"), ("paused", "resume")):
         sent.clear()

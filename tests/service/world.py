@@ -137,7 +137,8 @@ class World:
 
     def tick(self, seconds: float = 1) -> None:
         self.now += timedelta(seconds=seconds)
-        tick(self.app.state.database, self.now)
+        timeout = timedelta(seconds=self.app.state.settings.deployment_timeout_s)
+        tick(self.app.state.database, self.now, timeout)
         self.work()
 
     def work(self) -> list[dict[str, str]]:

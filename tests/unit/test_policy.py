@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.canary import Gate, Pairs, Sums
-from service.core.policy import BUCKETS, GATE_BOUNDS, Observation, bucket, decide, gate_of, recall
+from service.core.policy import (
+    BUCKETS,
+    GATE_BOUNDS,
+    PASSING,
+    Observation,
+    bucket,
+    decide,
+    gate_of,
+    recall,
+    waits_for,
+)
 
 GATE = Gate()
 NO_PAIRS = Pairs(Sums())
@@ -101,15 +111,52 @@ ROWS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
      ("pause", "gate_undecided")),
     ("a moved placebo makes nothing worse look good", {"pairs": replace(WORSE, placebo=BAD_SUMS)},
      ("halt", "wer")),
-    ("a storm of as many devices as may lie", {"finished": 7, "failures": 6, "pairs": FEW},
+    ("as many failures as may be lies", {"finished": 3, "failures": 3, "pairs": FEW},
      ("hold", "more_pairs")),
+    ("a storm of a few more than may lie", {"finished": 7, "failures": 6, "pairs": FEW},
+     ("pause", "failure_rate")),
     ("a storm of a few in a small stage", {"finished": M, "failures": 11, "pairs": SMALL},
-     ("hold", "few_failures")),
-    ("a storm of a few for too long",
-     {"finished": M, "failures": 11, "pairs": SMALL, "stage_s": LATE},
-     ("pause", "gate_undecided")),
+     ("pause", "failure_rate")),
+    ("a storm that a person has seen",
+     {"finished": M, "failures": 11, "pairs": SMALL, "finished_before": M, "failures_before": 11},
+     ("advance", "safe")),
+    ("a storm after one that a person has seen",
+     {"finished": M + 9, "failures": 20, "finished_before": M, "failures_before": 11},
+     ("halt", "failures")),
+    ("nothing since a person looked, and a success is none any more",
+     {"finished": M, "failures": 12, "finished_before": M, "failures_before": 11, "pairs": SMALL},
+     ("advance", "safe")),
     ("a storm of more than may lie", {"finished": M, "failures": 12, "pairs": SMALL},
      ("halt", "failures")),
+    ("some under way are silent", {"finished": 16, "under_way": 9, "silent": 7, "pairs": FEW},
+     ("hold", "more_pairs")),
+    ("a fifth is silent, and more than may lie",
+     {"finished": 16, "under_way": 9, "silent": 8, "pairs": FEW}, ("pause", "silence")),
+    ("nobody came back, and they are few", {"finished": 0, "under_way": 3, "silent": 3,
+     "pairs": NO_PAIRS}, ("hold", "more_pairs")),
+    ("nobody came back", {"finished": 0, "under_way": 4, "silent": 4, "pairs": NO_PAIRS},
+     ("pause", "silence")),
+    ("what is worse halts, heard of or not",
+     {"under_way": N, "silent": N, "pairs": WORSE}, ("halt", "wer")),
+    ("the budget is spent", {"pairs": FEW, "bytes_left": 9, "bytes_each": 10},
+     ("pause", "budget")),
+    ("the budget is enough for one", {"pairs": FEW, "bytes_left": 10, "bytes_each": 10},
+     ("hold", "more_pairs")),
+    ("the budget is spent by who is under way and may give some back",
+     {"pairs": FEW, "bytes_left": 9, "bytes_each": 10, "under_way": 1}, ("hold", "more_pairs")),
+    ("the budget is spent, and the stage has what it needs",
+     {"bytes_left": 9, "bytes_each": 10}, ("advance", "safe")),
+    ("the budget is spent, and the stage soaks",
+     {"bytes_left": 9, "bytes_each": 10, "stage_s": 0.0}, ("hold", "soak")),
+    ("the budget is spent on all of them",
+     {"bytes_left": 9, "bytes_each": 10, "stage": 3}, ("finish", "done")),
+    ("a signature runs out", {"pairs": FEW, "signed_s": 0.0}, ("pause", "metadata_expiring")),
+    ("a signature holds", {"pairs": FEW, "signed_s": 1.0}, ("hold", "more_pairs")),
+    ("a signature runs out when all is done", {"stage": 3, "signed_s": -1.0}, ("finish", "done")),
+    ("no stage opens without its patches", {"lacking": "none from r1"},
+     ("pause", "patches_missing")),
+    ("what went wrong comes before what is missing",
+     {"pairs": WORSE, "signed_s": 0.0, "lacking": "none from r1"}, ("halt", "wer")),
     ("a person does not shorten the soak",
      {"pairs": FEW, "overridden": True, "stage_s": 0.0}, ("hold", "soak")),
 ]  # fmt: skip
@@ -128,6 +175,36 @@ def test_a_verdict_follows_from_what_was_written_down(change: dict[str, Any]) ->
     written = json.loads(json.dumps(asdict(seen)))
     assert recall(written) == seen
     assert decide(recall(written)) == decide(seen)
+
+
+REASONS = ("operator", "gate_undecided", "failure_rate", "silence", "sums_disagree", *PASSING)
+
+
+@given(
+    reasons=st.sets(st.sampled_from(REASONS), min_size=1).map(lambda found: tuple(sorted(found))),
+    left=st.integers(0, 20),
+    signed_s=st.sampled_from((-1.0, 1.0)),
+    lacking=st.sampled_from(("", "none from r1")),
+    pairs=st.sampled_from((NO_PAIRS, SAFE, WORSE)),
+)
+def test_a_pause_ends_only_when_each_of_its_reasons_did(
+    reasons: tuple[str, ...], left: int, signed_s: float, lacking: str, pairs: Pairs
+) -> None:
+    asked = {"bytes_left": left, "bytes_each": 10, "signed_s": signed_s, "lacking": lacking}
+    seen = replace(QUIET, reasons=reasons, pairs=pairs, **asked)
+    decision = decide(seen)
+    ended = {
+        "budget": left >= 10,
+        "metadata_expiring": signed_s > 0,
+        "patches_missing": not lacking,
+    }
+    holds = {reason for reason in reasons if not ended.get(reason, False)}
+    holds |= {"metadata_expiring"} if signed_s <= 0 else set()
+    assert {*decision.reasons} == holds
+    kind = "hold" if holds == {*reasons} else "pause" if holds else "resume"
+    assert decision.kind == kind and decision.because
+    assert "a person" not in waits_for(decision.reasons) or holds - {*PASSING}
+    assert recall(json.loads(json.dumps(asdict(seen)))) == seen
 
 
 observations = st.builds(
