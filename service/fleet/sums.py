@@ -17,6 +17,7 @@ from service.db.session import insert_into
 
 SLOTS = 16  # on PostgreSQL, where writers of one row wait for each other; SQLite has one writer
 COLUMNS = tuple("n sd sdd sb sbb sdb old_errors new_errors ref_words".split())
+KEY = "rollout_id arm scope slot".split()
 Key = tuple[str, str]  # arm, scope
 
 
@@ -50,21 +51,18 @@ def add(
 ) -> None:
     """Add a device's pair to each scope, whoever else adds at the same time.
 
-    One statement a scope and always in one order, so that nobody waits in a circle.
+    One row after the other and always in one order, so that nobody waits in a circle.
     """
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     slot = 0 if is_sqlite else policy.bucket(rollout_id, device_id) % SLOTS
-    for scope in sorted(pairs):
-        added = pairs[scope].columns()
-        row = {"rollout_id": rollout_id, "arm": arm, "scope": scope, "slot": slot}
-        session.execute(
-            insert_into(session, CanarySums)
-            .values(**row, **added)
-            .on_conflict_do_update(
-                index_elements=list(row),
-                set_={name: getattr(CanarySums, name) + value for name, value in added.items()},
-            )
-        )
+    ours = {"rollout_id": rollout_id, "arm": arm, "slot": slot}
+    rows = [ours | {"scope": scope} | pairs[scope].columns() for scope in sorted(pairs)]
+    adding = insert_into(session, CanarySums)
+    more = {name: getattr(CanarySums, name) + adding.excluded[name] for name in COLUMNS}
+    if rows:
+        # Past the ORM, which would make one statement of the rows.
+        adding = adding.on_conflict_do_update(index_elements=KEY, set_=more)
+        session.connection().execute(adding, rows)
 
 
 def by_scope(session: Session, rollout_id: str) -> Scopes:
