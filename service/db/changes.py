@@ -13,10 +13,11 @@ from threading import Event
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, event, inspect, text
+from sqlalchemy import Engine, event, inspect, text, update
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from service.db.entries import EVERYTHING, Entries, of_device, of_model
+from service.db.tables import Model
 
 logger = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -39,6 +40,20 @@ HARMLESS = {
 def touched(session: Session) -> set[str]:
     """Return the scopes that a flushed transaction touched."""
     return session.info.setdefault("touched", set())  # type: ignore[no-any-return]
+
+
+def count_up(session: Session, scopes: set[str]) -> None:
+    """Give the models that a transaction touched their next generation, as its last step."""
+    models = touched_models(scopes)
+    if models:
+        which = () if "" in models else (Model.name.in_(models),)
+        next_one = {"generation": Model.generation + 1}
+        session.connection().execute(update(Model.__table__).where(*which).values(next_one))  # type: ignore[arg-type]
+
+
+def touched_models(scopes: set[str]) -> set[str]:
+    """Return the models among scopes, "" if everything is."""
+    return {s.partition(" ")[2] for s in scopes if not s.startswith(of_device(""))}
 
 
 def tell(session: Session, scopes: set[str], us: str) -> None:

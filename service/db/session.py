@@ -62,6 +62,7 @@ class Database:
             yield session
             session.flush()
             scopes = changes.touched(session)
+            changes.count_up(session, scopes)
             changes.tell(session, scopes, self.entries.name)
             with self.entries.changing(scopes):
                 session.commit()

@@ -74,6 +74,8 @@ class Model(Table):
     name: Mapped[str] = mapped_column(primary_key=True)
     canary_salt: Mapped[str]  # picks each device's shard; never leaves the database
     created_at: Mapped[datetime]
+    # Counts the changes of whatever answers to polls follow from, but for the device itself.
+    generation: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Artifact(Table):
