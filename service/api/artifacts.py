@@ -3,15 +3,16 @@
 import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
-from fastapi import HTTPException, Query, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.deps import Config, Data, Now, Reader, Store, Tx, Wake
+from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.releases import CanRead, CanWrite
 from service.api.strict import for_people
@@ -99,7 +100,7 @@ def list_artifacts(
     config: Config,
     now: Now,
     cursor: Sha256 = "0" * 64,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = LIMIT,
 ) -> dict[str, Any]:
     """List the artifacts by digest: what needs each, or since when nothing does and when it may go.
 
@@ -107,7 +108,7 @@ def list_artifacts(
     """
     grace = timedelta(seconds=config.artifact_grace_s)
     items = retention.page(session, store, cursor, limit, grace, now)
-    return {"items": items, "next": items[-1]["sha256"] if len(items) == limit else None}
+    return page(items, "sha256", limit)
 
 
 @router.post("/artifacts/collect", responses=document(422))

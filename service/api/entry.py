@@ -7,6 +7,7 @@ from fastapi import Depends, Query
 
 from service.api.deps import Now, Reader, Tx, operator
 from service.api.once import SHOWN_ONCE
+from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core import access, audit
@@ -36,11 +37,11 @@ def list_tokens(
     _caller: CanAdmit,
     session: Reader,
     cursor: Label | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = LIMIT,
 ) -> dict[str, Any]:
     """List the API tokens by id, and when each was used; pass `next` as `cursor`."""
     items = [row.shown(SHOWN) for row in queries.tokens_page(session, cursor or "", limit)]
-    return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
+    return page(items, "id", limit)
 
 
 @router.post("/tokens/{token_id}/revoke", responses=document(404))
@@ -54,7 +55,7 @@ def list_audit(
     _caller: CanAudit,
     session: Reader,
     cursor: Seq | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = LIMIT,
     newest_first: bool = False,
 ) -> dict[str, Any]:
     """List the audit log, exactly as its digests are made; pass `next` as `cursor`.
@@ -63,4 +64,4 @@ def list_audit(
     """
     head = session.get_one(AuditHead, 1).shown("seq sha256")  # first: what follows is not older
     items = audit.page(session, cursor, limit, newest_first)
-    return {"items": items, "head": head, "next": items[-1]["seq"] if len(items) == limit else None}
+    return page(items, "seq", limit) | {"head": head}

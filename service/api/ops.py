@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service.api.deps import (
@@ -20,6 +20,7 @@ from service.api.deps import (
     operator,
 )
 from service.api.once import SHOWN_ONCE
+from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
@@ -128,13 +129,13 @@ def list_devices(
     model: Name | None = None,
     cohort: Name | None = None,
     cursor: Label | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = LIMIT,
 ) -> dict[str, Any]:
     """List devices by id; pass `next` as `cursor` for the next page."""
     chosen = catalog.cohort_named(session, cohort) if cohort else None
     rows = queries.devices_page(session, model, chosen, cursor or "", limit)
     items = [device_view(row) for row in rows]
-    return {"items": items, "next": items[-1]["id"] if len(items) == limit else None}
+    return page(items, "id", limit)
 
 
 @router.get("/devices/{device_id}", responses=document(404, 422))

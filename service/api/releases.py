@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Now, Reader, Store, Tx, Wake, operator
+from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core.bodies import Name, NewModel, NewSignature, Sha256
@@ -47,18 +48,38 @@ def get_model(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
 
 
 @router.get("/models/{model}/releases", responses=document(404, 422))
-def list_releases(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
-    """List a model's releases, the oldest first, with the devices that run each."""
+def list_releases(
+    _caller: CanRead,
+    model: Name,
+    session: Reader,
+    cursor: Annotated[int, Query(ge=0, le=1 << 53)] = 0,
+    limit: Limit = LIMIT,
+) -> dict[str, Any]:
+    """List a model's releases, the oldest first, with the devices that run each.
+
+    Pass `next` as `cursor` for the next page.
+    """
     catalog.model_named(session, model)
     fields = "name seq status sha256 bytes published_at rollback_from min_agent"
-    return {"items": release_views(session, model, fields)}
+    later = [row for row in release_views(session, model, fields) if row["seq"] > cursor]
+    return page(later[:limit], "seq", limit)
 
 
 @router.get("/models/{model}/patches", responses=document(404, 422))
-def list_patches(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
-    """List a model's patches: edges between releases, and how they do in the field."""
+def list_patches(
+    _caller: CanRead,
+    model: Name,
+    session: Reader,
+    cursor: Sha256 = "0" * 64,
+    limit: Limit = LIMIT,
+) -> dict[str, Any]:
+    """List a model's patches by digest: edges between releases, and how they do in the field.
+
+    Pass `next` as `cursor` for the next page.
+    """
     catalog.model_named(session, model)
-    return {"items": [patch_view(patch) for patch in queries.patches_of(session, model)]}
+    later = [patch for patch in queries.patches_of(session, model) if patch.sha256 > cursor]
+    return page([patch_view(patch) for patch in later[:limit]], "sha256", limit)
 
 
 @router.get("/metadata")

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
+from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
 from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, RolloutChange, Why
@@ -63,9 +64,12 @@ def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> 
 
 
 @router.get("/cohorts")
-def list_cohorts(_caller: CanRead, session: Reader) -> dict[str, Any]:
-    """List the cohorts."""
-    return {"items": [cohort_view(session, c) for c in queries.all_cohorts(session)]}
+def list_cohorts(
+    _caller: CanRead, session: Reader, cursor: Name | None = None, limit: Limit = LIMIT
+) -> dict[str, Any]:
+    """List the cohorts by name; pass `next` as `cursor` for the next page."""
+    rows = queries.cohorts_page(session, cursor or "", limit)
+    return page([cohort_view(session, cohort) for cohort in rows], "name", limit)
 
 
 @router.get("/cohorts/{name}", responses=document(404, 422))
@@ -103,19 +107,21 @@ def simulate_rollout(
     return simulate.rollout(session, asked, config.poll_after_s, config.poll_soon_s)
 
 
-@router.get("/rollouts", responses=document(422))
+@router.get("/rollouts", responses=document(404, 422))
 def list_rollouts(
     _caller: CanRead,
     session: Reader,
     now: Now,
     model: Name | None = None,
     state: State | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    cursor: Label | None = None,
+    limit: Limit = LIMIT,
 ) -> dict[str, Any]:
-    """List rollouts, the newest first."""
+    """List rollouts, the newest first; pass `next` as `cursor` for the next page."""
     states = [state] if state else None
-    rows = queries.recent_rollouts(session, limit=limit, model=model, states=states)
-    return {"items": [rollout_view(session, row, now) for row in rows]}
+    after = rollouts.rollout_named(session, cursor) if cursor else None
+    rows = queries.recent_rollouts(session, limit=limit, model=model, states=states, after=after)
+    return page([rollout_view(session, row, now) for row in rows], "id", limit)
 
 
 @router.get("/rollouts/{rollout_id}", responses=document(404, 422))

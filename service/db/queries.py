@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from service.db.rollout_tables import (
@@ -81,9 +81,10 @@ def last_events(session: Session, device_id: str, limit: int) -> Sequence[Event]
     return session.scalars(rows.limit(limit)).all()
 
 
-def all_cohorts(session: Session) -> Sequence[Cohort]:
-    """Return every cohort by name."""
-    return session.scalars(select(Cohort).order_by(Cohort.name)).all()
+def cohorts_page(session: Session, after: str, limit: int) -> Sequence[Cohort]:
+    """Return a page of the cohorts, by name."""
+    rows = select(Cohort).where(Cohort.name > after).order_by(Cohort.name)
+    return session.scalars(rows.limit(limit)).all()
 
 
 def devices_page(
@@ -168,9 +169,14 @@ def recent_rollouts(
     limit: int | None = None,
     model: str | None = None,
     states: Sequence[str] | None = None,
+    after: Rollout | None = None,
 ) -> Sequence[Rollout]:
-    """Return rollouts, the newest first, optionally of one model or in some states."""
+    """Return rollouts, the newest first, optionally of one model, in some states, after another."""
     rows = select(Rollout).order_by(Rollout.created_at.desc(), Rollout.id).limit(limit)
+    if after is not None:
+        at = Rollout.created_at
+        later = and_(at == after.created_at, Rollout.id > after.id)
+        rows = rows.where(or_(at < after.created_at, later))
     if model is not None:
         rows = rows.where(Rollout.model == model)
     if states is not None:
