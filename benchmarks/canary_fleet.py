@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.canary_looks import Counts, Draw
 from service.core.canary import Gate, contribution
-from service.core.evaluation import known_change
+from service.core.evaluation import known_changes
 
 WORDS = 500
 RATE = 0.10
@@ -72,7 +72,7 @@ class Pool:
     """
 
     change: float
-    shards: int = 300
+    shards: int = 1_000
     differing: float = 1 / 30
     spread: float = CHANGE_SPREAD
     known: bool = True
@@ -85,9 +85,7 @@ class Pool:
         said = {"old": (kept + mended).tolist(), "new": (kept + made).tolist()}
         listed = [{"id": str(shard), "ref_words": WORDS} for shard in range(self.shards)]
 
-        @cache
-        def known(shard: int) -> int:
-            return known_change(gate, said, listed, str(shard))
+        known = list(known_changes(gate, said, listed).values()) if self.known else []
 
         def more(n: int) -> Counts:
             at = rng.integers(self.shards, size=n)
@@ -102,7 +100,7 @@ class Pool:
             if not self.known:
                 return _columns(*_counted(gate, old, new))
             rows = zip(old.tolist(), new.tolist(), at.tolist(), strict=True)
-            pairs = [contribution(gate, o, e, WORDS, known(shard)) for o, e, shard in rows]
+            pairs = [contribution(gate, o, e, WORDS, known[shard]) for o, e, shard in rows]
             return _columns(*np.array(pairs, np.int64).T)
 
         return more

@@ -166,7 +166,7 @@ def _known_change(session: Session, gate: Gate, rollout: Rollout, pair: NewCanar
     shards = found.manifest["shards"]
     if len(shards) != len(said["old"]):
         return 0
-    return evaluation.known_change(gate, said, shards, pair.shard)
+    return evaluation.known_changes(gate, said, shards)[pair.shard]
 
 
 def _standing(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.canary import UNIT, Gate, contribution
-from service.core.evaluation import known_change
+from service.core.evaluation import known_changes
 
 GATE = Gate()
 CLIP = GATE.clip * UNIT
@@ -19,7 +19,7 @@ shard = st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(1, 500))
 def known(rows: list[tuple[int, int, int]]) -> list[int]:
     shards = [{"id": f"{n:02}", "ref_words": words} for n, (_, _, words) in enumerate(rows)]
     said: dict[str, Any] = {"old": [old for old, _, _ in rows], "new": [n for _, n, _ in rows]}
-    return [known_change(GATE, said, shards, shard["id"]) for shard in shards]
+    return list(known_changes(GATE, said, shards).values())
 
 
 @given(st.lists(shard, min_size=1, max_size=50))
