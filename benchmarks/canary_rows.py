@@ -7,7 +7,7 @@ drawn (`canary_fleet.py`). One looks after every report; of classes, when each h
 import numpy as np
 
 from benchmarks import published
-from benchmarks.canary_fleet import WORDS, Fleet, Pool
+from benchmarks.canary_fleet import RATE, WORDS, Fleet, Pool
 from benchmarks.canary_looks import Outcome, first_said, first_verdict, said_by, sums_of
 from benchmarks.drawn import quantile, share
 from benchmarks.laws import generator
@@ -100,6 +100,34 @@ def failing(work: str, share_failing: float, goals: Goals, runs: int) -> list[Ro
         at = next((at for at, yes in zip(places, speaks, strict=True) if yes), None)
         found.append((None, FINISHED_MAX) if at is None else ("halt", at + 1))
     return [row for row in summarised(work, found, goals) if row.figure != "promote"]
+
+
+def failing_exactly(work: str, share_failing: float) -> list[Row]:
+    """Answer the same by adding up the chances of all that can happen."""
+    quiet = np.zeros(FINISHED_MAX + 2)  # by how many failed: the chance, and nothing was said yet
+    quiet[0], said, found, loud = 1.0, [], 0.0, 0
+    for n in range(1, FINISHED_MAX + 1):
+        quiet[1:] = quiet[1:] * (1 - share_failing) + quiet[:-1] * share_failing
+        quiet[0] *= 1 - share_failing
+        while loud <= n and log_e_failures(GATE, loud, n) < GATE.threshold_failures:
+            loud += 1
+        found += float(quiet[loud:].sum())
+        quiet[loud:] = 0
+        said.append(found)
+    rows = [Row(work, "halt", 100 * found, "%")]
+    if found >= 0.5:
+        middle = int(np.searchsorted(said, found / 2)) + 1
+        rows.append(Row(work, "devices to halt, median", middle, ""))
+    return rows
+
+
+def noiseless(work: str, gate: Gate, change: float) -> list[Row]:
+    """How many devices does a verdict take, if all report the very same change?"""
+    b = round(RATE * UNIT)
+    d, devices = round(change * b), np.arange(1, PAIRS_MAX + 1)
+    totals = np.array([1, d, d * d, b, b * b, d * b])[:, None] * devices
+    verdict, look = said_by(gate, totals) or ("hold", PAIRS_MAX - 1)
+    return [Row(work, f"devices to {verdict}", look + 1, "")]
 
 
 def compared(rule: str, fleet: Fleet, runs: int, most: int = 5_000) -> list[Row]:

@@ -11,7 +11,7 @@ from benchmarks import published
 from benchmarks.canary import RUNS, cases
 from benchmarks.canary_fleet import CHURN, WORDS, Fleet, Pool
 from benchmarks.canary_looks import Counts, Outcome, first_said, first_verdict, sums_of
-from benchmarks.canary_rows import CLASSES, GATE
+from benchmarks.canary_rows import CLASSES, GATE, failing, failing_exactly, noiseless
 from benchmarks.drawn import quantile, share
 from benchmarks.laws import generator
 from service.core.canary import Gate, Pairs, Sums, contribution, decide, judge
@@ -148,6 +148,20 @@ def test_a_goal_is_missed_only_where_luck_does_not_explain_it() -> None:
     assert quantile("w", "f", values, 0.5, goal=178).holds
     assert not quantile("w", "f", values, 0.5, goal=176).holds
     assert quantile("w", "f", values, 0.5).holds
+
+
+def test_what_is_added_up_over_all_that_can_happen_is_what_is_drawn() -> None:
+    drawn = {row.figure: row.value for row in failing("drawn", 0.05, {}, 1_000)}
+    exact = {row.figure: row.value for row in failing_exactly("exact", 0.05)}
+    assert drawn["halt"] == pytest.approx(exact["halt"], abs=2.5)
+    name = "devices to halt, median"
+    assert drawn[name] == pytest.approx(exact[name], rel=0.1)
+
+
+def test_without_noise_too_it_is_the_product_that_speaks() -> None:
+    at = int(noiseless("floor", GATE, 0.0)[0].value)
+    same = [Sums(n, 0, 0, n * 10_000, n * 10_000**2, 0) for n in (at - 1, at)]
+    assert [decide(GATE, sums) for sums in same] == [None, "promote"]
 
 
 def test_a_row_has_at_least_400_runs_and_every_goal_is_kept_by_the_same_rule() -> None:
