@@ -6,13 +6,15 @@ and after a time limit waits for a person.
 """
 
 import hashlib
-from collections.abc import Collection
+import hmac
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from service.core import canary
 from service.core.canary import Evidence, Gate, Pairs, Sums
 
+T = TypeVar("T")
 BUCKETS = 10_000
 # Why a rollout is paused, and what ends that; every other reason takes a person.
 PASSING = {
@@ -96,6 +98,12 @@ def bucket(salt: str, device_id: str) -> int:
     """
     digest = hashlib.blake2b(f"{salt}/{device_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) % BUCKETS
+
+
+def shard_of(salt: str, device_id: str, shards: Sequence[T]) -> T:
+    """Return the canary shard of a device, by a keyed hash: the same at every update."""
+    digest = hmac.digest(salt.encode(), device_id.encode(), hashlib.sha256)
+    return shards[int.from_bytes(digest[:8]) % len(shards)]
 
 
 def arm(salt: str, device_id: str, gate: Gate) -> str:

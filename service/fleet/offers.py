@@ -5,8 +5,6 @@ the new bytes. Whatever the answer, it is the same until something changed, so t
 poll can be answered by its ETag.
 """
 
-import hashlib
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -106,9 +104,7 @@ def canary_of(session: Session, model: str, device_id: str) -> dict[str, Any] | 
     if found is None:
         return None
     salt = session.get_one(Model, model).canary_salt
-    digest = hmac.digest(salt.encode(), device_id.encode(), hashlib.sha256)
-    shards = found.manifest["shards"]
-    shard = shards[int.from_bytes(digest[:8]) % len(shards)]
+    shard = policy.shard_of(salt, device_id, found.manifest["shards"])
     return {
         "set": found.sha256,
         "set_bytes": session.get_one(Artifact, found.sha256).bytes,

@@ -20,6 +20,7 @@ from service.core.policy import (
     decide,
     gate_of,
     recall,
+    shard_of,
     waits_for,
 )
 
@@ -243,6 +244,14 @@ def test_a_bucket_is_a_fixed_point_for_ever() -> None:
     Pinned by `printf rollout-1/device-0 | b2sum -l 64`, modulo 10,000.
     """
     assert [bucket("rollout-1", f"device-{n}") for n in range(3)] == [1486, 578, 2740]
+
+
+def test_a_shard_is_a_fixed_point_for_ever() -> None:
+    """Changing the function would make every device fetch and hear another shard.
+
+    Pinned by `printf device-0 | openssl dgst -sha256 -hmac salt-1`, its first 8 bytes modulo 20.
+    """
+    assert [shard_of("salt-1", f"device-{n}", range(20)) for n in range(3)] == [18, 5, 13]
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
