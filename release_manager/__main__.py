@@ -72,7 +72,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "cohort show NAME": fleet.show_cohort,
     "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] "
     "[--on-network] [--idle] [--charging] [--window] [--per-minute] [--bytes] "
-    "[--priority] [--no-new] "
+    "[--priority] [--no-new] [--at] "
     "[--accept-full-downloads]": rollouts.start,
     "rollout simulate MODEL RELEASE --cohort [--stages] [--gate] [--per-minute]": rollouts.simulate,
     "rollout list [--model] [--state]": fleet.list_rollouts,
@@ -81,7 +81,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "rollout explain ID": rollouts.explain,
     "rollout pause ID [--reason]": rollouts.pause,
     "rollout resume ID [--reason] [--accept-full-downloads]": rollouts.resume,
-    "rollout change ID [--per-minute] [--bytes]": rollouts.change,
+    "rollout change ID [--per-minute] [--bytes] [--at]": rollouts.change,
     "rollout retry ID [--reason]": rollouts.retry,
     "rollout halt ID --reason": rollouts.halt,
     "rollout approve ID [--key] [--yes]": signing.approve,

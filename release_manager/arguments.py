@@ -67,6 +67,10 @@ size = _reader(
     "a size: write 500MB, 20GB or a number of bytes",
     lambda match: int(match[1]) * _UNITS[match[2] or ""],
 )
+moment = _reader(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?(Z|[+-][0-9]{2}:[0-9]{2})",
+    "a time with its zone: write 2026-12-01T03:00Z or 2026-12-01T03:00+01:00",
+)
 window = _reader(
     r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])",
     "a window of the day: write 01:00-05:00",
@@ -189,6 +193,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--no-new": _arg("not to devices that enroll after the start"),
     "--per-minute": _arg("so many devices may begin in a minute", count, metavar="N"),
     "--bytes": _arg("so much may be sent in all, as 500GB", size, metavar="SIZE"),
+    "--at": _arg("not before, as 2026-12-01T03:00Z", moment, metavar="TIME"),
     "--reason": _arg("why; kept with the rollout", str, default=""),
     "--scope": _many("what it opens, as releases:read", str, "SCOPE"),
     "--lifetime": _arg("how long it is good", duration_s, default="90d"),

@@ -12,7 +12,10 @@ from release_manager.config import Settings
 from release_manager.errors import Refused
 from release_manager.show import Reply
 
-STATES = ("draft", "awaiting_approval", "running", "paused", "completed", "halted", "canceled")
+STATES = (
+    *("draft", "awaiting_approval", "scheduled", "running", "paused"),
+    *("completed", "halted", "canceled"),
+)
 WAITABLE = ("running", "paused", "completed", "halted")
 TERMINAL = ("completed", "halted", "canceled")
 REACHED, ENDED_OTHERWISE, TIME_OVER = 0, 3, 4
@@ -30,6 +33,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --gate margin_rel=0.02
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --charging --window 01:00-05:00
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --per-minute 200 --bytes 500GB
+      fleetdiff rollout start asr-en-edge r2 --cohort kitchen --at 2026-12-01T03:00Z
 
     A rollout does not start while many of its devices would fetch the full file for want of a
     patch, unless that is accepted.
@@ -40,7 +44,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
     asked |= {"window": args.window}
     plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
     costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
-    costs |= {"priority": args.priority}
+    costs |= {"priority": args.priority, "start_at": args.at}
     plan |= {"include_new": False} if args.no_new else {}
     rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
     try:
@@ -126,12 +130,15 @@ def resume(args: Namespace, settings: Settings) -> Reply:
 
 
 def change(args: Namespace, settings: Settings) -> Reply:
-    """Change what a rollout may cost, until it ends; one that was approved, until it starts.
+    """Change what a rollout may cost, until it ends, or its time, until it starts.
+
+    What was approved takes its approvals again, and cannot be changed once it started.
 
     Example:
       fleetdiff rollout change ro_1 --bytes 800GB
+      fleetdiff rollout change ro_1 --at 2026-12-02T03:00+01:00
     """
-    asked = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
+    asked = {"per_minute_max": args.per_minute, "bytes_max": args.bytes, "start_at": args.at}
     given = {name: value for name, value in asked.items() if value is not None}
     rollout = connect(settings).patch(f"/v1/rollouts/{args.id}", given)
     return Reply(rollout, text(rollout))

@@ -174,7 +174,8 @@ def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> N
         try:
             flush_seen(app.state)
             timeout = timedelta(seconds=app.state.settings.deployment_timeout_s)
-            tick(app.state.database, app.state.clock(), timeout)
+            limits = app.state.rollout_limits
+            tick(app.state.database, app.state.clock(), timeout, limits)
             if publisher is not None:
                 work(app.state.database, publisher, app.state.clock())
             retention.sweep(app.state.database, app.state.blobs)

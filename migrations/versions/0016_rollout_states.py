@@ -1,4 +1,4 @@
-"""What holds a rollout, since when, and what a person saw of it when he let it go on."""
+"""When a rollout starts, what holds it and since when, and what a person saw of it then."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,8 +14,14 @@ LAST_DECISION = (
 )
 
 
+BEFORE = "'draft', 'awaiting_approval', 'running', 'paused', 'completed', 'halted', 'canceled'"
+AFTER = BEFORE.replace("'running'", "'scheduled', 'running'")
+
+
 def upgrade() -> None:
     with op.batch_alter_table("rollout") as table:
+        table.add_column(sa.Column("start_at", sa.DateTime(timezone=True), nullable=True))
+        _allow(table, AFTER)
         table.add_column(sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True))
         for name in ("finished_before", "failures_before"):
             table.add_column(sa.Column(name, INTEGER, server_default="0", nullable=False))
@@ -33,7 +39,20 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("UPDATE rollout SET state = 'draft' WHERE state = 'scheduled'")
     with op.batch_alter_table("rollout") as table:
         table.drop_constraint(op.f("ck_rollout_paused"), type_="check")
-        for name in ("paused_at", "finished_before", "failures_before", "full_downloads"):
+        _allow(table, BEFORE)
+        for name in (
+            "start_at",
+            "paused_at",
+            "finished_before",
+            "failures_before",
+            "full_downloads",
+        ):
             table.drop_column(name)
+
+
+def _allow(table: "op.BatchOperations", states: str) -> None:
+    table.drop_constraint(op.f("ck_rollout_state"), type_="check")
+    table.create_check_constraint(op.f("ck_rollout_state"), f"state IN ({states})")

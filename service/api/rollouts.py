@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Query, Response
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
@@ -30,27 +29,33 @@ CanApprove = Annotated[ApiToken, Depends(operator("rollouts:approve"))]
 CanHalt = Annotated[ApiToken, Depends(operator("rollouts:halt"))]
 
 
-def reason(
-    session: Tx,
-    rollout_id: Label,
-    if_match: Annotated[str, Header(max_length=64)] = "*",
-    body: Why | None = None,
-) -> str:
-    """Return why the caller does this, if the rollout is as the caller saw it (`If-Match`)."""
-    check_seen(session, rollout_id, if_match)
-    return body.reason if body else ""
-
-
-def check_seen(session: Session, rollout_id: str, if_match: str) -> None:
-    """Refuse if the rollout is not as the caller saw it."""
+def seen(
+    session: Tx, rollout_id: Label, if_match: Annotated[str, Header(max_length=64)] = "*"
+) -> None:
+    """Refuse unless the rollout is as the caller saw it (`If-Match`)."""
     if if_match != "*":
         rollouts.check_unchanged(session, rollout_id, if_match.strip('"'))
+
+
+AsSeen = Annotated[None, Depends(seen)]
+
+
+def reason(_seen: AsSeen, body: Why | None = None) -> str:
+    """Return why the caller does this."""
+    return body.reason if body else ""
 
 
 Reason = Annotated[str, Depends(reason)]
 Limits = Annotated[RolloutLimits | None, Depends(of_app("rollout_limits"))]
 State = Literal[
-    "draft", "awaiting_approval", "running", "paused", "completed", "halted", "canceled"
+    "draft",
+    "awaiting_approval",
+    "scheduled",
+    "running",
+    "paused",
+    "completed",
+    "halted",
+    "canceled",
 ]
 WAIT_STEP_S = 0.25
 
@@ -144,12 +149,12 @@ def change_rollout(
     body: RolloutChange,
     session: Tx,
     now: Now,
-    if_match: Annotated[str, Header(max_length=64)] = "*",
+    limits: Limits,
+    _as_seen: AsSeen,
 ) -> dict[str, Any]:
-    """Change what a rollout may cost, until it ends; where it was approved, until it starts."""
-    check_seen(session, rollout_id, if_match)
+    """Change what a rollout may cost, or its time until it starts; both take approvals again."""
     given = body.model_dump(exclude_unset=True)
-    rollout = approvals.amend(session, rollout_id, caller.name, now, given)
+    rollout = approvals.amend(session, rollout_id, caller.name, now, limits, given)
     return rollout_view(session, rollout, now)
 
 
@@ -225,7 +230,7 @@ def start_rollout(
     _reason: Reason,
     accept_full_downloads: bool = False,
 ) -> dict[str, Any]:
-    """Start a draft, or ask for the approvals that this takes.
+    """Start a draft, now or at its `start_at`, or ask for the approvals that this takes.
 
     If patches are missing, only with full downloads accepted.
     """
@@ -281,9 +286,8 @@ def resume_rollout(
     `patches_missing`) is named in the refusal, and nothing changes.
     """
     timeout = timedelta(seconds=config.deployment_timeout_s)
-    given = (reason, caller.name, now, timeout)
-    rollout = pauses.resume(session, rollout_id, *given, full_downloads=accept_full_downloads)
-    return rollout_view(session, rollout, now)
+    who = (reason, caller.name, now, timeout, accept_full_downloads)
+    return rollout_view(session, pauses.resume(session, rollout_id, *who), now)
 
 
 @router.post("/rollouts/{rollout_id}/retry", responses=document(404, 409, 412, 422))

@@ -55,6 +55,11 @@ Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
 EventKind = Literal[
     "downloading", "applied", "refused", "activated", "committed", "rolled_back", "failed", "note"
 ]
+EventName = Annotated[
+    str, Field(pattern=r"^(cohort|draft|metadata|release|rollout)\.([a-z_]{1,64}|\*)$")
+]
+Minute = Annotated[int, Field(ge=0, le=24 * 60 - 1), BeforeValidator(_no_guessing)]
+NetworkClass = Literal["fast", "slow", "metered"]
 
 
 class Body(BaseModel):
@@ -76,11 +81,6 @@ class NewToken(Body):
     scopes: Annotated[list[Label], Field(min_length=1, max_length=32)]
     ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(_no_guessing)] = 90 * 86400
     networks: Annotated[list[Network], Field(min_length=1, max_length=32)] | None = None
-
-
-EventName = Annotated[
-    str, Field(pattern=r"^(cohort|draft|metadata|release|rollout)\.([a-z_]{1,64}|\*)$")
-]
 
 
 class NewWebhook(Body):
@@ -146,10 +146,6 @@ GateValue = Annotated[
 ]
 
 
-Minute = Annotated[int, Field(ge=0, le=24 * 60 - 1), BeforeValidator(_no_guessing)]
-NetworkClass = Literal["fast", "slow", "metered"]
-
-
 class Window(Body):
     """Minutes after midnight by a device's own clock; it may last over midnight."""
 
@@ -169,7 +165,15 @@ class Conditions(Body):
 ANYTIME = Conditions()
 
 
-class NewRollout(Body):
+class RolloutChange(Body):
+    """What may be changed: costs until it ends, its time until it starts; null: no cap, now."""
+
+    start_at: Moment | None = None
+    per_minute_max: Positive | None = None
+    bytes_max: Positive | None = None
+
+
+class NewRollout(RolloutChange):
     """One release going to one cohort."""
 
     model: Name
@@ -179,17 +183,8 @@ class NewRollout(Body):
     gate: Annotated[dict[str, GateValue], Field(max_length=32)] = {}
     on_halt: Literal["keep", "revert"] = "revert"
     conditions: Conditions = ANYTIME
-    per_minute_max: Positive | None = None
-    bytes_max: Positive | None = None
     priority: Annotated[int, Field(ge=0, le=9), BeforeValidator(_no_guessing)] = 0
     include_new: bool = True
-
-
-class RolloutChange(Body):
-    """What may be changed of a rollout that has not ended; null lifts a cap."""
-
-    per_minute_max: Positive | None = None
-    bytes_max: Positive | None = None
 
 
 class Why(Body):

@@ -4,7 +4,7 @@ Nothing here decides or writes.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Select, and_, func, or_, select
@@ -230,30 +230,6 @@ def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:
     """Return a rollout's decisions, the oldest first."""
     rows = select(Decision).filter_by(rollout_id=rollout_id).order_by(Decision.seq)
     return session.scalars(rows).all()
-
-
-def overdue_deployments(session: Session, now: datetime, limit: int) -> Sequence[Deployment]:
-    """Return open deployments past their deadline; a pause or a way back has none."""
-    rows = (
-        select(Deployment)
-        .join(Deployment.rollout)
-        .where(Rollout.state == "running", Deployment.direction == "forward")
-        .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
-        .order_by(Deployment.id)
-        .limit(limit)
-    )
-    return session.scalars(rows).all()
-
-
-def silent(session: Session, rollout: Rollout, now: datetime, after: timedelta) -> int:
-    """Return how many devices have an order of a rollout and were not heard of for so long."""
-    rows = select(func.count()).select_from(Deployment)
-    rows = rows.join(DeviceModel, DeviceModel.order_deployment == Deployment.id)
-    rows = rows.join(DeviceModel.device).where(Deployment.rollout_id == rollout.id)
-    rows = rows.where(Deployment.direction == "forward", Deployment.state.in_(OPEN))
-    # Whoever was given its full time again only now has had no time to speak.
-    rows = rows.where(Device.last_seen_at < now - after, Deployment.deadline_at < now + after)
-    return session.execute(rows).scalar_one()
 
 
 def without_outcome(session: Session, rollout: Rollout, limit: int) -> tuple[int, Sequence[str]]:

@@ -14,8 +14,9 @@ from service.db.tables import Release, Table, one_of
 
 OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
 LIVE = ("running", "paused")
+UNSTARTED = ("draft", "awaiting_approval", "scheduled")
 ENDED = ("completed", "halted", "canceled")
-STATES = ("draft", "awaiting_approval", *LIVE, *ENDED)
+STATES = (*UNSTARTED, *LIVE, *ENDED)
 
 
 class Floor(Table):
@@ -73,6 +74,7 @@ class Rollout(Table):
     halt_reason: Mapped[str] = mapped_column(default="")
     waiting_for: Mapped[str]
     created_at: Mapped[datetime]
+    start_at: Mapped[datetime | None]  # not before
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str | None]

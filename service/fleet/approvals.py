@@ -6,7 +6,7 @@ its own copy of that file, and whoever took the server can forge none.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from securesystemslib.exceptions import VerificationError
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.core.errors import (
     BeyondLimits,
+    Conflict,
     Forbidden,
     InvalidRequest,
     NotApproved,
@@ -23,8 +24,8 @@ from service.core.errors import (
 )
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db import queries
-from service.db.rollout_tables import LIVE, Budget, Rollout
-from service.fleet import rollouts
+from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Rollout
+from service.fleet import plans, rollouts, rules
 from trust.approval import approval, plan_digest
 
 
@@ -43,6 +44,7 @@ def plan_of(rollout: Rollout) -> dict[str, Any]:
         "budget": rollout.budget and rollout.budget.shown("per_minute_max bytes_max"),
         "gate": rollout.gate,
         "on_halt": rollout.on_halt,
+        **({"start_at": rollout.start_at.isoformat()} if rollout.start_at else {}),
     }
 
 
@@ -72,28 +74,76 @@ def start(
     *,
     full_downloads: bool = False,
 ) -> Rollout:
-    """Start a draft, or ask for the approvals that this takes.
+    """Start a draft, now or when its time has come, or ask for the approvals that this takes.
 
     Raises:
         BeyondLimits: no approval would help.
         PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
     """
-    rollout = rollouts.changing(session, rollout_id, "draft", "awaiting_approval", "running")
+    rollout = rollouts.changing(session, rollout_id, *UNSTARTED, "running")
     if rollout.state != "draft":
-        return rollout if limits else rollouts.start(session, rollout_id, actor, now)
-    reason = rollouts.check_patches(session, rollout, accepted=full_downloads)
+        if limits is None and rollout.state == "awaiting_approval":
+            _begin(session, rollout, actor, now)
+        return rollout
+    reason = plans.check_patches(session, rollout, accepted=full_downloads)
+    if not _ask(session, rollout, actor, now, limits, reason):
+        _begin(session, rollout, actor, now, reason)
+    return rollout
+
+
+def start_due(
+    session: Session,
+    rollout_id: str,
+    now: datetime,
+    timeout: timedelta,
+    limits: RolloutLimits | None,
+) -> None:
+    """Start a rollout whose time has come if it still may, or note why not; a tick asks again."""
+    rollout = rollouts.changing(session, rollout_id, "scheduled")
+    try:
+        reason = plans.check_patches(session, rollout, accepted=rollout.full_downloads)
+        ends = rules.signed_ends(session, rollout.model)
+        if not ends or min(ends) <= now + timeout:
+            raise WrongState("what people signed runs out before an update would be done")
+        approved = limits and is_approved(limits, rollout, rollout.approvals or [])
+        if approved or not _ask(session, rollout, rollout.asked_by, now, limits, reason):
+            rollouts.start(session, rollout_id, "tick", now, reason)
+    except Conflict as refusal:
+        since = f"{rollout.start_at:%F %R} UTC" if rollout.start_at else "now"
+        rollout.waiting_for = f"was to start at {since}: {refusal.detail}"
+
+
+def _begin(session: Session, rollout: Rollout, actor: str, now: datetime, reason: str = "") -> None:
+    """Start a rollout that has what it takes, or let it wait for its time."""
+    if rollout.start_at is None or rollout.start_at <= now:
+        rollouts.start(session, rollout.id, actor, now, reason)
+        return
+    waiting = f"starts at {rollout.start_at:%F %R} UTC"
+    waits: dict[str, Any] = {"state": "scheduled", "waiting_for": waiting}
+    rollouts.change(session, rollout, "schedule", reason, actor, now, **waits)
+
+
+def _ask(
+    session: Session,
+    rollout: Rollout,
+    actor: str | None,
+    now: datetime,
+    limits: RolloutLimits | None,
+    reason: str,
+) -> bool:
+    """Let a rollout wait for the approvals that it takes; returns whether it takes some."""
     asked = _check(session, rollout, limits) if limits else None
     if limits is None or asked is None:
-        return rollouts.start(session, rollout_id, actor, now, reason)
+        return False
     devices, reached, fleet = asked
     waiting = (
         f"{limits.approvals} to approve it, others than who made it: it goes to {devices} "
         f"devices, and reaches {reached} of {fleet} of {rollout.model}; {actor} asks"
     )
-    asking: dict[str, Any] = {"state": "awaiting_approval", "asked_by": actor}
+    asking: dict[str, Any] = {"state": "awaiting_approval", "asked_by": actor, "approvals": None}
     asking |= {"devices": devices, "waiting_for": waiting}
-    rollouts.change(session, rollout, "ask", reason, actor, now, **asking)
-    return rollout
+    rollouts.change(session, rollout, "ask", reason, actor or "tick", now, **asking)
+    return True
 
 
 def approve(
@@ -138,33 +188,44 @@ def approve(
     held = {"approvals": [*before, one], "waiting_for": rollout.waiting_for}
     rollouts.change(session, rollout, "approve", "", actor, now, one, **held)
     if is_approved(limits, rollout, [*before, one]):
-        return rollouts.start(session, rollout_id, actor, now)
+        _begin(session, rollout, actor, now)
     return rollout
 
 
 def amend(
-    session: Session, rollout_id: str, actor: str, now: datetime, given: dict[str, Any]
+    session: Session,
+    rollout_id: str,
+    actor: str,
+    now: datetime,
+    limits: RolloutLimits | None,
+    given: dict[str, Any],
 ) -> Rollout:
-    """Change what a rollout may cost; whoever approved the plan before approved another one.
+    """Change what a rollout may cost, or its time; who approved it before approved another plan.
 
     Raises:
+        BeyondLimits: it has grown since it was asked for.
         InvalidRequest: nothing is asked for, or bytes that nobody counted from the start.
-        WrongState: it has ended, or goes on by approvals that a change would void.
+        WrongState: it has ended, began already, or goes on by approvals that a change would void.
     """
-    waiting = ("draft", "awaiting_approval")
-    rollout = rollouts.changing(session, rollout_id, *waiting, *LIVE)
+    rollout = rollouts.changing(session, rollout_id, *UNSTARTED, *LIVE)
     if not given:
         raise InvalidRequest("say what to change")
     is_live, budget = rollout.state in LIVE, rollout.budget or Budget()
+    if is_live and "start_at" in given:
+        raise WrongState(f"rollout {rollout.id} began already", state=rollout.state)
     if is_live and rollout.approvals:
         raise WrongState(f"rollout {rollout.id} was approved as it is; halt it and make another")
     if is_live and given.get("bytes_max") and budget.bytes_max is None:
         raise InvalidRequest("its bytes were not counted from the start, so they have no maximum")
-    for name, value in given.items():
-        setattr(budget, name, value)
-    rollout.budget = budget
-    kept = {"waiting_for": rollout.waiting_for, "approvals": None}
-    rollouts.change(session, rollout, "change", "", actor, now, given, **kept)
+    when = {name: given[name] for name in given if name == "start_at"}
+    for name in given.keys() - when:
+        setattr(budget, name, given[name])
+    rollout.budget = budget if given.keys() - when else rollout.budget
+    told = given | {name: at and at.isoformat() for name, at in when.items()}
+    kept = {"waiting_for": rollout.waiting_for, "approvals": None} | when
+    rollouts.change(session, rollout, "change", "", actor, now, told, **kept)
+    if rollout.state == "scheduled" and not _ask(session, rollout, actor, now, limits, ""):
+        _begin(session, rollout, actor, now)
     return rollout
 
 

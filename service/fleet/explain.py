@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.core import policy
 from service.db import documents, queries
-from service.db.rollout_tables import LIVE, OPEN, Rollout
+from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
 from service.fleet import offers, plans
@@ -73,7 +73,7 @@ def rollout(
     following = None
     if rollout.state in LIVE:
         following = policy.decide(observe(session, rollout, now, timeout))
-    waiting = rollout.state in ("draft", "awaiting_approval")
+    waiting = rollout.state in UNSTARTED
     count, ids = queries.without_outcome(session, rollout, SAMPLE_MAX)
     told: dict[tuple[str, str], dict[str, Any]] = {}
     for device_id in ids:
@@ -86,7 +86,7 @@ def rollout(
             {"devices": 0, "for_example": device_id, "compared": last.compared},
         )["devices"] += 1
     held = [{"answer": hold, "rule": rule} | more for (hold, rule), more in told.items()]
-    return rollout.shown("id model state reasons stage waiting_for") | {
+    return rollout.shown("id model state reasons stage start_at waiting_for") | {
         "release": rollout.release.name,
         "cohort": rollout.cohort.name,
         "next": following and {"kind": following.kind, "because": following.because},

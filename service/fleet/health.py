@@ -34,8 +34,8 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
     """Return everything that people ask about one rollout."""
     stages = _stage_views(session, rollout)
     return rollout.shown(
-        "id model state reasons stage generation on_halt halt_reason created_at started_at "
-        "finished_at created_by asked_by conditions priority include_new"
+        "id model state reasons stage generation on_halt halt_reason created_at start_at "
+        "started_at finished_at created_by asked_by conditions priority include_new"
     ) | {
         "release": rollout.release.name,
         "budget": rollout.budget and rollout.budget.shown(BUDGET),

@@ -19,8 +19,7 @@ def resume(
     actor: str,
     now: datetime,
     timeout: timedelta,
-    *,
-    full_downloads: bool = False,
+    full_downloads: bool,
 ) -> Rollout:
     """Go on, and count failures from here; what the gate left undecided passes on this word.
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.core import audit
 from service.core.chain import Edge, File, Limits, Pipeline, Planner
-from service.core.errors import InvalidRequest, NotFound, found
+from service.core.errors import InvalidRequest, NotFound, PatchesMissing, found
 from service.db import artifacts, queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
@@ -125,6 +125,35 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
         "missing": lacking,
         "below_floor": below,
     }
+
+
+def check_patches(session: Session, rollout: Rollout, *, accepted: bool) -> str:
+    """Return which full downloads were accepted; nothing if there are none to speak of.
+
+    Raises:
+        PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
+    """
+    rollout.full_downloads = accepted
+    lacking = _lacking(session, rollout)
+    if lacking and not accepted:
+        raise PatchesMissing(
+            f"{lacking}; make patches (fleetdiff diff bases says from where), or "
+            "start with --accept-full-downloads",
+            release=rollout.release.name,
+        )
+    return f"full downloads accepted: {lacking}" if lacking else ""
+
+
+def lacking(session: Session, rollout: Rollout) -> str:
+    """Say from where devices of the cohort have no way but the full file, empty if that may be."""
+    return "" if rollout.full_downloads else _lacking(session, rollout)
+
+
+def _lacking(session: Session, rollout: Rollout) -> str:
+    rows = missing(session, rollout)["missing"]
+    whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
+    named = [f"{r['release']} ({r['devices']} of them, {r['share_bp'] / 100:g} %)" for r in rows]
+    return f"devices on {', '.join(named)} {whole}" if named else ""
 
 
 def bases(session: Session, model: str) -> list[dict[str, Any]]:

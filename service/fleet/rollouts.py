@@ -20,16 +20,15 @@ from service.core.conditions import kept
 from service.core.errors import (
     InvalidRequest,
     NotAsSeen,
-    PatchesMissing,
     WrongState,
     found,
 )
 from service.db import queries
 from service.db.entries import of_model
-from service.db.rollout_tables import LIVE, Budget, Decision, Deployment, Rollout, Stage
+from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Decision, Deployment, Rollout, Stage
 from service.db.session import changed
 from service.db.tables import Artifact, Release
-from service.fleet import deployments, plans
+from service.fleet import deployments
 from service.publishing.catalog import cohort_named
 
 
@@ -47,10 +46,9 @@ def create_rollout(
     conditions: Conditions = ANYTIME,
     per_minute_max: int | None = None,
     bytes_max: int | None = None,
-    priority: int = 0,
-    include_new: bool = True,
+    **more: Any,
 ) -> Rollout:
-    """Add a rollout in state `draft`; its gate is fixed from here on."""
+    """Add a rollout in state `draft`; its gate is fixed from here on, the rest is kept as asked."""
     named = queries.first(session, Release, model=model, name=release)
     target = found(named, f"release {release} of {model}")
     if target.status != "active":
@@ -78,8 +76,7 @@ def create_rollout(
         cohort_id=chosen.id,
         salt=secrets.token_hex(16),
         conditions=kept(conditions.model_dump(exclude_defaults=True)),
-        priority=priority,
-        include_new=include_new,
+        **more,
         gate=fixed,
         base_sha256=_base_of(session, target),
         gate_sha256=hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest(),
@@ -142,33 +139,18 @@ def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
         )
 
 
-def check_patches(session: Session, rollout: Rollout, *, accepted: bool) -> str:
-    """Return which full downloads were accepted; nothing if there are none to speak of.
-
-    Raises:
-        PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
-    """
-    rollout.full_downloads = accepted
-    lacking = _lacking(session, rollout)
-    if lacking and not accepted:
-        raise PatchesMissing(
-            f"{lacking}; make patches (fleetdiff diff bases says from where), or "
-            "start with --accept-full-downloads",
-            release=rollout.release.name,
-        )
-    return f"full downloads accepted: {lacking}" if lacking else ""
-
-
 def start(
     session: Session, rollout_id: str, actor: str, now: datetime, reason: str = ""
 ) -> Rollout:
-    """Start a draft: one row changes, however many devices the cohort has.
+    """Start a rollout: one row changes, however many devices the cohort has.
 
     `approvals` sees to it that it has the patches and the approvals that it takes.
     """
-    rollout = changing(session, rollout_id, "draft", "awaiting_approval", "running")
+    rollout = changing(session, rollout_id, *UNSTARTED, "running")
     if rollout.state == "running":
         return rollout
+    if rollout.release.status != "active":
+        raise WrongState(f"release {rollout.release.name} is {rollout.release.status}")
     for other in queries.live_rollouts(session, rollout.model):
         if other.cohort_id == rollout.cohort_id:
             raise WrongState(
@@ -233,7 +215,7 @@ def retry(session: Session, rollout_id: str, reason: str, now: datetime) -> int:
 
 def halt(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:
     """End a rollout for good; with `on_halt = revert` its devices are sent back."""
-    rollout = changing(session, rollout_id, "draft", "awaiting_approval", *LIVE)
+    rollout = changing(session, rollout_id, *UNSTARTED, *LIVE)
     if rollout.state not in LIVE:
         change(session, rollout, "cancel", reason, actor, now, state="canceled", finished_at=now)
         return rollout
@@ -299,15 +281,3 @@ def change(
         )
     )
     session.flush()
-
-
-def lacking(session: Session, rollout: Rollout) -> str:
-    """Say from where devices of the cohort have no way but the full file, empty if that may be."""
-    return "" if rollout.full_downloads else _lacking(session, rollout)
-
-
-def _lacking(session: Session, rollout: Rollout) -> str:
-    rows = plans.missing(session, rollout)["missing"]
-    whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
-    named = [f"{r['release']} ({r['devices']} of them, {r['share_bp'] / 100:g} %)" for r in rows]
-    return f"devices on {', '.join(named)} {whole}" if named else ""

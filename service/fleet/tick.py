@@ -7,6 +7,7 @@ wants is a wish in the database, which the publisher grants or not.
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,12 +18,13 @@ from sqlalchemy.orm import Session
 from service.core import policy
 from service.core.canary import Pairs
 from service.core.errors import WrongState
-from service.db import queries
+from service.core.rollout_limits import RolloutLimits
+from service.db import due, queries
 from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
-from service.fleet import deployments, rollouts, rules, sums
+from service.fleet import approvals, deployments, plans, rollouts, rules, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
@@ -34,19 +36,26 @@ VERIFIED_EVERY = timedelta(days=1)
 SUMS_DISAGREE = "sums_disagree"
 
 
-def tick(database: Database, now: datetime, timeout: timedelta) -> None:
+def tick(
+    database: Database, now: datetime, timeout: timedelta, limits: RolloutLimits | None = None
+) -> None:
     """Do everything that is due; each part in a transaction of its own.
 
     Args:
         database: the database.
         now: the time.
         timeout: that a device has for an update.
+        limits: of how far a rollout may go.
     """
     with database.writer() as session:
         _reap(session, now)
         session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))
     with database.reader() as session:
         live = queries.recent_rollouts(session, states=LIVE)
+        starting = due.starting(session, now)
+    for rollout_id in starting:
+        with suppress(WrongState), database.writer() as session:
+            approvals.start_due(session, rollout_id, now, timeout, limits)
     for rollout in live:
         if now - (rollout.verified_at or rollout.started_at or now) >= VERIFIED_EVERY:
             verify(database, rollout.id, now)
@@ -87,7 +96,7 @@ def step(session: Session, rollout: Rollout, now: datetime, timeout: timedelta) 
     seen = observe(session, rollout, now, timeout)
     decision = policy.decide(seen)
     if decision.kind == "advance":  # what a stage needs is looked for when it is to open
-        seen = replace(seen, lacking=rollouts.lacking(session, rollout))
+        seen = replace(seen, lacking=plans.lacking(session, rollout))
         decision = policy.decide(seen)
     if decision.kind == "hold":
         rollout.waiting_for = decision.because
@@ -162,7 +171,7 @@ def _obstacles(
     """Return what may stand in the way of a rollout, beside what its devices say."""
     found: dict[str, Any] = {"under_way": sum(stage.in_flight for stage in rollout.stages)}
     if rollout.state == "running" and now - (rollout.started_at or now) > timeout / 2:
-        found["silent"] = queries.silent(session, rollout, now, timeout / 2)
+        found["silent"] = due.silent(session, rollout, now, timeout / 2)
     budget = rollout.budget
     if budget is not None and budget.bytes_max is not None:
         found["bytes_left"] = budget.bytes_max - budget.bytes_committed
@@ -170,7 +179,7 @@ def _obstacles(
     if ends := rules.signed_ends(session, rollout.model):
         found["signed_s"] = (min(ends) - now - timeout).total_seconds()
     if "patches_missing" in rollout.reasons:
-        found["lacking"] = rollouts.lacking(session, rollout)
+        found["lacking"] = plans.lacking(session, rollout)
     return found
 
 
@@ -198,7 +207,7 @@ def _classes(session: Session, rollout: Rollout) -> list[str]:
 
 def _reap(session: Session, now: datetime) -> None:
     """Silence has a deadline: an update that is never heard of again counts as failed."""
-    for deployment in queries.overdue_deployments(session, now, OVERDUE_PER_TICK_MAX):
+    for deployment in due.overdue(session, now, OVERDUE_PER_TICK_MAX):
         row = session.get_one(DeviceModel, deployment.device_id)
         told = row.order_deployment == deployment.id
         outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame

@@ -88,6 +88,16 @@ def test_what_a_rollout_may_cost_is_changed(desk: Desk, sent: dict[str, Any]) ->
     assert desk.run("rollout", "change", "ro1", "--bytes", "2GB") == 0
     assert sent["change"] == {"bytes_max": 2 * 10**9}
     assert desk.run("rollout", "change", "ro1", "--bytes", "2 GB") == 2
+    assert desk.run("rollout", "change", "ro1", "--at", "2026-12-02T03:00+01:00") == 0
+    assert sent["change"] == {"start_at": "2026-12-02T03:00+01:00"}
+
+
+def test_a_rollout_may_wait_for_its_time(desk: Desk, sent: dict[str, Any]) -> None:
+    words = ["rollout", "start", "asr", "r2", "--cohort", "k", "--at"]
+    assert desk.run(*words, "2026-12-01T03:00Z") == 0
+    assert sent["rollouts"]["start_at"] == "2026-12-01T03:00Z"
+    for wrong in ("2026-12-01", "03:00", "2026-12-01T03:00", "2026-12-01T24:00Z", "tomorrow"):
+        assert desk.run(*words, wrong) == 2 and "a time with its zone" in desk.err
 
 
 def test_resume_starts_a_draft(desk: Desk, sent: dict[str, Any]) -> None:

@@ -137,8 +137,7 @@ class World:
 
     def tick(self, seconds: float = 1) -> None:
         self.now += timedelta(seconds=seconds)
-        timeout = timedelta(seconds=self.app.state.settings.deployment_timeout_s)
-        tick(self.app.state.database, self.now, timeout)
+        tick(self.app.state.database, self.now, timedelta(days=1), self.app.state.rollout_limits)
         self.work()
 
     def work(self) -> list[dict[str, str]]:

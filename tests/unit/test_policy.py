@@ -282,40 +282,6 @@ def test_two_rollouts_choose_independently() -> None:
     assert abs(both - 200) < 4 * math.sqrt(200)
 
 
-# The gate of a rollout's row
-
-
-def test_an_empty_row_is_the_default_gate_and_any_gate_survives_its_row() -> None:
-    assert gate_of({}) == Gate()
-    gate = Gate(margin_rel=0.05, undecided_s=60)
-    assert gate_of(vars(gate)) == gate
-
-
-def test_every_field_of_a_gate_has_bounds() -> None:
-    assert set(GATE_BOUNDS) == set(vars(Gate()))
-
-
-BAD = [-1, math.nan, math.inf, -math.inf, "0.1", None, True, [], 1e30]
-
-
-@pytest.mark.parametrize("name", sorted(GATE_BOUNDS))
-@pytest.mark.parametrize("value", BAD, ids=repr)
-def test_a_field_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=name):
-        gate_of({name: value})
-
-
-def test_a_field_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ValueError, match="marginrel"):
-        gate_of({"marginrel": 0.1})
-
-
-@pytest.mark.parametrize("fine", [0.08, 0.09])
-def test_what_is_fine_lies_below_what_is_bad(fine: float) -> None:
-    with pytest.raises(ValueError, match="failures_fine"):
-        gate_of({"failures_fine": fine})
-
-
 @pytest.mark.parametrize("corner", [0, 1])
 @pytest.mark.parametrize("name", sorted(GATE_BOUNDS))
 def test_a_gate_at_the_edge_of_its_bounds_still_computes(name: str, corner: int) -> None:
