@@ -71,7 +71,8 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.rollout_limits = limits
     app.state.wake, app.state.reports = threading.Event(), Tally()
     problems.install(app)
-    for _, routers in contract.AUDIENCES.values():
+    # The last are the devices': what comes most is looked for first.
+    for _, routers in reversed(contract.AUDIENCES.values()):
         for router in routers:
             app.include_router(router)
     app.include_router(pages.router)
