@@ -89,15 +89,21 @@ def make(folder: Path, devices: int, running: bytes) -> World:
             "releases:write", "rollouts:write", "rollouts:read", "rollouts:halt"
         )
         world.found().publish_all()
-        with app.state.database.writer() as session:
-            release = session.query(Release).filter_by(sha256=digest(running)).one().id
-        for first in range(0, devices, BATCH):
-            numbers = range(first, min(first + BATCH, devices))
-            with app.state.database.writer() as session:
-                session.execute(insert(Device), [_device(n, world.now) for n in numbers])
-                rows = [_runs(n, digest(running), release) for n in numbers]
-                session.execute(insert(DeviceModel), rows)
+        fill(world, devices, running)
     return world
+
+
+def fill(world: World, devices: int, running: bytes) -> None:
+    """Add devices that run a release, by SQL."""
+    database = world.app.state.database
+    with database.writer() as session:
+        release = session.query(Release).filter_by(sha256=digest(running)).one().id
+    for first in range(0, devices, BATCH):
+        numbers = range(first, min(first + BATCH, devices))
+        with database.writer() as session:
+            session.execute(insert(Device), [_device(n, world.now) for n in numbers])
+            rows = [_runs(n, digest(running), release) for n in numbers]
+            session.execute(insert(DeviceModel), rows)
 
 
 def _device(number: int, now: datetime) -> dict[str, Any]:

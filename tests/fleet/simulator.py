@@ -9,12 +9,9 @@ makes a round. Requests go to the app as bytes, past sockets only. All that is l
 drawn from the seed, so the same seed tells the same story.
 """
 
-import asyncio
 import heapq
-import json
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -25,16 +22,17 @@ from device_agent import agent
 from device_agent.errors import Rejected, Unavailable
 from device_agent.states import BEFORE_THE_SWITCH, Idle
 from service.app import flush_seen
-from service.db.rollout_tables import OPEN, Deployment
-from service.fleet.holds import Hold
+from service.db.rollout_tables import Deployment
 from service.fleet.tick import tick
 from service.signing import orders
+from tests.fleet.direct import Direct
 from tests.fleet.faults import CALM, Faults, Killed
 from tests.fleet.simulated import REQUEST_S, PowerCut, SimulatedDevice
 from tests.service.world import START, World
 
 HOUR = 3600.0
 BOOT_S = 30.0
+EVENTS_AT_ONCE = 1000  # before the event loop forgets timers that are over
 ROUND_S = 1.0  # after a device began to wait for its order
 
 
@@ -63,14 +61,14 @@ class Fleet:
         self.world, self.faults, self.tick_s = world, faults, tick_s
         self.rng = random.Random(seed)
         random.seed(seed)  # of the jitter of server and agents
-        self.now_s, self.bytes_sent, self.requests = 0.0, 0, 0
+        self.now_s, self.bytes_sent = 0.0, 0
         self.bad: dict[str, float] = {}
         self.log: list[tuple[float, int, str]] = []
         self.polls: Counter[int] = Counter()
         self.watch: Callable[[], None] = lambda: None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._queued, self._round_due = 0, False
-        self._loop = asyncio.new_event_loop()
+        self.direct = Direct(world.app)
         kinds = liars or {}
         self.devices = [
             kinds.get(number, SimulatedDevice)(self, number, one, running, self._clock_of(number))
@@ -95,18 +93,25 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of what the simulation holds."""
-        self._loop.close()
+        self.direct.close()
 
     def run(self, hours: float) -> None:
         """Let so many hours pass."""
         end = self.now_s + hours * HOUR
         while self._queue[0][0] <= end:
+            self.direct.within(lambda: self._pass(end))
+        self.now_s = end
+        self.world.now = START + timedelta(seconds=end)
+
+    def _pass(self, end: float) -> None:
+        """Let some of what happens until then happen."""
+        for _ in range(EVENTS_AT_ONCE):
+            if self._queue[0][0] > end:
+                return
             self.now_s, _, happens = heapq.heappop(self._queue)
             self.world.now = START + timedelta(seconds=self.now_s)
             happens()
             self.watch()
-        self.now_s = end
-        self.world.now = START + timedelta(seconds=end)
 
     # What the devices stand on.
 
@@ -121,7 +126,7 @@ class Fleet:
             raise Unavailable("the request is lost")
         if path.startswith("artifacts/") and self._chance(self.faults.missing) is not None:
             raise Rejected("E_HTTP", "404 not found")
-        answer = self.send(method, path, headers, body)
+        answer = self.direct.send(method, path, headers, body)
         if path.startswith("poll"):
             self.polls[int(self.now_s // 60)] += 1
         elif path.startswith("artifacts/"):
@@ -154,45 +159,6 @@ class Fleet:
             device.took_s += size / rate
             if rate < limits.rate_bytes_s_min and size / rate > limits.rate_window_s:
                 raise Unavailable(f"{rate} bytes in a second is too slow", code="E_SLOW")
-
-    def send(
-        self, method: str, path: str, headers: dict[str, str], body: bytes = b""
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Send a request to the device API and return status, headers and body of the answer."""
-        self.requests += 1
-        route, _, query = path.partition("?")
-        got: list[Any] = []
-
-        unread = [body]
-
-        async def receive() -> dict[str, Any]:
-            if not unread:  # nobody hangs up
-                await asyncio.get_running_loop().create_future()
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-
-        async def send(message: Any) -> None:
-            got.append(message)
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": f"/device/v1/{route}",
-            "raw_path": f"/device/v1/{route}".encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("127.0.0.1", 1),
-            "server": ("fleet.example", 80),
-        }
-        app = self.world.app
-        # Nobody else writes to this database: what others changed is known, always.
-        app.state.database.entries.heard(time.monotonic())
-        self._loop.run_until_complete(app(scope, receive, send))
-        told = {name.decode().lower(): value.decode() for name, value in got[0]["headers"]}
-        return got[0]["status"], told, b"".join(part.get("body", b"") for part in got[1:])
 
     # What happens.
 
@@ -279,17 +245,17 @@ class Fleet:
             return list(session.query(Deployment).order_by(Deployment.created_at, Deployment.id))
 
     def why_not(self, target: str) -> dict[int, str]:
-        """Return device -> why it does not run the target, as a poll is told; "" if by nothing."""
-        said = {d.device_id: d.reason for d in self.deployments() if d.state not in OPEN}
+        """Return device -> why it does not run the target, by `explain`; "" if that names nothing.
+
+        After it, what became of its last attempt, if that is over.
+        """
+        ended = {d.device_id: f"{d.state} {d.reason}" for d in self.deployments() if d.reason}
         reasons = {}
         for device in self.devices:
-            if device.slots.here == target:
-                continue
-            query = f"poll?root=1&t=0&s={device.slots.here}"
-            bearer = {"authorization": f"Bearer {device.client.credential}"}
-            hold = str(json.loads(self.send("GET", query, bearer)[2])["hold"] or "")
-            reason = said.get(device.device_id, "") if hold == Hold.BACKOFF else hold
-            reasons[device.number] = reason
+            if device.slots.here != target:
+                told = self.world.ok("GET", f"/v1/devices/{device.device_id}/explain")["stopped_by"]
+                attempt = ended.get(device.device_id, "")
+                reasons[device.number] = f"{told['hold']}, {attempt}".strip(", ") if told else ""
         return reasons
 
     def peak_to_mean(self, from_s: float, to_s: float, buckets: int = 20) -> float:

@@ -45,6 +45,25 @@ def told(world: World, device_id: str) -> tuple[Any, ...]:
         )
 
 
+def listening(app: Any, heard: list[str]) -> Any:
+    """Note in which order what is asked of an app."""
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            heard.append(f"{scope['method']} {scope['path'].removeprefix('/device/v1/')}")
+        await app(scope, receive, send)
+
+    return noting
+
+
+def noted(send: Any, heard: list[str]) -> Any:
+    def noting(method: str, path: str, *more: Any) -> Any:
+        heard.append(f"{method} {path.partition('?')[0]}")
+        return send(method, path, *more)
+
+    return noting
+
+
 def config(address: str, folder: Path, root: Path) -> Config:
     return Config(
         server=address,
@@ -68,17 +87,22 @@ def test_a_real_and_a_simulated_device_tell_the_server_the_same(
     phone = world.enroll("simulated", runs=digest(file(1)))
     fleet = Fleet(world, [(phone.id, phone.credential)], digest(file(1)))
     simulated: SimulatedDevice = fleet.devices[0]
-    with served(world.app) as address:
+    asked_by_real, asked_by_simulated = [], []
+    fleet.direct.send = noted(fleet.direct.send, asked_by_simulated)
+    with served(listening(world.app, asked_by_real)) as address:
         real = config(address, tmp_path / "device", root)
         real_id = agent.enroll(real, token["token"], factory)["device_id"]
         with agent.open_device(real) as device:
             agent.run_once(device)
-            agent.run_once(simulated)
+            fleet.direct.within(lambda: agent.run_once(simulated))
             world.start_rollout("r2", "all", stages=[{"share_bp": 10_000}])
             for _ in range(3):
                 world.tick()
-                outcomes = [agent.run_once(each) for each in (device, simulated)]
+                outcomes = [agent.run_once(device)]
+                outcomes.append(fleet.direct.within(lambda: agent.run_once(simulated)))
             assert outcomes == [None, None]
+    assert asked_by_real[1:] == asked_by_simulated and asked_by_real[0] == "POST enroll"
+    assert len(asked_by_simulated) > 10
     of_real, of_simulated = told(world, real_id), told(world, phone.id)
     # An agent says once which version it is; a simulated one was enrolled with it.
     assert [event[1:] for event in of_real[0] if event[2] != "agent"] == [

@@ -34,7 +34,7 @@ def test_the_same_seed_tells_the_same_story_and_another_one_another(simulated: S
     for seed in (3, 3, 4):
         fleet = simulated(8, BAD_WEEK, seed=seed)
         fleet.run(hours=2)
-        logs.append((fleet.log, fleet.requests, fleet.bytes_sent))
+        logs.append((fleet.log, fleet.direct.counts, fleet.bytes_sent))
     assert logs[0] == logs[1] != logs[2]
     assert len(logs[0][0]) > 20
 
