@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, or_, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core import canary, evaluation, policy
@@ -43,6 +43,7 @@ KEPT = (
 ).split()
 CLOCK_WRONG_MAX = timedelta(days=1)  # of a device
 BATCH_PAIRS_LEAST = 3  # of one enrollment token count in any case
+_HIGHEST = select(func.max(Event.seq)).where(Event.device_id == bindparam("device"))
 
 
 def note_seen(session: Session, seen: Mapping[str, datetime]) -> None:
@@ -58,7 +59,7 @@ def record_events(
     session: Session, device: Device, events: Sequence[DeviceEvent], now: datetime
 ) -> int:
     """Store a device's events and move its deployments; returns the highest number stored."""
-    highest = max((e.seq for e in queries.last_events(session, device.id, 1)), default=0)
+    highest: int = session.scalar(_HIGHEST, {"device": device.id}) or 0
     for event in sorted(events, key=lambda e: e.seq):
         if event.seq <= highest:
             continue
