@@ -19,12 +19,12 @@ def starting(session: Session, now: datetime) -> Sequence[str]:
 
 def overdue(session: Session, now: datetime, limit: int) -> Sequence[Deployment]:
     """Return open deployments past their deadline; a pause or a way back has none."""
+    running = select(Rollout.id).where(Rollout.state == "running")
     rows = (
         select(Deployment)
-        .join(Deployment.rollout)
-        .where(Rollout.state == "running", Deployment.direction == "forward")
+        .where(Deployment.rollout_id.in_(running), Deployment.direction == "forward")
         .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
-        .order_by(Deployment.id)
+        .order_by(Deployment.deadline_at, Deployment.id)
         .limit(limit)
     )
     return session.scalars(rows).all()
@@ -33,7 +33,8 @@ def overdue(session: Session, now: datetime, limit: int) -> Sequence[Deployment]
 def silent(session: Session, rollout: Rollout, now: datetime, after: timedelta) -> int:
     """Return how many devices have an order of a rollout and were not heard of for so long."""
     rows = select(func.count()).select_from(Deployment)
-    rows = rows.join(DeviceModel, DeviceModel.order_deployment == Deployment.id)
+    rows = rows.join(DeviceModel, DeviceModel.device_id == Deployment.device_id)
+    rows = rows.where(DeviceModel.order_deployment == Deployment.id)
     rows = rows.join(DeviceModel.device).where(Deployment.rollout_id == rollout.id)
     rows = rows.where(Deployment.direction == "forward", Deployment.state.in_(OPEN))
     # Whoever was given its full time again only now has had no time to speak.

@@ -1,4 +1,4 @@
-"""The SELECTs of orders: which devices wait for one, goal by goal."""
+"""The SELECTs of orders: who waits for one, goal by goal."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session, joinedload
 from service.db.rollout_tables import OPEN, Deployment, Rollout
 from service.db.tables import DeviceModel
 
+# By an expression, so that no index of it serves: that would lead through the whole fleet, and
+# there is one of those few who are under way.
+_their_model = DeviceModel.model.concat("")
 _UNSIGNED = DeviceModel.order_deployment.is_distinct_from(DeviceModel.deployment_id)
 
 
@@ -26,7 +29,8 @@ def waits_for_order(aged: datetime, keyid: str, models: Sequence[str]) -> list[A
     old = DeviceModel.order_expires_at < aged
     foreign = DeviceModel.order_keyid.is_distinct_from(keyid)
     due = or_(_UNSIGNED, foreign, old)
-    return [Deployment.state.in_(OPEN), DeviceModel.model.in_(models), due]
+    under_way = DeviceModel.deployment_id.is_not(None)
+    return [under_way, Deployment.state.in_(OPEN), _their_model.in_(models), due]
 
 
 def goals(session: Session, waits: Sequence[Any], limit: int) -> list[Goal]:
@@ -47,7 +51,7 @@ def waiting(
         .join(Deployment, Deployment.id == DeviceModel.deployment_id)
         .options(joinedload(DeviceModel.device))
         .where(*waits, Deployment.rollout_id == goal.rollout.id)
-        .where(DeviceModel.model == goal.model, Deployment.to_sha256 == goal.sha256)
+        .where(_their_model == goal.model, Deployment.to_sha256 == goal.sha256)
         .order_by(_UNSIGNED, DeviceModel.device_id)
         .limit(limit)
     )

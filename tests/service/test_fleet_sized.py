@@ -1,0 +1,66 @@
+"""The heartbeat looks through no whole fleet: its questions lead by indexes to who is at it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from service.db import queries
+from service.db.session import Database
+from tests.service.world import BASE, World, digest
+
+WHOLE_FLEET = re.compile(
+    r"SCAN (device|device_model|deployment|event|canary_report)\b"
+    r"|INDEX ix_device_model_model_running_release"
+)
+
+
+@contextmanager
+def plans(database: Database) -> Iterator[list[str]]:
+    """Collect how SQLite goes about each SELECT, by its own account."""
+    found: list[str] = []
+
+    def explain(_connection: Any, cursor: Any, asked: str, values: Any, *_more: Any) -> None:
+        if asked.startswith("SELECT"):
+            cursor.execute(f"EXPLAIN QUERY PLAN {asked}", values)
+            found.extend(f"{row[3]}   of   {asked}" for row in cursor.fetchall())
+
+    engines = {database.engine, database.writing}
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", explain)
+    yield found
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", explain)
+
+
+@pytest.fixture
+def rolling(world_sqlite: World) -> World:
+    """A rollout whose first stage is under way, with orders and with wishes."""
+    world = world_sqlite
+    world.publish_all()
+    phones = world.fleet(6, digest(BASE))
+    world.start_rollout("r2", "all", stages=[{"share_bp": 9999}, {"share_bp": 10_000}])
+    for phone in phones[:3]:
+        phone.poll()
+    world.tick()
+    for phone in phones[3:]:
+        phone.poll()
+    return world
+
+
+def test_a_tick_and_a_round_of_the_publisher_scan_no_table_of_the_fleet(rolling: World) -> None:
+    database = rolling.app.state.database
+    timeout = rolling.app.state.settings.deployment_timeout_s
+    with plans(database) as found:
+        rolling.tick(0.7 * timeout)
+    assert len(found) > 20, "they were asked"
+    assert [plan for plan in found if WHOLE_FLEET.search(plan)] == []
+
+
+def test_a_question_that_scans_would_be_found(rolling: World) -> None:
+    with plans(rolling.app.state.database) as found, rolling.app.state.database.reader() as session:
+        queries.count_devices(session, "asr")
+    assert any(WHOLE_FLEET.search(plan) for plan in found)
