@@ -16,7 +16,7 @@ from service.api.strict import StrictRoute
 from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
 from service.core.errors import Unauthorized
 from service.fleet import devices, offers, reports
-from service.fleet.bundle import bundle_of, fleet_version, root_digest
+from service.fleet.bundle import bundle_of, root_digest
 from service.fleet.holds import Hold
 from service.fleet.offers import Answer
 
@@ -74,7 +74,7 @@ def poll(
     session.flush()
     if answer.hold is Hold.ORDER_PENDING:
         wake.set()
-    etag = _etag(answer, fleet_version(session), root)
+    etag = _etag(answer, root)
     soon = answer.deployment is not None or answer.hold is Hold.ORDER_PENDING
     # As long again as it waits already: a publisher that is away brings no storm of a whole fleet.
     soon_s = max(config.poll_soon_s, answer.waits.total_seconds())
@@ -91,7 +91,7 @@ def poll(
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
     body = bundle_of(session, answer, root, t, config.canary_timeout_s)
-    return Response(json.dumps(body), headers=headers, media_type="application/json")
+    return Response(body, headers=headers, media_type="application/json")
 
 
 @router.post("/key", status_code=202, responses=document(401, 408, 409, 413, 422))
@@ -134,8 +134,9 @@ def post_canary_report(
     return {"result": result}
 
 
-def _etag(answer: Answer, version: str, root: int) -> str:
-    row = answer.row
+def _etag(answer: Answer, root: int) -> str:
+    row, signed = answer.row, answer.ground.timestamp
+    version = str(signed.version) if signed else "0"
     deployment = answer.deployment.id if answer.deployment else ""
     state: list[Any] = [version, root, row.running_sha256, row.order_seq, deployment, answer.hold]
     return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}"'

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Select, and_, func, or_, select
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy import Select, and_, bindparam, func, or_, select
+from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from service.db.rollout_tables import (
     LIVE,
@@ -100,10 +100,14 @@ def devices_page(
     return session.scalars(rows.order_by(Device.id).limit(limit)).all()
 
 
+_NEWEST = (Deployment.created_at.desc(), Deployment.id)
+_DEPLOYMENTS = select(Deployment).where(Deployment.device_id == bindparam("device"))
+_DEPLOYMENTS = _DEPLOYMENTS.order_by(*_NEWEST)  # made once: every poll asks this
+
+
 def deployments_of(session: Session, device_id: str) -> Sequence[Deployment]:
     """Return a device's deployments, the newest first."""
-    rows = select(Deployment).filter_by(device_id=device_id)
-    return session.scalars(rows.order_by(Deployment.created_at.desc(), Deployment.id)).all()
+    return session.scalars(_DEPLOYMENTS, {"device": device_id}).all()
 
 
 def cohort_devices(cohort: Cohort) -> Select[str]:
@@ -189,23 +193,19 @@ def live_rollouts(session: Session, model: str) -> Sequence[Rollout]:
     return recent_rollouts(session, model=model, states=LIVE)
 
 
+def steering_rollouts(session: Session, model: str) -> Sequence[Rollout]:
+    """Return a model's rollouts that may tell a device something, whole, the newest first."""
+    back = and_(Rollout.state == "halted", Rollout.on_halt == "revert")
+    rows = select(Rollout).where(Rollout.model == model, or_(Rollout.state.in_(LIVE), back))
+    parts = (Rollout.release, Rollout.cohort, Rollout.stages, Rollout.budget)
+    rows = rows.options(*map(selectinload, parts))
+    return session.scalars(rows.order_by(Rollout.created_at.desc(), Rollout.id)).all()
+
+
 def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:
     """Return the deployments of a device that have no outcome yet."""
     rows = select(Deployment).where(Deployment.device_id == device_id, Deployment.state.in_(OPEN))
     return session.scalars(rows.order_by(Deployment.created_at)).all()
-
-
-def reverted_deployment(session: Session, device_id: str, running: str) -> Deployment | None:
-    """Return the forward deployment that put these bytes on a device, if it is to be undone.
-
-    Only the newest one that leads to these bytes can have put them there.
-    """
-    rows = select(Deployment).options(joinedload(Deployment.rollout))
-    rows = rows.filter_by(device_id=device_id, direction="forward", to_sha256=running)
-    newest = session.scalars(rows.order_by(Deployment.created_at.desc()).limit(1)).first()
-    if newest is None or newest.rollout.state != "halted" or newest.rollout.on_halt != "revert":
-        return None
-    return newest
 
 
 class Tally(NamedTuple):

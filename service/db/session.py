@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from threading import Event
 from typing import Any
 
-from sqlalchemy import Engine, Update, create_engine, event, func, select
+from sqlalchemy import Engine, Executable, Update, create_engine, event, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection, make_url
@@ -52,7 +52,8 @@ class Database:
             )
             self.writing = self.engine
         writes = self.writing.execution_options(fleetdiff_writes=True)
-        self._writers = sessionmaker(writes, expire_on_commit=False)
+        kept: dict[str, Any] = {"grounds": {}}  # by model, see `service.fleet.ground`
+        self._writers = sessionmaker(writes, expire_on_commit=False, info=kept)
         self._readers = sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
 
     @contextmanager
@@ -106,6 +107,21 @@ def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERY
     """
     done = session.execute(statement, execution_options={"touches": touches})
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
+
+
+def written(
+    session: Session, statement: Executable, values: dict[str, Any], touches: Iterable[str] = ()
+) -> int:
+    """Execute a statement past the unit of work, which takes a tenth of the time; returns the rows.
+
+    Args:
+        session: to write to.
+        statement: one of the core, best made once: what it was compiled to is found again.
+        values: of its parameters.
+        touches: whose answers it may change, see `service.db.changes`.
+    """
+    changes.touched(session).update(touches)
+    return session.connection().execute(statement, values).rowcount
 
 
 def insert_into(session: Session, table: type[DeclarativeBase]) -> Any:

@@ -6,7 +6,6 @@ and the order are believed; the plan merely says where the bytes are.
 
 import hashlib
 import json
-from typing import Any
 
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
@@ -21,8 +20,8 @@ from trust.roles import family_role
 
 def bundle_of(
     session: Session, answer: Answer, root: int, timestamp: int, canary_timeout_s: int
-) -> dict[str, Any]:
-    """Return the body of a changed poll.
+) -> bytes:
+    """Return the body of a changed poll, JSON.
 
     Args:
         session: to read from.
@@ -32,26 +31,25 @@ def bundle_of(
             version is not sent again.
         canary_timeout_s: how long the device may listen.
     """
-    newest = documents.newest_metadata(session, "timestamp")
-    hold = hold_of(answer, newest)
-    metadata = _metadata(session, answer.row.model, newest, root, timestamp) if newest else {}
+    newest, model = answer.ground.timestamp, answer.row.model
+
+    def written() -> str:
+        return json.dumps(_metadata(session, model, newest, root, timestamp) if newest else {})
+
+    metadata = answer.ground.once(("metadata", root, timestamp), written)
+    hold = hold_of(answer)
     order = plan = None
     if hold is None:
         assert answer.row.order_body is not None
         order = json.loads(answer.row.order_body)
         plan = plan_of(session, answer) | {"gate": {"timeout_s": canary_timeout_s}}
-    return {"metadata": metadata, "order": order, "hold": hold, "plan": plan}
+    rest = json.dumps({"order": order, "hold": hold, "plan": plan})
+    return f'{{"metadata": {metadata}, {rest[1:]}'.encode()
 
 
-def hold_of(answer: Answer, newest: MetadataFile | None) -> Hold | None:
-    """Return why a device gets no order, as the poll tells it; `newest` is the timestamp."""
-    return Hold.NOTHING_PUBLISHED if newest is None else answer.hold
-
-
-def fleet_version(session: Session) -> str:
-    """Return what changes whenever signed metadata does."""
-    row = documents.newest_metadata(session, "timestamp")
-    return str(row.version) if row else "0"
+def hold_of(answer: Answer) -> Hold | None:
+    """Return why a device gets no order, as the poll tells it."""
+    return Hold.NOTHING_PUBLISHED if answer.ground.timestamp is None else answer.hold
 
 
 def root_digest(session: Session) -> str:

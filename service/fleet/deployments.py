@@ -10,39 +10,78 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, or_, select, update
+from sqlalchemy import bindparam, case, insert, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from service.db import queries
 from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, Budget, Deployment, Rollout, Stage
-from service.db.session import changed
-from service.db.tables import DeviceModel, Release
+from service.db.session import changed, written
+from service.db.tables import DeviceModel, Model, Release
+from service.fleet.ground import Ground
 
+_TABLES: Any = [table.__table__ for table in (Stage, Rollout, Model, Deployment, DeviceModel)]
+_STAGE, _ROLLOUT, _MODEL, _DEPLOYMENT, _DEVICE_MODEL = _TABLES
 ATTEMPTS_MAX = 4
 RETRY_FIRST, RETRY_TIMES = timedelta(hours=1), 6  # then after 6 hours and 36
 
 
-def grant(session: Session, rollout: Rollout, bytes_worst: int, now: datetime) -> str:
+_ROOM = or_(_STAGE.c.in_flight_max.is_(None), _STAGE.c.in_flight < _STAGE.c.in_flight_max)
+_AS_READ = (
+    select(_ROLLOUT.c.id)
+    .join(_MODEL, _MODEL.c.name == _ROLLOUT.c.model)
+    .where(_ROLLOUT.c.id == bindparam("of"), _ROLLOUT.c.stage == bindparam("running"))
+    .where(_ROLLOUT.c.state == "running", _ROLLOUT.c.generation == bindparam("seen"))
+    .where(_MODEL.c.generation == bindparam("known"))
+)
+_TAKE = (
+    update(_STAGE)
+    .where(_STAGE.c.rollout_id == bindparam("of"), _STAGE.c.number == bindparam("running"))
+    .where(_ROOM, _AS_READ.exists())
+    .values(in_flight=_STAGE.c.in_flight + 1)
+)
+_ADD = insert(_DEPLOYMENT)
+_WANT = (
+    update(_DEVICE_MODEL)
+    .where(_DEVICE_MODEL.c.device_id == bindparam("of"))
+    .values(deployment_id=bindparam("wish"))
+)
+
+
+class Stale(Exception):
+    """What an answer was about to follow from is not what the database holds any more."""
+
+
+def grant(
+    session: Session, ground: Ground, rollout: Rollout, bytes_worst: int, now: datetime
+) -> tuple[str, int]:
     """Take one place in flight of the running stage, and its cost out of the rollout's budget.
 
     Each is one conditional UPDATE, so that any number of workers never overshoot a cap.
 
     Returns:
         The cap that is reached: "in_flight", "per_minute" or "bytes"; nothing if it is granted.
+        The bytes that the rollout's other devices spend, if somebody counts them.
+
+    Raises:
+        Stale: the rollout, or anything else of the model, changed since it was read.
     """
-    room = or_(Stage.in_flight_max.is_(None), Stage.in_flight < Stage.in_flight_max)
-    running = (Stage.rollout_id == rollout.id, Stage.number == rollout.stage)
-    taking = update(Stage).where(*running, room).values(in_flight=Stage.in_flight + 1)
-    if not changed(session, taking, touches=()):
-        return "in_flight"
-    reached = _spend(session, rollout.budget, bytes_worst, now) if rollout.budget else ""
+    as_read = {"of": rollout.id, "running": rollout.stage, "seen": rollout.generation}
+    as_read |= {"known": ground.generation}
+    if not written(session, _TAKE, as_read):
+        if session.connection().execute(_AS_READ, as_read).first() is None:
+            raise Stale
+        return "in_flight", 0
+    if rollout.budget is None:
+        return "", 0
+    reached, committed = _spend(session, rollout.budget, bytes_worst, now)
     if reached:
         _free(session, rollout.id, rollout.stage, 1)
-    return reached
+    return reached, committed
 
 
-def _spend(session: Session, budget: Budget, bytes_worst: int, now: datetime) -> str:
+def _spend(session: Session, budget: Budget, bytes_worst: int, now: datetime) -> tuple[str, int]:
     ours, minute = Budget.rollout_id == budget.rollout_id, int(now.timestamp()) // 60
     after = Budget.bytes_committed + bytes_worst
     room = or_(Budget.bytes_max.is_(None), after <= Budget.bytes_max)
@@ -55,19 +94,12 @@ def _spend(session: Session, budget: Budget, bytes_worst: int, now: datetime) ->
     }
     spending = update(Budget).where(ours, turn, room).values(bytes_committed=after, **newest)
     spending = spending.execution_options(synchronize_session=False)
-    if changed(session, spending, touches=()):
-        return ""
-    session.refresh(budget)
-    full = budget.bytes_max is not None and budget.bytes_committed + bytes_worst > budget.bytes_max
-    return "bytes" if full else "per_minute"
-
-
-def existing(
-    session: Session, rollout: Rollout, row: DeviceModel, direction: str
-) -> Deployment | None:
-    """Return the device's deployment in a rollout; there is one at most in each direction."""
-    key = {"rollout_id": rollout.id, "device_id": row.device_id, "direction": direction}
-    return queries.first(session, Deployment, **key)
+    fits = changed(session, spending, touches=())
+    committed = session.scalars(select(Budget.bytes_committed).where(ours)).one()
+    if fits:
+        return "", committed - bytes_worst
+    full = budget.bytes_max is not None and committed + bytes_worst > budget.bytes_max
+    return "bytes" if full else "per_minute", committed
 
 
 def offer(
@@ -76,30 +108,43 @@ def offer(
     row: DeviceModel,
     direction: str,
     release: Release,
+    before: Deployment | None,
     timeout: timedelta,
     now: datetime,
     bytes_worst: int = 0,
 ) -> Deployment:
-    """Add a deployment, or open the one again that was called off, or failed and may try again."""
-    deployment = existing(session, rollout, row, direction)
-    if deployment is not None and deployment.state not in (*OPEN, "canceled"):
+    """Add a deployment, or open the one `before` again: called off, or failed and may try again."""
+    # It takes its place in the stage that runs now, and will free it there.
+    values: dict[str, Any] = {"state": "offered", "reason": "", "stage": rollout.stage}
+    values |= {"from_sha256": row.running_sha256, "way": "", "retry_at": None}
+    values |= {"updated_at": now, "deadline_at": now + timeout, "bytes_reserved": bytes_worst}
+    if before is None:
+        values |= {"id": secrets.token_hex(8), "direction": direction, "created_at": now}
+        values |= {"rollout_id": rollout.id, "device_id": row.device_id}
+        values |= {"release_id": release.id, "to_sha256": release.sha256}
+        values |= {"bytes_sent": 0, "failures": 0, "failed_way": ""}
+        written(session, _ADD, values, touches=[of_device(row.device_id)])
+        return Deployment(**values)
+    if before.state not in (*OPEN, "canceled"):
         # Another attempt: the device gave up on the one before by its id.
         row.deployment_id = None
         session.flush()
-        deployment.id = secrets.token_hex(8)
-    if deployment is None:
-        deployment = Deployment(id=secrets.token_hex(8), direction=direction, created_at=now)
-        deployment.rollout_id, deployment.device_id = rollout.id, row.device_id
-        deployment.release_id, deployment.to_sha256 = release.id, release.sha256
-        session.add(deployment)
-    # It takes its place in the stage that runs now, and will free it there.
-    deployment.state, deployment.reason, deployment.stage = "offered", "", rollout.stage
-    deployment.bytes_reserved = (deployment.bytes_sent or 0) + bytes_worst
-    deployment.from_sha256, deployment.way = row.running_sha256, ""
-    deployment.retry_at = None
-    deployment.updated_at, deployment.deadline_at = now, now + timeout
+        before.id = secrets.token_hex(8)
+    values["bytes_reserved"] += before.bytes_sent
+    for name, value in values.items():
+        setattr(before, name, value)
     session.flush()
-    return deployment
+    return before
+
+
+def want(session: Session, row: DeviceModel, wanted: Deployment | None) -> None:
+    """Note what a device shall do: for that it is given an order."""
+    wish = wanted.id if wanted else None
+    if row.deployment_id != wish:
+        session.flush()
+        values = {"of": row.device_id, "wish": wish}
+        written(session, _WANT, values, touches=[of_device(row.device_id)])
+        set_committed_value(row, "deployment_id", wish)
 
 
 def progress(deployment: Deployment, state: str, now: datetime) -> None:

@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.core import audit
@@ -19,6 +19,16 @@ from trust.errors import Untrusted
 
 logger = logging.getLogger(__name__)
 MAKE_A_KEY = "key"  # in place of a new credential, to a device that signs
+# Made once: what a statement is compiled to is found again by what it is made of.
+_FRESH = select(Device).where(Device.id == bindparam("device"))
+_FRESH = _FRESH.execution_options(populate_existing=True)
+# FOR NO KEY UPDATE: others may still refer to the row meanwhile.
+_LOCKED = _FRESH.with_for_update(key_share=True)
+_COLUMNS: Any = Device.__table__.c
+_KNOWN = select(
+    *(_COLUMNS[name] for name in "id status signed_number certificate_sha256".split()),
+    *(_COLUMNS[f"{which}credential_sha256"] for which in ("", "next_", "old_")),
+).where(_COLUMNS.id == bindparam("device"))
 
 
 def enroll(
@@ -97,11 +107,30 @@ def identify_device(
     Raises:
         Unauthorized: unknown, wrong, revoked or superseded, all alike.
     """
-    digest = shown.sha256
-    # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
-    shared = {"key_share": True} if lock else None
-    device = session.get(Device, shown.device_id, with_for_update=shared)
-    refusal = _unknown(shown)
+    asked = {"device": shown.device_id}
+    found = session.scalars(_LOCKED if lock else _FRESH, asked)
+    device = found.one_or_none()
+    renewed = check_shown(device, shown, certificate)
+    assert device is not None
+    if lock:
+        count_request(session, shown)
+    if renewed and lock:
+        _supersede(session, device, now)
+    return device
+
+
+def admit(session: Session, shown: Shown, certificate: str | None) -> None:
+    """Refuse whoever is no device, at the price of looking it up; see `identify_device`."""
+    check_shown(
+        session.connection().execute(_KNOWN, {"device": shown.device_id}).first(),
+        shown,
+        certificate,
+    )
+
+
+def check_shown(device: Any, shown: Shown, certificate: str | None) -> bool:
+    """Refuse what is not a device's own; returns whether it is its new credential."""
+    digest, refusal = shown.sha256, _unknown(shown)
     if device is None or device.status == "revoked":
         raise refusal
     if (device.signed_number is None) != (shown.number is None):
@@ -117,11 +146,7 @@ def identify_device(
     if device.certificate_sha256 is not None and not same(device.certificate_sha256, certificate):
         refusal.noted["alarm"] = "certificate"  # the credential is somewhere without its key
         raise refusal
-    if lock:
-        count_request(session, shown)
-    if renewed and lock:
-        _supersede(session, device, now)
-    return device
+    return renewed
 
 
 def count_request(session: Session, shown: Shown) -> None:

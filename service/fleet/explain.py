@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.core import policy
-from service.db import documents, queries
+from service.db import queries
 from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
@@ -103,7 +103,7 @@ def _told(
 ) -> tuple[Finding | None, list[Finding]]:
     """Return the rule that stops a device, or one rollout for it, and all that were applied."""
     answer = offers.check_in(session, row.device, row.running_sha256, timeout, now)
-    hold = hold_of(answer, documents.newest_metadata(session, "timestamp"))
+    hold = hold_of(answer)
     findings = list(answer.findings)
     if hold is Hold.NOTHING_PUBLISHED:
         findings.append(Finding("published", "there is no timestamp yet", hold))

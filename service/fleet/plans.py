@@ -4,6 +4,7 @@ A patch that turns out bad is withdrawn here, at once and without a signature, s
 takes a way away; a floor is a release that must have run before a later one is offered.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from service.core.errors import InvalidRequest, NotFound, PatchesMissing, found
 from service.db import artifacts, queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
+from service.fleet.ground import Ground
 from service.publishing import catalog
 
 MISSING_OVER_BP = 500  # of a cohort: so many may fetch a full file
@@ -25,8 +27,24 @@ PATCH = "kind sha256 bytes memory_bytes goes_back ok_count fail_count withdrawn"
 
 def planner_of(session: Session, target: Release, limits: Limits) -> Planner:
     """Return the planner of the ways to a release, by every patch of its model."""
-    files = [File(r.sha256, r.bytes) for r in queries.releases_of(session, target.model)]
-    return Planner(edges_of(session, target.model), files, target.sha256, limits)
+    return Planner(*_graph(session, target.model), target.sha256, limits)
+
+
+def pipelines(
+    session: Session, ground: Ground, target: Release, limits: Limits, running: str, *, undo: bool
+) -> list[Pipeline]:
+    """Return the pipelines of a device to a release, searched once for all that are like it."""
+
+    def search() -> list[Pipeline]:
+        graph = ground.once("graph", lambda: _graph(session, ground.model))
+        return Planner(*graph, target.sha256, limits).pipelines(running, undo=undo)
+
+    return ground.once((target.id, limits, running, undo), search)
+
+
+def _graph(session: Session, model: str) -> tuple[list[Edge], list[File]]:
+    files = [File(r.sha256, r.bytes) for r in queries.releases_of(session, model)]
+    return edges_of(session, model), files
 
 
 def edges_of(session: Session, model: str) -> list[Edge]:
@@ -51,18 +69,23 @@ def limits_of(row: DeviceModel) -> Limits:
     return Limits(network=network, **said)
 
 
-def bytes_worst(session: Session, rollout: Rollout, row: DeviceModel) -> int:
+def bytes_worst(session: Session, ground: Ground, rollout: Rollout, row: DeviceModel) -> int:
     """Return what a device fetches if all pipelines but the last fail; 0 where nobody counts."""
     if rollout.budget is None or rollout.budget.bytes_max is None:
         return 0
-    ways = planner_of(session, rollout.release, limits_of(row)).pipelines(row.running_sha256)
+    goal = (rollout.release, limits_of(row), row.running_sha256)
+    ways = pipelines(session, ground, *goal, undo=False)
     return sum(step.bytes for way in ways for step in way.steps)
 
 
 def floor_of(session: Session, target: Release, running: Release | None) -> Floor | None:
     """Return the lowest floor that must run before a release may; unknown bytes passed none."""
+    return floor_below(queries.floors_of(session, target.model), target, running)
+
+
+def floor_below(floors: Sequence[Floor], target: Release, running: Release | None) -> Floor | None:
+    """Return the lowest of a model's floors that stands between two releases."""
     passed = running.seq if running else 0
-    floors = queries.floors_of(session, target.model)
     return next((f for f in floors if passed < f.release.seq < target.seq), None)
 
 

@@ -22,9 +22,10 @@ from service.core.policy import gate_of
 from service.db import pairs, queries
 from service.db.entries import of_device
 from service.db.rollout_tables import LIVE, OPEN, CanaryReport, Deployment, Event, Rollout
-from service.db.tables import CanarySet, Device, DeviceModel
+from service.db.tables import CanarySet, Device, DeviceModel, Model
 from service.fleet import deployments, sums, ways
-from service.fleet.offers import canary_of
+from service.fleet.ground import canary_of
+from service.fleet.offers import shard_of
 from service.fleet.sums import Errors, Pair
 from trust.fields import VERSION
 
@@ -226,7 +227,8 @@ def _check(
     now: datetime,
 ) -> None:
     rollout = deployment.rollout
-    shard = canary_of(session, rollout.model, device.id) or {}
+    canary_set = canary_of(session, session.get_one(Model, rollout.model))
+    shard = shard_of(canary_set, device.id) if canary_set else {}
     named = f"{deployment.release.name}|{device.id}|{pair.canary_set}|{pair.shard}|{pair.attempt}"
     placebo = arm == "control" and pair.new_model == pair.old_model
     expected = {

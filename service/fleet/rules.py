@@ -4,53 +4,102 @@ A poll walks them to its answer, and `explain` shows that same walk: there is no
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from service.core import conditions, policy
 from service.db import documents, queries
-from service.db.rollout_tables import OPEN, Deployment, Rollout
+from service.db.rollout_tables import LIVE, OPEN, Cohort, Deployment, Rollout
 from service.db.tables import DeviceModel, Release
 from service.fleet import deployments, plans
+from service.fleet.ground import Ground, offline
 from service.fleet.holds import Finding, Hold
 from trust.fields import is_at_least
-from trust.roles import family_role
 
 Applied = Iterator[tuple[Any, ...]]  # the fields of a finding, but for the rollout
 
 
-def wanted(
-    session: Session, row: DeviceModel, timeout: timedelta, now: datetime
-) -> tuple[Deployment | None, list[Finding]]:
+@dataclass(frozen=True)
+class Case:
+    """One device that asks, and what its answer follows from.
+
+    Attributes:
+        ground: what is the same for every device of its model.
+        deployments: its own, the newest first.
+        timeout: of a deployment.
+    """
+
+    session: Session
+    ground: Ground
+    row: DeviceModel
+    deployments: Sequence[Deployment]
+    timeout: timedelta
+    now: datetime
+
+    @property
+    def release(self) -> Release | None:
+        """What the device runs, if that is known."""
+        return self.ground.releases.get(self.row.running_release or 0)
+
+    def tried(self, rollout: Rollout, direction: str) -> Deployment | None:
+        """Return the device's deployment in a rollout; there is one at most in each direction."""
+        same = (rollout.id, direction)
+        return next((d for d in self.deployments if (d.rollout_id, d.direction) == same), None)
+
+
+def wanted(case: Case) -> tuple[Deployment | None, list[Finding]]:
     """Return what a device shall do, if anything, and every rule that was applied on the way."""
     trail: list[Finding] = []
-    if not _passes(_standing(row), trail):
+    if not _passes(_standing(case.row), trail):
         return None, trail
-    undo = queries.reverted_deployment(session, row.device_id, row.running_sha256)
+    undo = _reverted(case)
     if undo is not None:
-        back = _way_back(session, undo, row, timeout, now, trail)
+        back = _way_back(case, undo, trail)
         if back is not None:
             return back, trail
         # The way back is barred; a fix may lead forward.
     # What is on its way goes on: a newer rollout does not make an older one look failed.
-    under_way = {d.rollout_id for d in queries.open_deployments(session, row.device_id)}
-    live = queries.live_rollouts(session, row.model)
+    under_way = {d.rollout_id for d in case.deployments if d.state in OPEN}
+    live = [rollout for rollout in case.ground.rollouts.values() if rollout.state in LIVE]
     for rollout in sorted(live, key=lambda r: (r.id not in under_way, -r.priority)):
-        forward = _way_forward(session, rollout, row, timeout, now, trail)
+        forward = _way_forward(case, rollout, trail)
         if forward is not None:
             return forward, trail
     if undo is None and not live:
-        none = f"no rollout of {row.model} is running or paused"
+        none = f"no rollout of {case.row.model} is running or paused"
         trail.append(Finding("rollouts", none, Hold.NO_ROLLOUT))
     return None, trail
 
 
 def signed_ends(session: Session, model: str) -> Sequence[datetime]:
     """Return when what people sign runs out: each of the documents, and the canary set."""
-    ends = documents.newest_ends(session, _offline(model))
+    ends = documents.newest_ends(session, offline(model))
     return [*ends.values(), *documents.canary_ends(session, model).values()]
+
+
+def signed_until(ground: Ground, now: datetime) -> datetime:
+    """Return when the next document that people sign runs out; a later one comes by a change."""
+    ends = [*ground.ends.values(), *_canary_ends(ground)]
+    return min((end for end in ends if end > now), default=datetime.max.replace(tzinfo=UTC))
+
+
+def _canary_ends(ground: Ground) -> list[datetime]:
+    end = ground.canary and ground.canary.set.expires_at
+    return [end] if end else []
+
+
+def _reverted(case: Case) -> Deployment | None:
+    """Return the forward deployment that put these bytes on the device, if it is to be undone.
+
+    Only the newest one that leads to these bytes can have put them there.
+    """
+    led = (d for d in case.deployments if d.direction == "forward")
+    newest = next((d for d in led if d.to_sha256 == case.row.running_sha256), None)
+    rollout = case.ground.rollouts.get(newest.rollout_id) if newest else None
+    return newest if rollout is not None and rollout.state == "halted" else None
 
 
 def _passes(rules: Applied, trail: list[Finding], rollout: str | None = None) -> bool:
@@ -67,26 +116,19 @@ def _standing(row: DeviceModel) -> Applied:
     yield "standing", f"the device is {is_so}", None if is_so == "active" else Hold(is_so)
 
 
-def _way_back(
-    session: Session,
-    undo: Deployment,
-    row: DeviceModel,
-    timeout: timedelta,
-    now: datetime,
-    trail: list[Finding],
-) -> Deployment | None:
+def _way_back(case: Case, undo: Deployment, trail: list[Finding]) -> Deployment | None:
     if undo.state == "canceled":
         # It was called off too late: the device's own poll proves that it had switched.
         undo.state, undo.reason = "confirmed", "after the halt"
-    before = queries.first(session, Release, model=row.model, sha256=undo.from_sha256)
-    existing = deployments.existing(session, undo.rollout, row, "back")
+    rollout, before = case.ground.rollouts[undo.rollout_id], case.ground.release(undo.from_sha256)
+    existing = case.tried(rollout, "back")
 
     def rules() -> Applied:
-        bad = undo.release.name
+        bad = rollout.release.name
         signed = before is not None and before.status == "active" and bad in before.rollback_from
         said = f"the way back from {bad} to {before.name if before else 'unknown bytes'} is "
         yield "way_back", f"{said}{'' if signed else 'not '}signed", _or(signed, Hold.NO_PIPELINE)
-        yield _unexpired(session, row.model, now)
+        yield _unexpired(case)
         tried = existing is not None and existing.state not in OPEN
         yield "attempt", _told(existing), _or(not tried, Hold.BACKOFF)
 
@@ -95,60 +137,52 @@ def _way_back(
     if existing is not None:
         return existing
     assert before is not None
-    return deployments.offer(session, undo.rollout, row, "back", before, timeout, now)
+    times = (case.timeout, case.now)
+    return deployments.offer(case.session, rollout, case.row, "back", before, existing, *times)
 
 
-def _way_forward(
-    session: Session,
-    rollout: Rollout,
-    row: DeviceModel,
-    timeout: timedelta,
-    now: datetime,
-    trail: list[Finding],
-) -> Deployment | None:
-    tried = deployments.existing(session, rollout, row, "forward")
+def _way_forward(case: Case, rollout: Rollout, trail: list[Finding]) -> Deployment | None:
+    row, release, worst = case.row, rollout.release, 0
+    tried = case.tried(rollout, "forward")
     existing = tried if tried is not None and tried.state in OPEN else None
-    release, worst = rollout.release, 0
 
     def rules() -> Applied:
         nonlocal worst
-        runs = row.release.name if row.release else row.running_sha256[:12] or "unknown bytes"
+        runs = case.release.name if case.release else row.running_sha256[:12] or "unknown bytes"
         there = row.running_release == rollout.release_id
         both = f"the device runs {runs}, the rollout brings {release.name}"
         yield "release", both, _or(not there, Hold.UP_TO_DATE)
-        yield _may_try(tried, now)
+        yield _may_try(tried, case.now)
         yield (
             "state",
             f"the rollout is {rollout.state}",
             _or(rollout.state == "running", Hold.PAUSED),
         )
-        yield from _barriers(session, release, row, now)
+        yield from _barriers(case, release)
         # Whoever leaves the cohort before the order was given gets none; after that it goes on.
-        if (
-            existing
-            and row.order_deployment != existing.id
-            and not queries.in_cohort(session, rollout.cohort, row.device_id)
-        ):
-            deployments.finish(session, existing, "canceled", "left the cohort", now)
-            yield _within(session, rollout, row)
+        if existing and row.order_deployment != existing.id and not _is_in(case, rollout.cohort):
+            left = ("canceled", "left the cohort", case.now)
+            deployments.finish(case.session, existing, *left)
+            yield _within(case, rollout)
         if existing is None:
-            yield from _turn(session, rollout, row)
-            yield from _conditions(rollout, row, now)
-            worst = plans.bytes_worst(session, rollout, row)
-            yield from _caps(session, rollout, worst, now)
+            yield from _turn(case, rollout)
+            yield from _conditions(rollout, row, case.now)
+            worst = plans.bytes_worst(case.session, case.ground, rollout, row)
+            yield from _caps(case, rollout, worst)
 
     if not _passes(rules(), trail, rollout.id):
         return None
     if existing is not None:
         return existing
-    return deployments.offer(session, rollout, row, "forward", release, timeout, now, worst)
+    times = (case.timeout, case.now)
+    return deployments.offer(case.session, rollout, row, "forward", release, tried, *times, worst)
 
 
-def _barriers(session: Session, release: Release, row: DeviceModel, now: datetime) -> Applied:
+def _barriers(case: Case, release: Release) -> Applied:
     """Why no order for this release could be followed by this device."""
-    active, device = release.status == "active", row.device
+    active, device = release.status == "active", case.row.device
     yield "status", f"{release.name} is {release.status}", _or(active, Hold.NO_PIPELINE)
-    runs = row.release.seq if row.release else 0
+    runs = case.release.seq if case.release else 0
     both = f"number {runs} runs, {release.seq} comes"
     yield "direction", both, _or(runs <= release.seq, Hold.NO_PIPELINE)
     asked = release.hardware or [device.hardware]
@@ -157,32 +191,38 @@ def _barriers(session: Session, release: Release, row: DeviceModel, now: datetim
     recent = is_at_least(device.agent_version, release.min_agent)
     both = f"{device.agent_version}; it takes {release.min_agent or 'any'}"
     yield "agent", both, _or(recent, Hold.AGENT_TOO_OLD)
-    floor = plans.floor_of(session, release, row.release)
+    floor = plans.floor_below(case.ground.floors, release, case.release)
     first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
     yield "floor", first, _or(floor is None, Hold.FLOOR)
-    yield _unexpired(session, release.model, now)
+    yield _unexpired(case)
     # A way back is not tried: a set that is over does not bar it.
-    for end in documents.canary_ends(session, release.model).values():
+    for end in _canary_ends(case.ground):
         until = f"the canary set is good until {end:%Y-%m-%d %H:%M}"
-        yield "canary_set", until, _or(end > now, Hold.METADATA_EXPIRED)
+        yield "canary_set", until, _or(end > case.now, Hold.METADATA_EXPIRED)
 
 
-def _turn(session: Session, rollout: Rollout, row: DeviceModel) -> Applied:
+def _turn(case: Case, rollout: Rollout) -> Applied:
     """Whether it is this device's turn."""
-    yield _within(session, rollout, row)
-    began, enrolled = rollout.started_at, row.device.enrolled_at
+    yield _within(case, rollout)
+    began, enrolled = rollout.started_at, case.row.device.enrolled_at
     if not rollout.include_new and began:
         both = f"enrolled {enrolled:%Y-%m-%d %H:%M}; it takes those until {began:%Y-%m-%d %H:%M}"
         yield "enrolled", both, _or(enrolled <= began, Hold.NOT_IN_COHORT)
-    stage, bucket = rollout.current_stage, policy.bucket(rollout.salt, row.device_id)
+    stage, bucket = rollout.current_stage, policy.bucket(rollout.salt, case.row.device_id)
     share = f"bucket {bucket}; stage {stage.number} takes those below {stage.share_bp}"
     yield "stage", share, _or(bucket < stage.share_bp, Hold.NOT_IN_STAGE)
 
 
-def _within(session: Session, rollout: Rollout, row: DeviceModel) -> tuple[str, str, Hold | None]:
-    within = queries.in_cohort(session, rollout.cohort, row.device_id)
+def _within(case: Case, rollout: Rollout) -> tuple[str, str, Hold | None]:
+    within = _is_in(case, rollout.cohort)
     where = f"the device is {'in' if within else 'not in'} cohort {rollout.cohort.name}"
     return "cohort", where, _or(within, Hold.NOT_IN_COHORT)
+
+
+def _is_in(case: Case, cohort: Cohort) -> bool:
+    # All devices in good standing, as this one is: there is nothing to look for.
+    everyone = cohort.filter is not None and not any(cohort.filter.values())
+    return everyone or queries.in_cohort(case.session, cohort, case.row.device_id)
 
 
 def _conditions(rollout: Rollout, row: DeviceModel, now: datetime) -> Applied:
@@ -204,10 +244,10 @@ def _conditions(rollout: Rollout, row: DeviceModel, now: datetime) -> Applied:
         yield "window", compared, _or(opens <= now, Hold.OUTSIDE_WINDOW), opens
 
 
-def _caps(session: Session, rollout: Rollout, worst: int, now: datetime) -> Applied:
+def _caps(case: Case, rollout: Rollout, worst: int) -> Applied:
     """Take a place and its cost, or say which cap is reached."""
     most, budget = rollout.current_stage.in_flight_max, rollout.budget
-    reached = deployments.grant(session, rollout, worst, now)
+    reached, committed = deployments.grant(case.session, case.ground, rollout, worst, case.now)
     taken = "no cap" if most is None else f"{most} may be on their way at once"
     yield "in_flight", taken, _or(reached != "in_flight", Hold.STAGE_FULL)
     if budget is not None and budget.per_minute_max is not None:
@@ -215,20 +255,16 @@ def _caps(session: Session, rollout: Rollout, worst: int, now: datetime) -> Appl
         yield "per_minute", each, _or(reached != "per_minute", Hold.PER_MINUTE)
     if budget is not None and budget.bytes_max is not None:
         spent = f"at the worst {worst} bytes more; {budget.bytes_max} in all, of which "
-        spent += f"{budget.bytes_committed} are spent or may still be"
+        spent += f"{committed} are spent or may still be"
         yield "bytes", spent, _or(reached != "bytes", Hold.BUDGET)
 
 
-def _unexpired(session: Session, model: str, now: datetime) -> tuple[str, str, Hold | None]:
+def _unexpired(case: Case) -> tuple[str, str, Hold | None]:
     """Whether no document that people sign ran out: every device would refuse, not its fault."""
-    ends = list(documents.newest_ends(session, _offline(model)).values())
-    good = len(ends) == 3 and min(ends) > now
+    ends = list(case.ground.ends.values())
+    good = len(ends) == 3 and min(ends) > case.now
     until = f"signed until {min(ends):%Y-%m-%d %H:%M}" if ends else "not signed"
     return "metadata", until, _or(good, Hold.METADATA_EXPIRED)
-
-
-def _offline(model: str) -> tuple[str, ...]:
-    return ("root", "targets", family_role(model))
 
 
 def _may_try(tried: Deployment | None, now: datetime) -> tuple[Any, ...]:

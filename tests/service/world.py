@@ -284,7 +284,7 @@ class World:
                 device = session.get_one(Device, phone.id)
                 answer = offers.check_in(session, device, phone.runs, timedelta(days=1), self.now)
                 wanted = session.get(Deployment, answer.row.deployment_id or "")
-                offer = offers.Answer(answer.row, wanted, None, answer.findings)
+                offer = offers.Answer(answer.row, answer.ground, wanted, None, answer.findings)
                 plans.append(wanted and offers.plan_of(session, offer))
         return plans
 
