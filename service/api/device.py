@@ -1,29 +1,23 @@
 """Device agents: enroll, poll, fetch, report. The credential says which device calls."""
 
-import hashlib
-import json
-from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from service.api.answers import Question, reply_to
 from service.api.artifacts import ARTIFACT, send_artifact
 from service.api.deps import Caller, Config, Fetcher, Now, Reports, SignedOrNot, Store, Tx, Wake
 from service.api.origin import certificate_of, limit_address
-from service.api.poll import headers_of
 from service.api.problems import document
 from service.api.strict import StrictRoute
 from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
 from service.core.errors import Unauthorized
-from service.fleet import devices, offers, reports
-from service.fleet.bundle import bundle_of, root_digest
-from service.fleet.holds import Hold
-from service.fleet.offers import Answer
+from service.fleet import devices, reports
+from service.fleet.bundle import root_digest
 
 router = APIRouter(
     prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)
 )
-LASTS = timedelta(days=1)  # at most: a row that somebody changed by hand is seen after a day
 UNCHANGED = {"description": "Nothing changed; asked again in the same words, it costs no database"}
 
 
@@ -59,39 +53,18 @@ def poll(
     request: Request,
     device: Caller,
     session: Tx,
-    config: Config,
     now: Now,
-    wake: Wake,
     s: Annotated[Sha256 | None, Query(description="digest of the active model file")] = None,
     root: Annotated[int, Query(ge=0, le=1 << 31, description="root version trusted")] = 0,
     t: Annotated[int, Query(ge=0, le=1 << 31, description="timestamp version verified")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Answer what the device should run: an order and how to get there, or why to hold."""
-    timeout = timedelta(seconds=config.deployment_timeout_s)
-    answer = offers.check_in(session, device, s or "", timeout, now)
-    request.app.state.seen[device.id] = now
-    session.flush()
-    if answer.hold is Hold.ORDER_PENDING:
-        wake.set()
-    etag = _etag(answer, root)
-    soon = answer.deployment is not None or answer.hold is Hold.ORDER_PENDING
-    # As long again as it waits already: a publisher that is away brings no storm of a whole fleet.
-    soon_s = max(config.poll_soon_s, answer.waits.total_seconds())
-    after = min(soon_s, config.poll_after_s) if soon else config.poll_after_s
-    headers = headers_of(etag, after)
-    lifetime = timedelta(seconds=config.credential_lifetime_s)
-    renewed = devices.renew_credential(device, lifetime, now)
-    if renewed is not None:
-        headers["Next-Credential"] = renewed
-    elif answer.until is not None:
-        until = min(answer.until, now + LASTS, devices.renewal_due(device, lifetime))
-        certificate = device.certificate_sha256
-        request.state.lasting = (answer.row.model, certificate, until, after)
-    if if_none_match == etag:
-        return Response(status_code=304, headers=headers)
-    body = bundle_of(session, answer, root, t, config.canary_timeout_s)
-    return Response(body, headers=headers, media_type="application/json")
+    asked = Question(s or "", root, t, if_none_match)
+    reply = reply_to(request.app.state, session, device, asked, now)
+    request.state.lasting = reply.lasting
+    media = "application/json" if reply.body else None
+    return Response(reply.body, reply.status, reply.headers, media)
 
 
 @router.post("/key", status_code=202, responses=document(401, 408, 409, 413, 422))
@@ -132,11 +105,3 @@ def post_canary_report(
     tally.add(result)
     wake.set()
     return {"result": result}
-
-
-def _etag(answer: Answer, root: int) -> str:
-    row, signed = answer.row, answer.ground.timestamp
-    version = str(signed.version) if signed else "0"
-    deployment = answer.deployment.id if answer.deployment else ""
-    state: list[Any] = [version, root, row.running_sha256, row.order_seq, deployment, answer.hold]
-    return f'"{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}"'

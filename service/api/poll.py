@@ -1,43 +1,52 @@
-"""Polls that need no database: a layer of raw ASGI in front of the routes.
+"""Polls, by a layer of raw ASGI in front of the routes, which cost more than what most polls do.
 
 A device that asks exactly what it asked before, and was told that nothing changed, is told so
-again from memory (`service.db.entries`), with the headers that the route `device.poll` sends.
-Everything else, a credential that is wrong too, goes on to the routes. Of what goes on, only so
-much is let in at once: the rest is told to come back, spread over a whole period.
+again from memory (`service.db.entries`), with the headers that the route `device.poll` sends; that
+needs no database. Whoever else asks as agents do, with a credential that is good, is answered in
+one transaction, in the words of the route. Everything else, a credential that is wrong too, goes
+on to the routes. Of what is not answered from memory only so much is let in at once: the rest is
+told to come back, spread over a whole period.
 """
 
 import hashlib
 import math
 import random
+import re
 from datetime import datetime
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.origin import certificate_of
+from service.api.answers import Question, Reply, headers_of, reply_to
+from service.api.origin import certificate_of, origin_of
 from service.api.problems import of_refusal
-from service.core.errors import Overloaded
+from service.core.credential import shown_by
+from service.core.errors import Overloaded, Refusal
 from service.db.entries import Entry
+from service.fleet.devices import admit, identify_device
 
 PATH = "/device/v1/poll"
-JITTER = 0.2
 CREDENTIAL, CONDITION = b"authorization", b"if-none-match"
 KIND = b"Bearer fc"
+QUERY = re.compile(rb"root=(\d{1,9})&t=(\d{1,9})(?:&s=([0-9a-f]{64}))?\Z")
 
 
 class Asked(NamedTuple):
-    """A poll with a condition: who asks, by its credential, and a digest of the whole question."""
+    """A poll as agents ask it: who, with what credential, what, and a digest of all that."""
 
     device_id: str
+    credential: str
+    question: Question
     digest: bytes
-    etag: bytes
 
 
 def unchanged(app: ASGIApp, state: State) -> ASGIApp:
-    """Answer unchanged polls, and let no more of the others in than can be worked on."""
+    """Answer what can be answered here, and let no more of the rest in than can be worked on."""
     entries, settings = state.database.entries, state.settings
     waiting = 0
 
@@ -49,7 +58,7 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
         asked = _read(scope)
         entry = entries.find(asked.device_id) if asked else None
         if asked and entry and _stands(scope, state, asked, entry):
-            await _answer(send, asked.etag, entry.after_s)
+            await _answer(send, asked.question.condition or "", entry.after_s)
             return
         if waiting >= settings.polls_at_once_max:
             await _later(settings.poll_after_s)(scope, receive, send)
@@ -63,21 +72,18 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
 
         waiting += 1
         try:
-            await app(scope, receive, noted)
+            reply = await _looked_up(scope, state, asked) if asked else None
+            if reply is None:
+                await app(scope, receive, noted)
+            else:
+                await _send(noted, reply.status, reply.headers, reply.body)
         finally:
             waiting -= 1
-        lasting = scope.get("state", {}).get("lasting")
+        lasting = reply.lasting if reply else scope.get("state", {}).get("lasting")
         if asked and status == 304 and lasting is not None:
             entries.keep(mark, asked.device_id, Entry(asked.digest, *lasting))
 
     return poll
-
-
-def headers_of(etag: str, after_s: float) -> dict[str, str]:
-    """Return the headers of every answer to a poll."""
-    # In a header, never in the body: a random number there would defeat every ETag.
-    soon = max(1, round(after_s * random.uniform(1 - JITTER, 1 + JITTER)))
-    return {"ETag": etag, "Poll-After": str(soon), "Cache-Control": "no-store"}
 
 
 def _read(scope: Scope) -> Asked | None:
@@ -89,11 +95,18 @@ def _read(scope: Scope) -> Asked | None:
                 return None
             found[name] = value
     kind, _, rest = found.get(CREDENTIAL, b"").partition(b"_")
-    if kind != KIND or CONDITION not in found:
+    query = QUERY.match(scope["query_string"])
+    if kind != KIND or query is None:
         return None
-    whole = b"\n".join((found[CREDENTIAL], scope["query_string"], found[CONDITION]))
-    device_id = rest.partition(b"_")[0].decode("latin-1")
-    return Asked(device_id, hashlib.sha256(whole).digest(), found[CONDITION])
+    whole = b"\n".join((found[CREDENTIAL], scope["query_string"], found.get(CONDITION, b"")))
+    condition = found[CONDITION].decode("latin-1") if CONDITION in found else None
+    running = (query[3] or b"").decode()
+    return Asked(
+        rest.partition(b"_")[0].decode("latin-1"),
+        found[CREDENTIAL].partition(b" ")[2].decode("latin-1"),
+        Question(running, int(query[1]), int(query[2]), condition),
+        hashlib.sha256(whole).digest(),
+    )
 
 
 def _stands(scope: Scope, state: State, asked: Asked, entry: Entry) -> bool:
@@ -109,13 +122,41 @@ def _stands(scope: Scope, state: State, asked: Asked, entry: Entry) -> bool:
     return True
 
 
-async def _answer(send: Send, etag: bytes, after_s: float) -> None:
-    headers: list[Any] = [
-        (name.lower().encode(), value.encode("latin-1"))
-        for name, value in headers_of(etag.decode("latin-1"), after_s).items()
-    ]
-    await send({"type": "http.response.start", "status": 304, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+async def _looked_up(scope: Scope, state: State, asked: Asked) -> Reply | None:
+    """Return the answer to a device that is who it says, None if the route shall see to it."""
+    request, now = Request(scope), state.clock()
+
+    def transact() -> Reply | None:
+        shown, certificate = shown_by(asked.credential), certificate_of(request)
+        # As in `api.deps`: a stranger never gets as far as a transaction that writes.
+        with state.database.reader() as session:
+            admit(session, shown, certificate)
+        if state.limits["device_calls"].take(asked.device_id, now):
+            return None
+        request.state.actor = f"device {asked.device_id}"
+        with state.database.writer() as session:
+            session.info["origin"] = origin_of(request)
+            device = identify_device(session, shown, certificate, now, lock=True)
+            return reply_to(state, session, device, asked.question, now)
+
+    async with state.writers:
+        try:
+            return await run_in_threadpool(transact)
+        except (Refusal, DBAPIError):  # nothing was kept; the route says it in words
+            return None
+
+
+async def _answer(send: Send, etag: str, after_s: float) -> None:
+    await _send(send, 304, headers_of(etag, after_s), b"")
+
+
+async def _send(send: Send, status: int, named: dict[str, str], body: bytes) -> None:
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items()]
+    if body:
+        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"content-type", b"application/json"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _later(period_s: float) -> ASGIApp:
