@@ -94,6 +94,7 @@ def _rollout(session: Session) -> str:
         gate={"hostile_count": 0, "pairs_promote_least": 50, "class_pairs_promote_least": 10}
         | {"alpha_promote": 0.4},
         on_halt="keep",
+        actor="bench",
         now=NOW,
     )
     start(session, rollout.id, "bench", NOW)
