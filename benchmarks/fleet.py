@@ -59,8 +59,11 @@ TICK_S = 60
 SAID = "poll 304", "poll 200", "artifacts 200", "events 200", "canary-reports 202", "capacity 202"
 
 
-def prepared(world: World, devices: int) -> list[tuple[str, str]]:
-    """Publish a release and one that is better, enroll the fleet, and start the rollout."""
+def prepared(world: World, devices: int) -> float:
+    """Publish a release and a better one, enroll the fleet, and start the rollout.
+
+    Returns how many seconds it takes, as `rollout simulate` foretells.
+    """
     world.found()
     release(world, 1)
     world.publish_canary()
@@ -75,8 +78,10 @@ def prepared(world: World, devices: int) -> list[tuple[str, str]]:
             session.flush()
             ours = Device.id.between(device_id(first), device_id(last))
             session.execute(update(Device).where(ours).values(enrolled_by=batch.id))
+    spec = {"model": MODEL, "release": "r2", "cohort": "all", "stages": STAGES, "gate": GATE}
+    foretold = world.ok("POST", "/v1/rollouts/simulate", json=spec)
     world.start_rollout("r2", "all", stages=STAGES, gate=GATE)
-    return [(device_id(n), credential(n).removeprefix("Bearer ")) for n in range(devices)]
+    return float(foretold["seconds"])
 
 
 def day(folder: Path, devices: int, period_s: int, seed: int) -> list[Row]:
@@ -87,7 +92,8 @@ def day(folder: Path, devices: int, period_s: int, seed: int) -> list[Row]:
         database=database, artifacts=str(folder / "artifacts"), poll_after_s=period_s
     )
     with drawn(seed), opened(settings, folder) as world:
-        known = prepared(world, devices)
+        foretold_s = prepared(world, devices)
+        known = [(device_id(n), credential(n).removeprefix("Bearer ")) for n in range(devices)]
         liars = {
             (kind + 1) * devices // (len(LIARS) + 1) + n: LIARS[kind]
             for kind in range(len(LIARS))
@@ -99,24 +105,25 @@ def day(folder: Path, devices: int, period_s: int, seed: int) -> list[Row]:
         for hour in range(1, 25):
             fleet.run(hours=1)
             told(fleet, hour, time.process_time() - began)
-        return rows_of(fleet, time.process_time() - began, period_s)
+        return rows_of(fleet, time.process_time() - began, period_s, foretold_s)
 
 
 def told(fleet: Fleet, hour: int, cpu_s: float) -> None:
-    """Say how far the day is."""
-    there, asked = fleet.running()[digest(file(2))], fleet.direct.counts.total()
-    stage = fleet.rollout()
-    state = f"{stage['state']}, stage {stage['stage']}, waits for {stage['health']['waiting_for']}"
+    """Say how far the day is, and what it has cost so far."""
+    there, asked, rollout = fleet.running()[digest(file(2))], fleet.direct.counts, fleet.rollout()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{hour:2}:00  {there} run the release; {asked} requests; {cpu_s:.0f} s, {memory:.0f} MiB; "
-        f"{state}",
-        file=sys.stderr,
-        flush=True,
-    )
+    lines = [
+        f"{hour:2}:00  {there} run the release; {asked.total()} requests; {cpu_s:.0f} s of "
+        f"processor, {memory:.0f} MiB",
+        f"{rollout['state']}, stage {rollout['stage']}: {rollout['health']['waiting_for']}",
+        ", ".join(
+            f"{said} {n} x {each_ms:.2f} ms" for said in SAID for n, each_ms in [_cost(fleet, said)]
+        ),
+    ]
+    print("\n       ".join(lines), file=sys.stderr, flush=True)
 
 
-def rows_of(fleet: Fleet, cpu_s: float, period_s: int) -> list[Row]:
+def rows_of(fleet: Fleet, cpu_s: float, period_s: int, foretold_s: float) -> list[Row]:
     """Return the figures of a day that is over."""
     target, work = digest(file(2)), f"{len(fleet.devices)} devices, a day"
     there, asked = fleet.running()[target], fleet.direct.counts.total()
@@ -135,21 +142,26 @@ def rows_of(fleet: Fleet, cpu_s: float, period_s: int) -> list[Row]:
         Row(work, "bytes / full downloads", fleet.bytes_sent / (there * len(file(2))), "", 0.1),
         Row(work, "peak / mean of polls in two periods after an outage", quiet, "", 1.5),
         Row(work, "the same with an update for half of the fleet", busy, ""),
-        Row(work, "the rollout took", took_s / HOUR, "hours"),
+        Row(work, "the rollout took, with both outages", took_s / HOUR, "hours"),
+        Row(work, "as rollout simulate foretold, without any", foretold_s / HOUR, "hours"),
         Row(work, "power cuts", said["power cut"], "times"),
         Row(work, "publishers killed", said["publisher killed"], "times"),
         Row(work, "requests", asked, "requests"),
-        *(_cost(fleet, work, kind) for kind in SAID),
+        *(
+            Row(work, f"processor of the server: {said}, of {n} each", each_ms, "ms")
+            for said in SAID
+            for n, each_ms in [_cost(fleet, said)]
+        ),
         Row(work, "processor: the server's answers", server_s, "s"),
         Row(work, "processor: all", cpu_s, "s"),
     ]
 
 
-def _cost(fleet: Fleet, work: str, kind: str) -> Row:
-    spent = {key: s for key, s in fleet.direct.spent_s.items() if key.partition(" ")[2] == kind}
-    count = sum(fleet.direct.counts[key] for key in spent)
-    each_ms = sum(spent.values()) / max(count, 1) * 1e3
-    return Row(work, f"processor of the server: {kind}, of {count} each", each_ms, "ms")
+def _cost(fleet: Fleet, said: str) -> tuple[int, float]:
+    """Return how often that was said, and what it took the server each time."""
+    kind = next((kind for kind in fleet.direct.counts if kind.endswith(f" {said}")), "")
+    count = fleet.direct.counts[kind]
+    return count, fleet.direct.spent_s[kind] / max(count, 1) * 1e3
 
 
 def _at(written: Any) -> float:
