@@ -21,6 +21,7 @@ NAMING = {
 }
 
 
+INACTIVE = sa.text("status <> 'active'")  # as in its index, or the index is not used
 MEMORY_BYTES_MOST = str(64 << 20)  # of any patch: what was checked before it was asked for
 
 
@@ -231,7 +232,10 @@ class Device(Table):
     enrolled_at: Mapped[datetime]
     enrolled_by: Mapped[str | None]  # the enrollment token; its devices are a batch
     last_seen_at: Mapped[datetime | None]
-    __table_args__ = (one_of("status", "active", "quarantined", "revoked"),)
+    __table_args__ = (
+        one_of("status", "active", "quarantined", "revoked"),
+        Index("ix_device_inactive", "id", sqlite_where=INACTIVE, postgresql_where=INACTIVE),
+    )
 
 
 class AuditEntry(Table):
@@ -284,6 +288,7 @@ class DeviceModel(Table):
     release: Mapped[Release | None] = relationship()
     __table_args__ = (
         Index(None, "model", "running_release"),
+        Index(None, "model", "device_id"),
         # The publisher looks for orders to sign on every tick.
         Index(
             "ix_device_model_unsigned",

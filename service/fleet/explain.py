@@ -16,7 +16,7 @@ from service.db import queries
 from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
-from service.fleet import offers, plans
+from service.fleet import offers, plans, sample
 from service.fleet.bundle import hold_of
 from service.fleet.holds import Finding, Hold
 from service.fleet.offers import Answer
@@ -60,12 +60,12 @@ def rollout(
 ) -> dict[str, Any]:
     """Return why a rollout does not move, what is missing, and what holds its devices.
 
-    What has an outcome is counted. Of the devices that have none, the polls of `SAMPLE_MAX` are
-    rehearsed, always the same ones: ids are random, so the first are as good as any.
+    What has an outcome is counted, a large cohort is not: a sample stands for it. Of the devices
+    without an outcome, the polls of `SAMPLE_MAX` are rehearsed, always the same ones.
     """
-    cohort = queries.cohort_devices(rollout.cohort)
-    by_release = queries.devices_by_release(session, DeviceModel.device_id.in_(cohort))
-    devices, there = sum(by_release.values()), by_release.get(rollout.release_id, 0)
+    seen = sample.of_cohort(session, rollout)
+    devices = seen.about(seen.devices)
+    there = seen.about(seen.by_release.get(rollout.release_id, 0))
     outcomes: Counter[str] = Counter()
     for tally in queries.tallies(session, rollout.id):
         outcome = "on_their_way" if tally.state in OPEN else tally.state
@@ -74,7 +74,7 @@ def rollout(
     if rollout.state in LIVE:
         following = policy.decide(observe(session, rollout, now, timeout))
     waiting = rollout.state in UNSTARTED
-    count, ids = queries.without_outcome(session, rollout, SAMPLE_MAX)
+    count, ids = sample.without_outcome(session, rollout, seen, SAMPLE_MAX)
     told: dict[tuple[str, str], dict[str, Any]] = {}
     for device_id in ids:
         with undone(session):
@@ -93,6 +93,7 @@ def rollout(
         "patches_missing": plans.missing(session, rollout)["missing"] if waiting else [],
         "devices": {"cohort": devices, "on_the_release": there, "without_outcome": count}
         | {state: n for state, n in outcomes.items() if n},
+        "counted": seen.times == 1,
         "sampled": len(ids),
         "held": sorted(held, key=lambda one: -one["devices"]),
     }

@@ -16,7 +16,7 @@ from service.core.policy import Observation
 from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
-from service.fleet import sums
+from service.fleet import sample, sums
 from service.fleet.devices import authentication
 from service.fleet.tick import observe
 from service.publishing.freshness import publisher_view
@@ -32,7 +32,8 @@ OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_bac
 
 def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
     """Return everything that people ask about one rollout."""
-    stages = _stage_views(session, rollout)
+    seen = sample.of_cohort(session, rollout)
+    stages = _stage_views(session, rollout, seen.about(seen.devices))
     return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at start_at "
         "started_at finished_at created_by asked_by conditions priority include_new"
@@ -41,6 +42,7 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
         "budget": rollout.budget and rollout.budget.shown(BUDGET),
         "cohort": rollout.cohort.name,
         "approved_by": [one["by"] for one in rollout.approvals or []],
+        "counted": seen.times == 1,
         "stages": stages,
         "health": health_view(session, rollout, now),
         "bytes_sent": sum(stage["bytes_sent"] for stage in stages),
@@ -141,7 +143,7 @@ def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
     """Return a cohort with the number of its devices, by release, and a sample."""
     ids = queries.cohort_devices(cohort)
     names = {r.id: r.name for r in queries.releases_of(session, cohort.model)}
-    by_release = queries.devices_by_release(session, DeviceModel.device_id.in_(ids))
+    by_release = sample.members_by_release(session, ids)
     return cohort.shown("name model filter") | {
         "kind": "static" if cohort.filter is None else "filter",
         "count": sum(by_release.values()),
@@ -158,10 +160,10 @@ def device_view(row: DeviceModel) -> dict[str, Any]:
     return told | row.shown("model running_sha256") | found
 
 
-def _stage_views(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
+def _stage_views(session: Session, rollout: Rollout, devices: int) -> list[dict[str, Any]]:
     tallies = queries.tallies(session, rollout.id)
     found = sums.by_scope(session, rollout.id)
-    devices, asked = queries.count_cohort(session, rollout.cohort), 0
+    asked = 0
     views = []
     for stage in rollout.stages:
         ours = [tally for tally in tallies if tally.stage == stage.number]

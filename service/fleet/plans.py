@@ -17,6 +17,7 @@ from service.core.errors import InvalidRequest, NotFound, PatchesMissing, found
 from service.db import artifacts, queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
+from service.fleet import sample
 from service.fleet.ground import Ground
 from service.publishing import catalog
 
@@ -120,11 +121,11 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
     """Return the running releases from which a rollout's devices would fetch the full file.
 
     Only those are missing that more of the cohort runs than `over_bp`, and none is where the full
-    file is so small that no patch could be cheaper.
+    file is so small that no patch could be cheaper. Of a large cohort a sample is looked at.
     """
-    target, cohort = rollout.release, queries.cohort_devices(rollout.cohort)
-    running = queries.devices_by_release(session, DeviceModel.device_id.in_(cohort))
-    total, planner = sum(running.values()), planner_of(session, target, Limits())
+    target, seen = rollout.release, sample.of_cohort(session, rollout)
+    running, total = seen.by_release, seen.devices
+    planner = planner_of(session, target, Limits())
     lacking: list[dict[str, Any]] = []
     below: list[dict[str, Any]] = []
     for release in queries.releases_of(session, target.model):
@@ -143,7 +144,9 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
     return {
         "rollout": rollout.id,
         "release": target.name,
-        "devices": total,
+        "looked_at": total,
+        "examined": seen.examined,
+        "everyone": seen.times == 1,
         "unknown": running.get(None, 0),
         "missing": lacking,
         "below_floor": below,
@@ -173,9 +176,13 @@ def lacking(session: Session, rollout: Rollout) -> str:
 
 
 def _lacking(session: Session, rollout: Rollout) -> str:
-    rows = missing(session, rollout)["missing"]
+    found = missing(session, rollout)
     whole = f"have no way to {rollout.release.name} that is cheaper than its full file"
-    named = [f"{r['release']} ({r['devices']} of them, {r['share_bp'] / 100:g} %)" for r in rows]
+    seen = f"of {found['looked_at']} looked at"
+    named = [
+        f"{row['release']} ({row['devices']} {seen}, {row['share_bp'] / 100:g} %)"
+        for row in found["missing"]
+    ]
     return f"devices on {', '.join(named)} {whole}" if named else ""
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from service.core import forecast, policy
@@ -12,7 +12,7 @@ from service.core.forecast import Group, Pace, Step
 from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.tables import Device, DeviceModel, Release
-from service.fleet import plans
+from service.fleet import plans, sample
 
 ROLLOUTS_LOOKED_AT = 5  # the last ones of the model, to see how many devices get there
 
@@ -39,8 +39,8 @@ def _groups(session: Session, asked: Rollout) -> list[Group]:
     """Return the devices of the cohort that an update is for, by release and network class."""
     network = func.coalesce(Device.attributes["network"].as_string(), "")
     release = DeviceModel.running_release
-    rows = select(release, network, func.count()).join(DeviceModel.device)
-    rows = rows.where(Device.id.in_(queries.cohort_devices(asked.cohort)))
+    seen = sample.of_cohort(session, asked)
+    rows = seen.members.with_only_columns(release, network, func.count())
     found = session.execute(rows.group_by(release, network).order_by(release, network)).all()
     target, groups = asked.release, []
     for release_id, link, devices in found:
@@ -50,7 +50,8 @@ def _groups(session: Session, asked: Rollout) -> list[Group]:
         planner = plans.planner_of(session, target, Limits(network=link))
         ways = planner.pipelines(running.sha256 if running else "")
         sent = sum(step.bytes for step in ways[0].steps)
-        groups.append(Group(running.name if running else "", link, devices, sent))
+        about = seen.about(devices)
+        groups.append(Group(running.name if running else "", link, about, sent))
     return groups
 
 

@@ -24,7 +24,7 @@ from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
-from service.fleet import approvals, deployments, plans, rollouts, rules, sums
+from service.fleet import approvals, deployments, plans, rollouts, rules, sample, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
@@ -200,7 +200,7 @@ def pairs_of(rollout: Rollout, found: sums.Scopes) -> Pairs:
 
 def _classes(session: Session, rollout: Rollout) -> list[str]:
     """Return the hardware classes of a cohort that have a share worth a test of their own."""
-    devices = queries.devices_by_hardware(session, rollout.cohort)
+    devices = sample.by_hardware(session, sample.of_cohort(session, rollout))
     least = CLASS_SHARE_LEAST * sum(devices.values())
     return sorted(name for name, number in devices.items() if number >= least)
 

@@ -87,7 +87,7 @@ def test_a_rollout_that_lacks_patches_says_from_where_and_starts_when_that_is_ac
     anne = linked.anne
     words = ["rollout", "start", "asr", "r3", "--cohort", "all", "--stages", "100%"]
     assert anne.run(*words) == 1
-    assert "devices on r1 (1 of them, 50 %) have no way to r3" in anne.err
+    assert "devices on r1 (1 of 2 looked at, 50 %) have no way to r3" in anne.err
     assert "--accept-full-downloads" in anne.err and "fleetdiff rollout resume" in anne.err
     draft = anne.err.split("rollout resume ")[1].split()[0]
     assert anne.run("rollout", "resume", draft) == 1

@@ -157,7 +157,7 @@ def test_a_rollout_does_not_start_while_patches_are_missing_unless_that_is_accep
     rollout = draft(line, "r4")
     before = line.rows()
     problem = refused(line.call("POST", f"/v1/rollouts/{rollout}/start"), 409, "patches-missing")
-    assert "devices on r2 (3 of them, 100 %) have no way to r4" in problem["detail"]
+    assert "devices on r2 (3 of 3 looked at, 100 %) have no way to r4" in problem["detail"]
     assert line.rows() == before and missing(line, rollout) == {"r2": 3}
     line.ok("POST", f"/v1/rollouts/{rollout}/start?accept_full_downloads=true")
     first = line.ok("GET", f"/v1/rollouts/{rollout}/decisions")["items"][0]
