@@ -49,6 +49,7 @@ class Trial:
         again: of the old model once more, in the control arm.
         base: of the release at which the chain begins, if the server asks and it is known.
         kept: counts for the next trial.
+        together: both were heard now, so that their times are of one load.
     """
 
     old: Counts
@@ -57,6 +58,7 @@ class Trial:
     base: Counts | None
     old_first: bool
     kept: dict[str, Counts]
+    together: bool = False
 
 
 Models = tuple[tuple[str, Path], tuple[str, Path]]
@@ -114,7 +116,7 @@ def run_trial(
             logger.warning("the running model has no counts: %s", error)
             return None
 
-    old = known.get(_key(old_sha256, shard))
+    old = before = known.get(_key(old_sha256, shard))
     if old is None and old_first:
         old = hear_old(0.5)
         new = hear(new_file, 1)
@@ -132,7 +134,15 @@ def run_trial(
     kept |= ({base_key: base} if base else {}) | heard
     again = hear_old(1) if asked.arm == "control" else None
     base = base if base and base.comparable(new) else None
-    return Trial(old, new, again, base, old_first, dict([*kept.items()][-KEPT_MAX:]))
+    kept = dict([*kept.items()][-KEPT_MAX:])
+    return Trial(old, new, again, base, old_first, kept, together=old is not before)
+
+
+def without(known: Known, model_sha256: str, shard: Shard, timeout_s: float) -> Known:
+    """Return what is known, but not of a model that takes little of the time: it is heard again."""
+    key = _key(model_sha256, shard)
+    quick = key in known and known[key].milliseconds < 250 * timeout_s
+    return {name: counts for name, counts in known.items() if name != key or not quick}
 
 
 def report_of(
@@ -158,6 +168,10 @@ def report_of(
         pairs = list(zip(old.by_utterance, new.by_utterance, strict=True))
         more["worse_utts"] = sum(a < b for a, b in pairs)
         more["better_utts"] = sum(a > b for a, b in pairs)
+    if old.heard and new.heard:
+        both = zip(old.heard, new.heard, strict=True)
+        more["differ_utts"] = sum(a != b for a, b in both)
+        more["old_empty"], more["new_empty"] = old.heard.count(""), new.heard.count("")
     return more | {
         "report_id": sha256("|".join(key).encode()).hexdigest()[:32],
         "attempt": attempt,
@@ -175,6 +189,7 @@ def report_of(
         "new": new.split,
         "old_ms": old.milliseconds,
         "new_ms": new.milliseconds,
+        "together": trial.together,
         "gate": "refused" if refused else "activated",
         "window_start": write_time(now.replace(minute=0, second=0)),
     }

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 DOWNLOADS = "downloads"
 LEAVE_S_MAX = 30.0
+AFRESH = 8  # one device in so many hears the old model again beside the new one
 # What this device found out by itself: the same bytes would be found wanting again.
 LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
 
@@ -135,11 +136,12 @@ class LocalDevice:
         timeout_s = min(plan.gate.timeout_s, self.config.limits.recogniser_s_max)
         engine = Engine(self.config.recogniser, timeout_s)
         models = (plan.base, self.slots.active), (plan.sha256, self.slots.spare)
-        known = self.journal.memory.counts
-        draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()[0]
-        trial = canary.run_trial(
-            engine, models, shard, folder, known, offered, old_first=draw % 2 == 0
-        )
+        known: canary.Known = self.journal.memory.counts
+        draw = sha256(f"{self.device_id}|{plan.release}".encode()).digest()
+        if draw[1] % AFRESH == 0:
+            known = canary.without(known, plan.base, shard, timeout_s)
+        order = {"old_first": draw[0] % 2 == 0}
+        trial = canary.run_trial(engine, models, shard, folder, known, offered, **order)
         if trial is None:
             self._say(plan, "note", reason="E_ENGINE", detail="the old model is not heard")
             return

@@ -26,6 +26,7 @@ OUTPUT_BYTES_MAX = 1 << 20
 SPLIT = ("sub", "del", "ins")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 LABEL = re.compile(r"[\x21-\x7e]{1,128}\Z")
+MARK = re.compile(r"[0-9a-f]{0,16}\Z")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Counts:
     scorer: Annotated[str, LABEL]
     runtime: Annotated[str, LABEL]
     by_utterance: tuple[int, ...] = ()  # errors of each, if the engine tells
+    heard: tuple[Annotated[str, MARK], ...] = ()  # and what was heard, hashed; empty for no word
 
     @property
     def errors(self) -> int:
@@ -121,6 +123,8 @@ def read_counts(output: bytes, shard: Shard, milliseconds: int) -> Counts:
     if each and (len(each), sum(each)) != (shard.utterances, found.errors):
         what = f"{len(each)} utterances with {sum(each)} errors"
         raise Rejected("E_ENGINE", f"{what} are not {shard.utterances} with {found.errors}")
+    if found.heard and len(found.heard) != shard.utterances:
+        raise Rejected("E_ENGINE", f"{len(found.heard)} transcripts of {shard.utterances}")
     return found
 
 

@@ -8,6 +8,7 @@ then to deletion, then to insertion.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 SCORER = "wer/1"
 NORMALISER = "nfkc-casefold/1"
@@ -44,6 +45,11 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).replace("\u2019", "'").casefold()
     plain = (" " if c != "'" and unicodedata.category(c)[0] in "PSZC" else c for c in folded)
     return " ".join("".join(plain).split())
+
+
+def mark(text: str) -> str:
+    """Return what tells a normalised transcript from others without telling it; empty for none."""
+    return text and sha256(text.encode()).hexdigest()[:8]
 
 
 def units_of(text: str, unit: str) -> list[str]:

@@ -38,7 +38,7 @@ from demo.speech.model_file import (
     load_model,
 )
 from demo.speech.shards import BadCanary, Utterance, read_manifest, read_shard, shards_at
-from device_agent.scoring import SCORER, Errors, normalise, word_errors
+from device_agent.scoring import SCORER, Errors, mark, normalise, word_errors
 
 BAD_INPUT_EXIT = 2
 
@@ -88,6 +88,7 @@ def evaluate(
         "del": score.total.deleted,
         "ins": score.total.inserted,
         "by_utterance": [errors for _, _, errors in score.heard],
+        "heard": [mark(text) for _, text, _ in score.heard],
         "shards": [shard.id for shard in shards],
         "canary_set": sha256((canary / "canary.json").read_bytes()).hexdigest(),
         "scorer": SCORER,

@@ -30,6 +30,7 @@ COUNTS = {
     "runtime": "sh/1",
 }
 EACH = [1] * 24 + [0] * 26
+HEARD = ["", *["ab12"] * 49]
 errors = st.integers(0, 2000)
 
 
@@ -73,10 +74,15 @@ def test_the_gate_at_its_edges(old: int, new: int, refused: bool) -> None:
         {"by_utterance": [*EACH[1:], 0]},
         {"by_utterance": [2, -1, *EACH[2:], 0]},
         {"by_utterance": 24},
+        {"heard": HEARD[1:]},
+        {"heard": ["the words", *HEARD[1:]]},
+        {"heard": ["0" * 17, *HEARD[1:]]},
+        {"heard": [None, *HEARD[1:]]},
+        {"heard": "ab"},
     ],
 )
 def test_impossible_counts_are_refused(changes: dict[str, Any]) -> None:
-    for fine in (COUNTS, {**COUNTS, "by_utterance": EACH}):
+    for fine in (COUNTS, {**COUNTS, "by_utterance": EACH}, {**COUNTS, "heard": HEARD}):
         assert read_counts(json.dumps(fine).encode(), SHARD, 5).errors == 24
     with pytest.raises(Rejected, match="E_ENGINE"):
         read_counts(json.dumps({**COUNTS, **changes}).encode(), SHARD, 5)

@@ -23,7 +23,7 @@ from demo.speech.model_file import (
 )
 from demo.speech.recogniser import evaluate, stacked, transcribe
 from demo.speech.shards import read_manifest, read_shard
-from device_agent.scoring import WORDS_MAX, normalise, word_errors
+from device_agent.scoring import WORDS_MAX, mark, normalise, word_errors
 from neural_diff.make import make_hashed
 
 SPEECH = Path(__file__).parents[2] / "demo" / "speech"
@@ -143,6 +143,7 @@ def test_a_report_is_the_same_every_time_and_names_what_it_measured(canary):
     errors = first["sub"] + first["del"] + first["ins"]
     assert errors == sum(line["errors"] for line in first["transcripts"])
     assert errors == sum(counts["errors"] for counts in first["by_tag"].values())
+    assert first["heard"] == [mark(line["hyp"]) for line in first["transcripts"]]
     assert first["ref_words"] == sum(len(t["ref"].split()) for t in first["transcripts"])
 
 

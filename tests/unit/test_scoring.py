@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from device_agent.scoring import WORDS_MAX, normalise, units_of, word_errors
+from device_agent.scoring import WORDS_MAX, mark, normalise, units_of, word_errors
 
 WORDS = (
     "turn on the lights नमस्ते दुनिया कमरे की बत्ती जलाओ விளக்கை அணை ঘরের আলো జలాల్ दुनिया "
@@ -88,3 +88,10 @@ def test_what_is_heard_is_brought_into_one_form(heard: str, plain: str) -> None:
 @given(st.lists(st.sampled_from(WORDS), min_size=1))
 def test_no_word_falls_apart_at_a_combining_mark(said: list[str]) -> None:
     assert len(normalise(" ".join(said)).split()) == len(said)
+
+
+@given(st.text(), st.text())
+def test_a_mark_tells_transcripts_apart_and_nothing_else(one: str, other: str) -> None:
+    assert (mark(one) == mark(other)) == (one == other)
+    assert (mark(one) == "") == (one == "")
+    assert set(mark(one)) <= set("0123456789abcdef") and len(mark(one)) <= 8
