@@ -34,6 +34,7 @@ SECTIONS = {
     "excluded": "way bytes cost_ms because",
     "regions": "name kind width elements how changed density bits_per_change bytes",
     "parts": "part state pairs change_bp lower_bp upper_bp",
+    "signals": "signal state devices worse better",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",
     "rules": "rollout rule passes hold compared",

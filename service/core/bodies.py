@@ -244,9 +244,7 @@ class DeviceEvent(Body):
 
     seq: Positive
     kind: EventKind
-    deployment_id: Annotated[
-        str, Field(max_length=64, pattern=r"^[0-9a-f]*$", alias="deployment")
-    ] = ""
+    deployment_id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$", alias="deployment")] = ""
     at: Moment
     reason: Annotated[str, Field(max_length=64, pattern=r"^[\x20-\x7e]*$")] = ""
     detail: Text = ""
@@ -295,4 +293,8 @@ class NewCanaryReport(Body):
     base: Counts | None = None
     worse_utts: Count | None = None
     better_utts: Count | None = None
+    differ_utts: Count | None = None
+    old_empty: Count | None = None
+    new_empty: Count | None = None
+    together: Annotated[bool, Field(strict=True)] | None = None
     window_start: Annotated[Moment, AfterValidator(_hour)] | None = None

@@ -28,19 +28,20 @@ class Gate:
 
     Attributes:
         margin_rel: harmless change of all devices, as a share of the old word error rate.
-        class_margin_rel, chain_margin_rel: likewise of one hardware class, and of the new model
-            against the base of its chain.
-        clip: largest change of rate that one device may contribute.
-        base_cap: largest old rate that one device may contribute.
+        class_margin_rel, chain_margin_rel: likewise of one hardware class, and against the base.
+        clip, base_cap: largest change of rate, and old rate, that one device may contribute.
         hostile_count, hostile_share: how many counted reports may be lies, k + share * n.
         alpha_halt, alpha_promote, alpha_failures: the chance of each wrong verdict.
-        alpha_parts: the chance that any class or the chain halts wrongly; they share it.
+        alpha_parts, alpha_signals: the chance that any class or the chain halts wrongly, and that
+            any signal speaks wrongly; they share it.
         pairs_halt_least, pairs_promote_least: no verdict before so many devices.
         class_pairs_promote_least: likewise to promote one class.
         sigma, pairs_expected: where the mixture is sharpest: variance sigma**2 per device.
         failures_fine, failures_bad: share of failing devices that is harmless and harmful.
         undecided_s: after so long in a stage without a verdict, a person decides.
         control_share: share of the devices that run the old model against itself.
+        signal_share: share of the devices that may say worse of a signal, less those with better.
+        latency_ratio: times as long that a model must take to be slower.
         batch_share_most: largest share of the pairs that devices of one enrollment token may have,
             unless twice their share of the fleet is more.
         proven_share_least: share of the reporting devices that must have an outcome, which only
@@ -58,6 +59,7 @@ class Gate:
     alpha_promote: float = _bounded(0.05, 1e-9, 0.49)
     alpha_failures: float = _bounded(0.005, 1e-9, 0.49)
     alpha_parts: float = _bounded(0.005, 1e-9, 0.49)
+    alpha_signals: float = _bounded(0.005, 1e-9, 0.49)
     pairs_halt_least: int = _bounded(20, 1, 10_000_000)
     pairs_promote_least: int = _bounded(100, 1, 10_000_000)
     class_pairs_promote_least: int = _bounded(50, 1, 10_000_000)
@@ -69,6 +71,8 @@ class Gate:
     control_share: float = _bounded(0.05, 0, 0.5)
     batch_share_most: float = _bounded(0.05, 0.0001, 1)
     proven_share_least: float = _bounded(0.8, 0, 1)
+    signal_share: float = _bounded(0.05, 0, 1)
+    latency_ratio: float = _bounded(1.5, 1, 1_000)
 
     @property
     def threshold_halt(self) -> float:

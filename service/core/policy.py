@@ -7,11 +7,11 @@ and after a time limit waits for a person.
 
 import hashlib
 import hmac
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from service.core import canary
+from service.core import canary, signals
 from service.core.canary import Evidence, Gate, Pairs, Sums
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ PASSING = {
     "patches_missing": "its patches are published, or somebody accepts full downloads",
 }
 GATE_BOUNDS: dict[str, tuple[float, float]] = {
-    field.name: field.metadata["bounds"] for field in fields(Gate)
+    known.name: known.metadata["bounds"] for known in fields(Gate)
 }
 
 
@@ -44,6 +44,7 @@ class Observation:
         bytes_left, bytes_each: of its budget, and what one more device takes at the least.
         signed_s: how much longer what people signed holds than an update may take.
         lacking: from which releases patches are missing, as a sentence.
+        signals: what devices tell without a reference; nothing in it makes a release look safe.
     """
 
     gate: Gate
@@ -65,6 +66,7 @@ class Observation:
     bytes_each: int = 0
     signed_s: float | None = None
     lacking: str = ""
+    signals: Mapping[str, Sums] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> tuple[int, int]:
@@ -153,8 +155,9 @@ def recall(written: dict[str, Any]) -> Observation:
         chain=None if chain is None else Sums(**chain),
         placebo=Sums(**pairs["placebo"]),
     )
+    told = {name: Sums(**sums) for name, sums in written.get("signals", {}).items()}
     values = {"gate": Gate(**written["gate"]), "reasons": tuple(written.get("reasons", ()))}
-    return Observation(**written | values | {"pairs": found})
+    return Observation(**written | values | {"pairs": found, "signals": told})
 
 
 def _paused(seen: Observation, found: Evidence) -> Decision:
@@ -182,6 +185,8 @@ def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
         sums = canary.tests_of(gate, seen.pairs)[test][1]
         change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
         return "halt", "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
+    if signal := signals.halting(gate, seen.signals):
+        return "halt", "signals", signals.sentence(signal, seen.signals[signal])
     if found.failures >= gate.threshold_failures:
         return "pause", "failure_rate", f"{told}: too few to halt, too many to go on"
     if (finished + seen.silent) * gate.proven_share_least > finished + gate.hostile_count:

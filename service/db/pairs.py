@@ -39,6 +39,9 @@ def recounted(rollout_id: str, columns: Sequence[str]) -> Any:
         (literal("batch:").concat(r.batch), against_old, r.batch.is_not(None)),
         (literal("chain"), against_base, r.chain_d.is_not(None)),
     ]
+    for name in ("differ", "empty", "latency"):
+        d = getattr(r, f"{name}_d")
+        scopes.append((literal(f"signal:{name}"), (d, literal(0), old), d.is_not(None)))
     sides = []
     for scope, (d, b, errors), which in scopes:
         added = (literal(1), d, d * d, b, b * b, d * b, errors, new, r.ref_words)

@@ -213,6 +213,13 @@ class CanaryReport(Table):
     chain_b: Mapped[int | None]
     worse_utts: Mapped[int | None]
     better_utts: Mapped[int | None]
+    differ_utts: Mapped[int | None]  # with another transcript
+    old_empty: Mapped[int | None]  # utterances in which a model heard nothing
+    new_empty: Mapped[int | None]
+    together: Mapped[bool | None]  # both were heard in this trial: their times are of one load
+    differ_d: Mapped[int | None]  # what it adds to each signal, in the same units
+    empty_d: Mapped[int | None]
+    latency_d: Mapped[int | None]
     window_start: Mapped[datetime | None]  # the hour of the trial, by the device's clock
     old_ms: Mapped[int]
     new_ms: Mapped[int]
@@ -232,8 +239,8 @@ class CanaryReport(Table):
 class CanarySums(Table):
     """Six integers are the whole state of the statistic, in units of 1e-5 WER.
 
-    A scope is `all`, `stage:N`, `hw:CLASS`, `chain` or `batch:TOKEN`; it lies in several rows where
-    writers would wait for each other.
+    A scope is `all`, `stage:N`, `hw:CLASS`, `chain`, `signal:NAME` or `batch:TOKEN`; it lies in
+    several rows where writers would wait for each other.
     """
 
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)

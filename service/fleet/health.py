@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.core import canary
+from service.core import canary, signals
 from service.core.canary import Gate, Sums
 from service.core.policy import Observation
 from service.db import queries
@@ -70,6 +70,7 @@ def health_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, 
         "threshold_failure": _rounded(gate.threshold_failures),
         "waiting_for": rollout.waiting_for,
         "parts": list(_part_views(rollout, seen, found)),
+        "signals": [_signal(gate, *told) for told in seen.signals.items()],
     }
 
 
@@ -93,6 +94,13 @@ def _part_views(
 
 def _part(name: str, state: str, gate: Gate, pairs: Sums) -> dict[str, Any]:
     return {"part": name, "state": state, "pairs": pairs.n} | _change(gate, pairs)
+
+
+def _signal(gate: Gate, name: str, told: Sums) -> dict[str, Any]:
+    worse, better = signals.devices(told)
+    found = {"signal": name, "state": signals.state(gate, name, told), "devices": told.n}
+    evidence = {"evidence": _rounded(signals.evidence(gate, told))}
+    return found | {"worse": worse, "better": better} | evidence
 
 
 def _change(gate: Gate, pairs: Sums) -> dict[str, int | None]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.core import canary, evaluation, policy
+from service.core import canary, evaluation, policy, signals
 from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.canary import Gate
 from service.core.errors import CountsMismatch, ImpossibleCounts, ReportClosed
@@ -40,7 +40,7 @@ OUTCOMES = {  # direction -> kind of event -> how it ends the deployment
 MODELS = ("old", "new", "base")
 KEPT = (
     "report_id canary_set shard runtime gate ref_words old_ms new_ms "
-    "worse_utts better_utts window_start"
+    "worse_utts better_utts window_start differ_utts old_empty new_empty together"
 ).split()
 CLOCK_WRONG_MAX = timedelta(days=1)  # of a device
 BATCH_PAIRS_LEAST = 3  # of one enrollment token count in any case
@@ -117,6 +117,7 @@ def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: da
     added = {"d": scopes["all"].d, "b": scopes["all"].b} if counted else {}
     if chain := scopes.get("chain"):
         added |= {"chain_d": chain.d, "chain_b": chain.b}
+    added |= {f"{n}_d": scopes[s].d for n in signals.MAY_HALT if (s := f"signal:{n}") in scopes}
     said = pair.model_dump(by_alias=True)
     counts = {f"{of}_{kind}": n for of in MODELS for kind, n in (said[of] or {}).items()}
     session.add(
@@ -156,6 +157,12 @@ def _scopes(
         scopes[f"hw:{device.hardware}"] = ours
         if pair.base is not None:
             scopes["chain"] = against(pair.base.total)
+        # Times of two days are of two loads: only those of one trial say which model is slower.
+        times = (pair.old_ms, pair.new_ms) if pair.together else (None, None)
+        empty = pair.old_empty, pair.new_empty
+        signs = signals.Signs(pair.utterances, pair.differ_utts, *empty, *times)
+        for name, d in signals.said(gate, signs).items():
+            scopes[f"signal:{name}"] = Pair(d, 0, ours.errors)
     return scopes
 
 
@@ -249,5 +256,6 @@ def _check(
     for counts in filter(None, (pair.old, pair.new, pair.base)):
         if counts.sub + counts.delete > pair.ref_words or counts.ins > pair.ref_words:
             raise ImpossibleCounts("more errors than the reference has words")
-    if (pair.worse_utts or 0) + (pair.better_utts or 0) > pair.utterances:
-        raise ImpossibleCounts("more utterances are worse or better than were heard")
+    most = max((pair.worse_utts or 0) + (pair.better_utts or 0), pair.differ_utts or 0)
+    if max(most, pair.old_empty or 0, pair.new_empty or 0) > pair.utterances:
+        raise ImpossibleCounts("more utterances are counted than were heard")

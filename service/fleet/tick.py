@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from service.core import policy
-from service.core.canary import Pairs
+from service.core import policy, signals
+from service.core.canary import Pairs, Sums
 from service.core.errors import WrongState
 from service.core.rollout_limits import RolloutLimits
 from service.db import due, queries
@@ -147,9 +147,11 @@ def observe(
         d.decision == "override" and d.stage == rollout.stage
         for d in queries.decisions_of(session, rollout.id)
     )
+    found = sums.by_scope(session, rollout.id)
     return policy.Observation(
         gate=policy.gate_of(rollout.gate),
-        pairs=pairs_of(rollout, sums.by_scope(session, rollout.id)),
+        pairs=pairs_of(rollout, found),
+        signals=signals_of(rollout, found),
         stage=rollout.stage,
         stages=len(rollout.stages),
         stage_s=(now - (stage.started_at or now)).total_seconds(),
@@ -196,6 +198,13 @@ def pairs_of(rollout: Rollout, found: sums.Scopes) -> Pairs:
     classes = {name: found.get(("canary", f"hw:{name}"), sums.NOTHING)[0] for name in names}
     is_thin = chain.n < max(1, CLASS_SHARE_LEAST * pooled.n)
     return Pairs(pooled, classes, None if is_thin else chain, placebo)
+
+
+def signals_of(rollout: Rollout, found: sums.Scopes) -> dict[str, Sums]:
+    """Return the sums of each signal; none where the gate was fixed before there were any."""
+    if "alpha_signals" not in rollout.gate:
+        return {}
+    return {n: found.get(("canary", f"signal:{n}"), sums.NOTHING)[0] for n in signals.MAY_HALT}
 
 
 def _classes(session: Session, rollout: Rollout) -> list[str]:

@@ -53,6 +53,16 @@ def test_a_rollout_is_created_and_started(desk: Desk, sent: dict[str, Any]) -> N
     assert "rollouts/ro1/start" in sent
 
 
+def test_a_rollout_shows_what_each_signal_says(desk: Desk) -> None:
+    told = {"signal": "empty", "state": "warn", "devices": 40, "worse": 12, "better": 1}
+    answer = rollout("running", health={"pairs": 40, "signals": [told | {"evidence": 7.1}]})
+    desk.server.answers["GET /v1/rollouts/ro1"] = answer
+    assert desk.run("rollout", "status", "ro1") == 0
+    shown = [line.split() for line in desk.out.splitlines()]
+    assert "SIGNAL STATE DEVICES WORSE BETTER".split() in shown
+    assert "empty warn 40 12 1".split() in shown
+
+
 def test_a_rollout_may_have_conditions_and_a_budget(desk: Desk, sent: dict[str, Any]) -> None:
     words = ["rollout", "start", "asr", "r2", "--cohort", "k", "--idle", "--window", "22:00-05:30"]
     costs = ["--on-network", "fast", "--on-network", "slow", "--per-minute", "9", "--bytes", "2GB"]

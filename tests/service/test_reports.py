@@ -49,6 +49,11 @@ MALFORMED: list[dict[str, Any]] = [
     {"base": []},
     {"worse_utts": -1},
     {"better_utts": "1"},
+    {"differ_utts": -1},
+    {"old_empty": "1"},
+    {"new_empty": True},
+    {"together": 1},
+    {"together": "true"},
     {"window_start": "2026-06-01T12:30:00Z"},
     {"window_start": 1_780_000_000},
     {"arm": "control"},
@@ -111,6 +116,9 @@ def test_a_report_with_any_field_wrong_is_refused_and_the_sums_stay(world_sqlite
         {"new": COUNTS | {"ins": 101}},
         {"worse_utts": 12, "better_utts": 9},
         {"worse_utts": 21},
+        {"differ_utts": 21},
+        {"old_empty": 21},
+        {"new_empty": 21},
     ]
     for change in fitting:
         refused(phone.pair(plan, 10, 10, **change), 422, "counts-mismatch")

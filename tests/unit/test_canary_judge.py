@@ -75,6 +75,7 @@ def test_all_halting_tests_together_halt_wrongly_no_more_often_than_their_alphas
     total = sum(rule.alpha_halt for rule in rules) + GATE.alpha_failures
     assert total == pytest.approx(GATE.alpha_halt + GATE.alpha_parts + GATE.alpha_failures)
     assert total == pytest.approx(0.015)
+    assert total + GATE.alpha_signals == pytest.approx(0.02)
 
 
 def test_a_part_of_a_gate_differs_in_what_the_part_needs_and_in_nothing_else() -> None:
