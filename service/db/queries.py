@@ -127,6 +127,14 @@ def cohort_devices(cohort: Cohort, span: tuple[str, str] | None = None) -> Selec
     return ids.where(*_conditions(cohort.model, cohort.filter))
 
 
+def rollout_devices(rollout: Rollout, span: tuple[str, str] | None = None) -> Select[str]:
+    """Return the query for the ids of the devices that a rollout is for."""
+    ids = cohort_devices(rollout.cohort, span)
+    if rollout.include_new or rollout.started_at is None:
+        return ids
+    return ids.where(Device.enrolled_at <= rollout.started_at)
+
+
 def _conditions(model: str, chosen: dict[str, Any]) -> list[Any]:
     conditions: list[Any] = []
     if chosen.get("hardware"):
@@ -262,13 +270,11 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
         Deployment.state.in_(("refused", "failed")),
     )
     running = DeviceModel.running_release
-    rows = cohort_devices(rollout.cohort).where(
+    rows = rollout_devices(rollout).where(
         or_(running.is_(None), running.in_(before)),
         or_(Device.last_seen_at.is_(None), Device.last_seen_at >= silent),
         Device.id.not_in(out),
     )
-    if not rollout.include_new:
-        rows = rows.where(Device.enrolled_at <= rollout.started_at)
     if release.hardware:
         rows = rows.where(Device.hardware.in_(release.hardware))
     if release.min_agent:

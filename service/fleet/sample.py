@@ -63,7 +63,7 @@ def of_cohort(session: Session, rollout: Rollout) -> Sample:
             if examined == most:
                 break
         everyone = examined < most
-        members = queries.cohort_devices(cohort, None if everyone else (low, high))
+        members = queries.rollout_devices(rollout, None if everyone else (low, high))
         by_release = members_by_release(session, members)
         if everyone or sum(by_release.values()) >= CHOSEN_MIN:
             break
@@ -90,7 +90,7 @@ def without_outcome(
     ids = session.scalars(rest.order_by(Device.id).limit(most)).all()
     if len(ids) == most or seen.times == 1:
         return seen.about(count), ids
-    everywhere = queries.cohort_devices(rollout.cohort).where(*elsewhere)
+    everywhere = queries.rollout_devices(rollout).where(*elsewhere)
     ids = session.scalars(everywhere.limit(most)).all()
     return max(seen.about(count), most) if len(ids) == most else len(ids), ids
 

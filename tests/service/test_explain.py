@@ -144,6 +144,20 @@ def test_a_rollout_is_explained_by_outcomes_counted_and_reasons_sampled(world: W
     assert found["next"]["kind"] == "hold" and "1 devices reported" in found["next"]["because"]
 
 
+def test_who_enrolled_after_the_start_and_is_not_meant_is_not_counted(world: World) -> None:
+    rollout = world.ready(include_new=False, gate={"pairs_promote_least": 1})
+    (phone,) = world.fleet(1, digest(BASE))
+    world.now += timedelta(hours=1)
+    world.fleet(2, digest(BASE), prefix="late")
+    world.fleet(1, digest(BETTER), prefix="there")
+    found = world.ok("GET", f"/v1/rollouts/{rollout}/explain")
+    counted = {"cohort": 1, "on_the_release": 0, "without_outcome": 1, "on_their_way": 1}
+    assert found["devices"] == counted and found["sampled"] == 1
+    assert [one["for_example"] for one in found["held"]] == [phone.id]
+    (stage,) = world.ok("GET", f"/v1/rollouts/{rollout}")["stages"]
+    assert stage["devices"] == 1
+
+
 def test_a_draft_says_which_patches_are_missing_and_that_it_takes_a_person(
     world_sqlite: World,
 ) -> None:
