@@ -72,7 +72,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "cohort show NAME": fleet.show_cohort,
     "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] "
     "[--on-network] [--idle] [--charging] [--window] [--per-minute] [--bytes] "
-    "[--priority] [--no-new] [--at] "
+    "[--priority] [--no-new] [--at] [--rollback] "
     "[--accept-full-downloads]": rollouts.start,
     "rollout simulate MODEL RELEASE --cohort [--stages] [--gate] [--per-minute]": rollouts.simulate,
     "rollout list [--model] [--state]": fleet.list_rollouts,

@@ -168,6 +168,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--min-agent": _arg("only for agents of this version or later", version),
     "--rollback-from-here": _arg("allow the way back to the newest release, even without a patch"),
     "--rollback-days": _arg("end the way back after so many days", count, metavar="N"),
+    "--rollback": _arg("also from later releases, along the ways back that the family signs"),
     "--no-rollback": _arg("allow no way back (default: to the releases that patches start from)"),
     "--model": _arg("whose devices or rollouts", name),
     "--cohort": _arg("the cohort", name),

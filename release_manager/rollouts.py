@@ -34,6 +34,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --charging --window 01:00-05:00
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --per-minute 200 --bytes 500GB
       fleetdiff rollout start asr-en-edge r2 --cohort kitchen --at 2026-12-01T03:00Z
+      fleetdiff rollout start asr-en-edge r1 --cohort kitchen --rollback
 
     A rollout does not start while many of its devices would fetch the full file for want of a
     patch, unless that is accepted.
@@ -46,6 +47,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
     costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
     costs |= {"priority": args.priority, "start_at": args.at}
     plan |= {"include_new": False} if args.no_new else {}
+    plan |= {"rollback": True} if args.rollback else {}
     rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
     try:
         return _act(client, rollout["id"], _accepting(args, "start"), "started")

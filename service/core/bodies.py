@@ -185,6 +185,7 @@ class NewRollout(RolloutChange):
     conditions: Conditions = ANYTIME
     priority: Annotated[int, Field(ge=0, le=9), BeforeValidator(_no_guessing)] = 0
     include_new: bool = True
+    rollback: bool = False
 
 
 class Why(Body):

@@ -85,6 +85,10 @@ class PatchesMissing(Conflict):
     """Devices would have to fetch the full file."""
 
 
+class NoEdge(Conflict):
+    """The family signs no such way back."""
+
+
 class ReportClosed(Conflict):
     """The rollout takes no more reports."""
 

@@ -263,7 +263,9 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
     have other hardware or an older agent than the release asks for.
     """
     release = rollout.release
-    before = select(Release.id).where(Release.model == rollout.model, Release.seq < release.seq)
+    back = Release.name.in_(release.rollback_from if rollout.rollback else ())
+    before = select(Release.id).where(Release.model == rollout.model)
+    before = before.where(or_(Release.seq < release.seq, back))
     out = select(Deployment.device_id).where(
         Deployment.rollout_id == rollout.id,
         Deployment.direction == "forward",

@@ -65,6 +65,7 @@ class Rollout(Table):
     conditions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     priority: Mapped[int] = mapped_column(default=0, server_default="0")  # the highest goes first
     include_new: Mapped[bool] = mapped_column(default=True, server_default=sa.true())
+    rollback: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     gate: Mapped[dict[str, Any]]
     gate_sha256: Mapped[str]
     base_sha256: Mapped[str | None]  # where the chain of patches to the release begins
@@ -90,6 +91,12 @@ class Rollout(Table):
     def current_stage(self) -> "Stage":
         """The stage that runs, or ran last."""
         return self.stages[self.stage - 1]
+
+    def takes(self, running: Release | None) -> bool:
+        """Whether it moves who runs this; back only if it is a rollback, along a signed edge."""
+        if running is None or running.seq < self.release.seq:
+            return True
+        return self.rollback and running.name in self.release.rollback_from
 
     __table_args__ = (
         Index(None, "model", "state"),

@@ -130,6 +130,7 @@ class Release(Table):
     bytes: Mapped[int]
     hardware: Mapped[list[Any]]
     rollback_from: Mapped[list[Any]]
+    rollback_until: Mapped[int] = mapped_column(default=0, server_default="0")  # 0: for good
     min_agent: Mapped[str] = mapped_column(server_default="")
     # What trust.roles.Evaluation holds; read with a report only, for it is long.
     evaluation: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
@@ -140,6 +141,11 @@ class Release(Table):
         UniqueConstraint("model", "sha256"),
         one_of("status", "active", "retired", "withdrawn"),
     )
+
+    def takes_back(self, later: "Release", now: datetime) -> bool:
+        """Whether the family signs the way back from a later release to this one, until now."""
+        is_open = not self.rollback_until or now.timestamp() < self.rollback_until
+        return is_open and later.name in self.rollback_from
 
 
 class Patch(Table):

@@ -25,7 +25,7 @@ from service.core.errors import (
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db import queries
 from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Rollout
-from service.fleet import plans, rollouts, rules
+from service.fleet import edges, plans, rollouts, rules
 from trust.approval import approval, plan_digest
 
 
@@ -44,6 +44,7 @@ def plan_of(rollout: Rollout) -> dict[str, Any]:
         "budget": rollout.budget and rollout.budget.shown("per_minute_max bytes_max"),
         "gate": rollout.gate,
         "on_halt": rollout.on_halt,
+        **({"rollback": True} if rollout.rollback else {}),
         **({"start_at": rollout.start_at.isoformat()} if rollout.start_at else {}),
     }
 
@@ -78,6 +79,7 @@ def start(
 
     Raises:
         BeyondLimits: no approval would help.
+        NoEdge: it is a rollback, and the family signs no way back.
         PatchesMissing: a good part of the cohort would fetch the full file, and nobody said yes.
     """
     rollout = rollouts.changing(session, rollout_id, *UNSTARTED, "running")
@@ -85,6 +87,7 @@ def start(
         if limits is None and rollout.state == "awaiting_approval":
             _begin(session, rollout, actor, now)
         return rollout
+    edges.check_edges(session, rollout, now)
     reason = plans.check_patches(session, rollout, accepted=full_downloads)
     if not _ask(session, rollout, actor, now, limits, reason):
         _begin(session, rollout, actor, now, reason)
@@ -101,6 +104,7 @@ def start_due(
     """Start a rollout whose time has come if it still may, or note why not; a tick asks again."""
     rollout = rollouts.changing(session, rollout_id, "scheduled")
     try:
+        edges.check_edges(session, rollout, now)
         reason = plans.check_patches(session, rollout, accepted=rollout.full_downloads)
         ends = rules.signed_ends(session, rollout.model)
         if not ends or min(ends) <= now + timeout:
@@ -118,9 +122,12 @@ def _begin(session: Session, rollout: Rollout, actor: str, now: datetime, reason
     if rollout.start_at is None or rollout.start_at <= now:
         rollouts.start(session, rollout.id, actor, now, reason)
         return
-    waiting = f"starts at {rollout.start_at:%F %R} UTC"
-    waits: dict[str, Any] = {"state": "scheduled", "waiting_for": waiting}
+    waits: dict[str, Any] = {"state": "scheduled", "waiting_for": _starts(rollout.start_at)}
     rollouts.change(session, rollout, "schedule", reason, actor, now, **waits)
+
+
+def _starts(at: datetime | None) -> str:
+    return f"starts at {at:%F %R} UTC" if at else "starts at the next tick"
 
 
 def _ask(
@@ -221,11 +228,12 @@ def amend(
     for name in given.keys() - when:
         setattr(budget, name, given[name])
     rollout.budget = budget if given.keys() - when else rollout.budget
+    waits = _starts(when["start_at"]) if when and rollout.state == "scheduled" else ""
     told = given | {name: at and at.isoformat() for name, at in when.items()}
-    kept = {"waiting_for": rollout.waiting_for, "approvals": None} | when
+    kept = {"waiting_for": waits or rollout.waiting_for, "approvals": None} | when
     rollouts.change(session, rollout, "change", "", actor, now, told, **kept)
-    if rollout.state == "scheduled" and not _ask(session, rollout, actor, now, limits, ""):
-        _begin(session, rollout, actor, now)
+    if rollout.state == "scheduled":
+        _ask(session, rollout, actor, now, limits, "")
     return rollout
 
 

@@ -217,7 +217,8 @@ def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetim
     seq = row.release.seq if row.release else 0
     for gone in queries.deployments_of(session, row.device_id):
         proven = gone.state == "confirmed" and gone.to_sha256 == left
-        if proven and gone.rollout.state in LIVE and seq < gone.release.seq:
+        behind = seq < gone.release.seq or row.running_sha256 == gone.from_sha256
+        if proven and gone.rollout.state in LIVE and behind:
             gone.state, gone.reason, gone.updated_at = "failed", "went_back", now
             worse = int(not gone.failures)  # it counts once
             gone.failures += 1

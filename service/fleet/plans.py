@@ -125,7 +125,7 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
     """
     target, seen = rollout.release, sample.of_cohort(session, rollout)
     running, total = seen.by_release, seen.devices
-    planner = planner_of(session, target, Limits())
+    planner = planner_of(session, target, Limits(goes_back=rollout.rollback))
     lacking: list[dict[str, Any]] = []
     below: list[dict[str, Any]] = []
     for release in queries.releases_of(session, target.model):
@@ -135,7 +135,7 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
             "devices": devices,
             "share_bp": devices * BP // (total or 1),
         }
-        if not devices or release.seq >= target.seq:
+        if not devices or not rollout.takes(release):
             continue
         if (floor := floor_of(session, target, release)) is not None:
             below.append(row | {"floor": floor.release.name, "reason": floor.reason})

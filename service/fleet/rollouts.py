@@ -157,9 +157,20 @@ def start(
                 f"rollout {other.id} of this cohort is {other.state}; halt or finish it first",
                 rollout=other.id,
             )
+        if _opposes(rollout, other) or _opposes(other, rollout):
+            raise WrongState(
+                f"rollout {other.id} of {other.release.name} is {other.state}, and one of the two "
+                "takes back what the other brings; halt it first",
+                rollout=other.id,
+            )
     change(session, rollout, "start", reason, actor, now, state="running", started_at=now)
     start_stage(rollout, 1, now)
     return rollout
+
+
+def _opposes(back: Rollout, other: Rollout) -> bool:
+    """Whether a rollback leads away from where another rollout leads."""
+    return back.rollback and other.release.name in back.release.rollback_from
 
 
 def pause(session: Session, rollout_id: str, reason: str, actor: str, now: datetime) -> Rollout:

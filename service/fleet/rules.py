@@ -14,7 +14,7 @@ from service.core import conditions, policy
 from service.db import documents, queries
 from service.db.rollout_tables import LIVE, OPEN, Cohort, Deployment, Rollout
 from service.db.tables import DeviceModel, Release
-from service.fleet import deployments, plans
+from service.fleet import deployments, edges, plans
 from service.fleet.ground import Ground, offline
 from service.fleet.holds import Finding, Hold
 from trust.fields import is_at_least
@@ -124,9 +124,11 @@ def _way_back(case: Case, undo: Deployment, trail: list[Finding]) -> Deployment 
     existing = case.tried(rollout, "back")
 
     def rules() -> Applied:
-        bad = rollout.release.name
-        signed = before is not None and before.status == "active" and bad in before.rollback_from
-        said = f"the way back from {bad} to {before.name if before else 'unknown bytes'} is "
+        bad = rollout.release
+        signed = before is not None and before.status == "active"
+        if before is not None and before.seq < bad.seq:
+            signed = signed and before.takes_back(bad, case.now)
+        said = f"the way back from {bad.name} to {before.name if before else 'unknown bytes'} is "
         yield "way_back", f"{said}{'' if signed else 'not '}signed", _or(signed, Hold.NO_PIPELINE)
         yield _unexpired(case)
         tried = existing is not None and existing.state not in OPEN
@@ -158,7 +160,7 @@ def _way_forward(case: Case, rollout: Rollout, trail: list[Finding]) -> Deployme
             f"the rollout is {rollout.state}",
             _or(rollout.state == "running", Hold.PAUSED),
         )
-        yield from _barriers(case, release)
+        yield from _barriers(case, rollout)
         # Whoever leaves the cohort before the order was given gets none; after that it goes on.
         if existing and row.order_deployment != existing.id and not _is_in(case, rollout.cohort):
             left = ("canceled", "left the cohort", case.now)
@@ -178,13 +180,17 @@ def _way_forward(case: Case, rollout: Rollout, trail: list[Finding]) -> Deployme
     return deployments.offer(case.session, rollout, row, "forward", release, tried, *times, worst)
 
 
-def _barriers(case: Case, release: Release) -> Applied:
+def _barriers(case: Case, rollout: Rollout) -> Applied:
     """Why no order for this release could be followed by this device."""
-    active, device = release.status == "active", case.row.device
+    release, device = rollout.release, case.row.device
+    active = release.status == "active"
     yield "status", f"{release.name} is {release.status}", _or(active, Hold.NO_PIPELINE)
-    runs = case.release.seq if case.release else 0
-    both = f"number {runs} runs, {release.seq} comes"
-    yield "direction", both, _or(runs <= release.seq, Hold.NO_PIPELINE)
+    back = case.release if case.release and case.release.seq > release.seq else None
+    both = f"number {case.release.seq if case.release else 0} runs, {release.seq} comes"
+    signed = back is not None and rollout.rollback and release.takes_back(back, case.now)
+    if back and rollout.rollback:
+        both += f", and the way back is {'' if signed else 'not '}signed"
+    yield "direction", both, _or(back is None or signed, Hold.NO_PIPELINE)
     asked = release.hardware or [device.hardware]
     both = f"{device.hardware}; it takes {', '.join(release.hardware) or 'any'}"
     yield "hardware", both, _or(device.hardware in asked, Hold.NO_PIPELINE)
@@ -193,6 +199,8 @@ def _barriers(case: Case, release: Release) -> Applied:
     yield "agent", both, _or(recent, Hold.AGENT_TOO_OLD)
     floor = plans.floor_below(case.ground.floors, release, case.release)
     first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
+    if back and (floor := edges.undone_floor(case.ground.floors, release, back)):
+        first = f"the way back would undo the floor {floor.release.name}: {floor.reason}"
     yield "floor", first, _or(floor is None, Hold.FLOOR)
     yield _unexpired(case)
     # A way back is not tried: a set that is over does not bar it.

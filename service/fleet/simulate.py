@@ -45,9 +45,9 @@ def _groups(session: Session, asked: Rollout) -> list[Group]:
     target, groups = asked.release, []
     for release_id, link, devices in found:
         running = session.get_one(Release, release_id) if release_id else None
-        if running is not None and running.seq >= target.seq:
+        if not asked.takes(running):
             continue
-        planner = plans.planner_of(session, target, Limits(network=link))
+        planner = plans.planner_of(session, target, Limits(network=link, goes_back=asked.rollback))
         ways = planner.pipelines(running.sha256 if running else "")
         sent = sum(step.bytes for step in ways[0].steps)
         about = seen.about(devices)

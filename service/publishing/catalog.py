@@ -249,6 +249,7 @@ def _publish(
         row.status = signed.status
         row.hardware = list(signed.hardware)
         row.rollback_from = list(signed.rollback_from)
+        row.rollback_until = signed.rollback_until
         row.min_agent = signed.min_agent
         row.evaluation = write(signed.evaluation) if signed.evaluation else None
     session.flush()

@@ -71,8 +71,9 @@ def test_a_rollout_may_have_conditions_and_a_budget(desk: Desk, sent: dict[str, 
     window = {"start_min": 22 * 60, "end_min": 5 * 60 + 30}
     asked = {"networks": ["fast", "slow"], "idle": True, "window": window}
     assert (made["conditions"], made["per_minute_max"], made["bytes_max"]) == (asked, 9, 2 * 10**9)
-    assert "priority" not in made and "include_new" not in made
-    assert desk.run(*words, "--priority", "9", "--no-new") == 0
+    assert not {"priority", "include_new", "rollback"} & made.keys()
+    assert desk.run(*words, "--priority", "9", "--no-new", "--rollback") == 0
+    assert sent["rollouts"]["rollback"] is True
     assert (sent["rollouts"]["priority"], sent["rollouts"]["include_new"]) == (9, False)
     assert desk.run(*words[:-1], "22:00") == 2 and "01:00-05:00" in desk.err
 

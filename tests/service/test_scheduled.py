@@ -76,7 +76,10 @@ def test_its_time_can_be_changed_and_taken_away_until_it_starts(world: World) ->
     until(world, NIGHT)
     assert held(world, rollout)[0] == "scheduled"
     found = world.ok("PATCH", at(rollout), json={"start_at": None})
-    assert (found["state"], found["start_at"]) == ("running", None)
+    assert (found["state"], found["start_at"]) == ("scheduled", None), "only a tick moves it"
+    assert found["health"]["waiting_for"] == "starts at the next tick"
+    world.tick()
+    assert held(world, rollout) == ("running", [])
     problem = refused(
         world.call("PATCH", at(rollout), json={"start_at": LATER.isoformat()}), 409, "wrong-state"
     )
