@@ -45,7 +45,7 @@ def release_of(session: Session, name: str) -> Release:
 
 def pause(session: Session) -> None:
     row = rollout_of(session)
-    row.state, row.generation = "paused", row.generation + 1
+    row.state, row.paused_at, row.generation = "paused", START, row.generation + 1
 
 
 def halt(session: Session) -> None:
