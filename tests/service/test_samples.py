@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from service.db import queries
-from service.db.rollout_tables import CohortMember, Rollout
+from service.db.rollout_tables import Cohort, CohortMember, Rollout
 from service.db.tables import Device, DeviceModel
 from service.fleet import sample
 from tests.service.crowd import crowd
@@ -85,10 +85,10 @@ def test_a_filter_that_matches_rarely_is_applied_to_more_but_not_to_all(crowded:
 def test_a_list_of_devices_is_looked_at_by_itself(crowded: World) -> None:
     short, long = cohort(crowded, "short", devices=[]), cohort(crowded, "long", devices=[])
     with crowded.app.state.database.writer() as session:
-        ids = session.scalars(queries.cohort_devices(queries.all_cohorts(session)[0])).all()
-        ids_of = {c.name: c.id for c in queries.all_cohorts(session)}
-        listed = [(ids_of[short], i) for i in ids[:30]] + [(ids_of[long], i) for i in ids[:900]]
-        session.add_all(CohortMember(cohort_id=c, device_id=i) for c, i in listed)
+        cohorts = {row.name: row for row in session.scalars(select(Cohort))}
+        ids = session.scalars(queries.cohort_devices(cohorts["all"])).all()
+        for name, members in ((short, ids[:30]), (long, ids[:900])):
+            session.add_all(CohortMember(cohort_id=cohorts[name].id, device_id=i) for i in members)
     found = missing(crowded, draft(crowded, to=short)["id"])
     assert (found["looked_at"], found["examined"], found["everyone"]) == (30, 30, True)
     found = missing(crowded, draft(crowded, to=long)["id"])
