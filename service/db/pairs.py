@@ -21,7 +21,9 @@ def summed(rollout_id: str, columns: Sequence[str]) -> Select[Any]:
 def pairs_in(session: Session, rollout_id: str, *scopes: str) -> list[int]:
     """Return how many pairs of both arms count in each scope."""
     s = CanarySums
-    rows = select(s.scope, func.sum(s.n)).where(s.rollout_id == rollout_id, s.scope.in_(scopes))
+    # By its key from the front: each batch of a fleet has a row here.
+    key = (s.rollout_id == rollout_id, s.arm.in_(("canary", "control")), s.scope.in_(scopes))
+    rows = select(s.scope, func.sum(s.n)).where(*key)
     found = {scope: int(n) for scope, n in session.execute(rows.group_by(s.scope))}
     return [found.get(scope, 0) for scope in scopes]
 
@@ -57,12 +59,11 @@ def earlier_trial(
     session: Session, device_id: str, model_sha256: str, **same: str
 ) -> CanaryReport | None:
     """Return a device's newest report in whose trial this model was the new one."""
+    brought_it = select(Rollout.id).join(Rollout.release).where(Release.sha256 == model_sha256)
     rows = (
         select(CanaryReport)
         .filter_by(device_id=device_id, arm="canary", **same)
-        .join(Rollout, Rollout.id == CanaryReport.rollout_id)
-        .join(Rollout.release)
-        .where(Release.sha256 == model_sha256)
+        .where(CanaryReport.rollout_id.in_(brought_it))
         .order_by(CanaryReport.received_at.desc())
     )
     return session.scalars(rows.limit(1)).first()

@@ -1,4 +1,4 @@
-"""The heartbeat looks through no whole fleet: its questions lead by indexes to who is at it."""
+"""Nothing that comes often looks through a whole fleet: indexes lead to the few it is about."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from service.db import queries
 from service.db.session import Database
-from tests.service.world import BASE, World, digest
+from tests.service.world import BASE, BETTER, World, digest
 
 WHOLE_FLEET = re.compile(
     r"SCAN (device|device_model|deployment|event|canary_report)\b"
@@ -57,6 +57,16 @@ def test_a_tick_and_a_round_of_the_publisher_scan_no_table_of_the_fleet(rolling:
     with plans(database) as found:
         rolling.tick(0.7 * timeout)
     assert len(found) > 20, "they were asked"
+    assert [plan for plan in found if WHOLE_FLEET.search(plan)] == []
+
+
+def test_no_device_on_its_way_has_the_server_look_through_the_others(rolling: World) -> None:
+    (phone,) = rolling.fleet(1, digest(BASE), prefix="late")
+    with plans(rolling.app.state.database) as found:
+        phone.install(phone.offered(), 10, 10)
+        assert phone.runs == digest(BETTER)
+        phone.poll()
+    assert len(found) > 40, "it was asked"
     assert [plan for plan in found if WHOLE_FLEET.search(plan)] == []
 
 
