@@ -137,27 +137,27 @@ async def shown(request: Request, sent: Sent, now: Now) -> Shown:
 IsShown = Annotated[Shown, Depends(shown)]
 
 
-def admitted_device(request: Request, database: Data, now: Now, shown: IsShown) -> Device:
-    """Return the device that calls; what it signed is not counted yet."""
+def admitted_device(request: Request, database: Data, shown: IsShown) -> str:
+    """Return the id of the device that calls; what it signed is not counted yet."""
     with database.reader() as session:
-        found = devices.identify_device(session, shown, certificate_of(request), now)
-    request.state.actor = f"device {found.id}"
-    limit(request, "device_calls", found.id)
-    return found
+        devices.admit(session, shown, certificate_of(request))
+    request.state.actor = f"device {shown.device_id}"
+    limit(request, "device_calls", shown.device_id)
+    return shown.device_id
 
 
-Admitted = Annotated[Device, Depends(admitted_device)]
+Admitted = Annotated[str, Depends(admitted_device)]
 
 
-async def fetching_device(request: Request, admitted: Admitted, shown: IsShown) -> Device:
-    """Return the device that calls to fetch something; a download holds no connection."""
+async def fetching_device(request: Request, admitted: Admitted, shown: IsShown) -> str:
+    """Return the id of who calls to fetch something; a download holds no connection."""
     if shown.number is not None:
         async with writing(request) as session:
             await run_in_threadpool(devices.count_request, session, shown)
     return admitted
 
 
-Fetcher = Annotated[Device, Depends(fetching_device)]
+Fetcher = Annotated[str, Depends(fetching_device)]
 
 
 def device(request: Request, _admitted: Admitted, session: Tx, now: Now, shown: IsShown) -> Device:
