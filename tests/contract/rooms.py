@@ -20,8 +20,8 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "service/core": 1500,
     "service/db": 1100,
     "service/blobs": 300,
-    "device_agent": 2097,
-    "release_manager": 2268,
+    "device_agent": 2117,
+    "release_manager": 2269,
 }
 
 
