@@ -1,8 +1,7 @@
 """What a poll costs the server: processor time against a bare application, and against goosebit.
 
 One worker each, in turn, in one run; the processor time is the server's own, flushes of what
-devices were seen included. Beside it: a poll that grants an offer, starting a rollout for any
-number of devices, and caps under 64 pollers at once (`benchmarks.caps`).
+devices were seen included. Beside it: a poll that grants an offer.
 """
 
 import json
@@ -11,18 +10,17 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import caps, load, served
+from benchmarks import load, served
 from benchmarks.rows import Row, publish
 from tests.service.world import BASE, BETTER, MODEL
 
 ROUNDS, ASKS, PEER_ASKS, GRANTS = 3, 16_000, 400, 1_600
 FLEETS, PEER_FLEETS = (10_000, 1_000_000), (2_000, 20_000, 100_000)
-BARE_MAX, GROWTH_MAX, GRANT_US_MAX, START_MS_MAX = 2.5, 1.2, 1000, 100
+BARE_MAX, GROWTH_MAX, GRANT_US_MAX = 2.5, 1.2, 1000
 PEER_TIMES_MIN = 60
 PEER = Path(__file__).parents[1] / "build" / "goosebit" / "bin" / "python"
 SERVE = [sys.executable, "-m", "benchmarks.served"]
@@ -34,7 +32,7 @@ def main() -> int:
         rows = _unchanged(Path(folder))
         rows += _peers(Path(folder), rows)
         rows += _grants(Path(folder))
-    return publish("poll", rows + caps.measure())
+    return publish("poll", rows)
 
 
 def _unchanged(folder: Path) -> list[Row]:
@@ -43,7 +41,7 @@ def _unchanged(folder: Path) -> list[Row]:
         work = f"unchanged poll, {devices:,} devices"
         with ExitStack() as running:
             _say(work)
-            token = served.make(folder, devices, BETTER).token
+            served.make(folder, devices, BETTER)
             plain = running.enter_context(_served(folder / "bare.log"))
             ours = running.enter_context(_served(folder / "ours.log", folder, devices))
             etag = _etag(ours[1])
@@ -59,38 +57,9 @@ def _unchanged(folder: Path) -> list[Row]:
                 Row(work, "/ bare", least[devices] / floor, "", BARE_MAX),
                 Row(work, "memory of the server", load.rss_bytes(ours[0]) / 1e6, "MB"),
             ]
-            rows += _start(folder, devices, ours, token)
         _empty(folder)
     small, large = least.values()
     return [*rows, Row("unchanged poll", "1,000,000 / 10,000", large / small, "", GROWTH_MAX)]
-
-
-def _start(folder: Path, devices: int, ours: tuple[int, int], token: str) -> list[Row]:
-    work = f"create and start a rollout, {devices:,} devices"
-    pid, port = ours
-    made = {"model": MODEL, "release": "r2", "cohort": "all", "stages": [{"share_bp": 10_000}]}
-    line, said = load.Line(port), {"Authorization": f"Bearer {token}"}
-
-    def create_and_start() -> str:
-        body = json.dumps(made).encode()
-        _, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
-        path = f"/v1/rollouts/{json.loads(created)['id']}"
-        status, _, answer = line.ask(load.request(f"{path}/start", "POST", b"{}", **said))
-        if status != 200:
-            raise RuntimeError(f"{status}: {answer!r}")
-        return path
-
-    time.sleep(2 * served.FLUSH_S)  # the polls before were noted by then
-    # Once before: what is imported and compiled in a process is so only once.
-    line.ask(load.request(f"{create_and_start()}/halt", "POST", b'{"reason": "warm"}', **said))
-    before, cpu_s, at_s = _rows(folder), load.cpu_s(pid), time.monotonic()
-    create_and_start()
-    wall_ms, cpu_ms = (time.monotonic() - at_s) * 1e3, (load.cpu_s(pid) - cpu_s) * 1e3
-    return [
-        Row(work, "processor time", cpu_ms, "ms CPU", START_MS_MAX),
-        Row(work, "by the clock", wall_ms, "ms"),
-        Row(work, "rows written", _rows(folder) - before, "rows", 8),
-    ]
 
 
 def _peers(folder: Path, ours: list[Row]) -> list[Row]:
@@ -158,14 +127,6 @@ def _etag(port: int) -> str:
     head = load.Line(port).ask(served.poll(0, BETTER))[1].decode()
     lines = (line.partition(": ") for line in head.split("\r\n"))
     return next(value for name, _, value in lines if name.lower() == "etag")
-
-
-def _rows(folder: Path) -> int:
-    """Return how many rows there are in all tables."""
-    with sqlite3.connect(folder / "fleetdiff.db") as database:
-        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        counts = (database.execute(f'SELECT count(*) FROM "{name}"') for (name,) in tables)
-        return sum(count.fetchone()[0] for count in counts)
 
 
 def _empty(folder: Path) -> None:

@@ -23,7 +23,8 @@ DEVICES = """
 """
 RUNS = """
     INSERT INTO device_model (device_id, model, running_sha256, running_release, order_seq)
-    SELECT id, :model, :sha256, :release, 0 FROM device WHERE serial LIKE :prefix || '%'
+    SELECT id, :model, :sha256, :release, 0 FROM device
+    WHERE serial >= :prefix AND serial < :prefix || '~'
 """
 
 
