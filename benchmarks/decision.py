@@ -7,7 +7,7 @@ reports; the goal is on the ratio of the two, which is of that very run.
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from service.fleet.cohorts import create_cohort
 from service.fleet.rollouts import create_rollout, start
 
 FEW, MANY = 100, 1_000_000
-RATIO_MAX = 3.0  # the work is the same; a slow moment of the machine is allowed for
+RATIO_MAX = 2.0  # the work is the same; a busy machine also slows what it does
 ROUNDS = 30
 PART = 20_000
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TIMEOUT = timedelta(days=1)  # that a device has for an update
 CLASSES = [f"h{number}" for number in range(8)]
 
 
@@ -38,7 +39,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         spent = {n: measure(Path(folder, f"{n}.db"), n) for n in (FEW, MANY)}
     rows = [
-        Row(f"{n:,} reports", "one decision", 1000 * s, "ms (median)") for n, s in spent.items()
+        Row(f"{n:,} reports", "one decision", 1000 * s, "ms of processor (median)")
+        for n, s in spent.items()
     ]
     ratio = spent[MANY] / spent[FEW]
     rows.append(
@@ -48,7 +50,7 @@ def main() -> int:
 
 
 def measure(file: Path, reports: int) -> float:
-    """Return the median seconds of an observation and its decision."""
+    """Return the median processor seconds of an observation and its decision."""
     migrate(f"sqlite:///{file}")
     database = Database(f"sqlite:///{file}", durable=False)
     with database.writer() as session:
@@ -67,10 +69,10 @@ def measure(file: Path, reports: int) -> float:
 def _decision_s(database: Database, rollout_id: str) -> float:
     with database.writer() as session:
         rollout = session.get_one(Rollout, rollout_id)
-        began = time.perf_counter()
-        tick.step(session, rollout, NOW)
+        began = time.process_time()
+        tick.step(session, rollout, NOW, TIMEOUT)
         session.flush()
-        spent = time.perf_counter() - began
+        spent = time.process_time() - began
         assert rollout.waiting_for.startswith("safe; soaking"), rollout.waiting_for
     return spent
 
