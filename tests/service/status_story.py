@@ -143,6 +143,7 @@ def _begin(session: Session, release: str, on_halt: str, now: datetime) -> Rollo
         now=now,
     )
     made.salt = release  # the same devices in the same stages, every time
+    made.full_downloads = True  # the story has no patches
     return rollouts.start(session, made.id, "mina", now)
 
 
@@ -178,7 +179,7 @@ def _stage(
         if state == "confirmed":
             _report(session, rollout, device_id, dice, change, now)
     session.flush()
-    tick.step(session, rollout, now)
+    tick.step(session, rollout, now, timedelta(days=1))
 
 
 def _deploy(
