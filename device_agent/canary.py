@@ -131,10 +131,9 @@ def run_trial(
     base = known.get(base_key)
     heard = {_key(old_sha256, shard): old, _key(new_sha256, shard): new}
     kept = {key: known[key] for key in known if key not in (*heard, base_key)}
-    kept |= ({base_key: base} if base else {}) | heard
+    kept = dict([*(kept | ({base_key: base} if base else {}) | heard).items()][-KEPT_MAX:])
     again = hear_old(1) if asked.arm == "control" else None
     base = base if base and base.comparable(new) else None
-    kept = dict([*kept.items()][-KEPT_MAX:])
     return Trial(old, new, again, base, old_first, kept, together=old is not before)
 
 

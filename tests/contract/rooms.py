@@ -20,7 +20,7 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "service/core": 1500,
     "service/db": 1100,
     "service/blobs": 300,
-    "device_agent": 2117,
+    "device_agent": 2116,
     "release_manager": 2269,
 }
 
