@@ -88,6 +88,14 @@ class TwoSlots:
     def __init__(self, active: str, spend: Callable[[], None]) -> None:
         self.here, self.other, self._spend = active, "", spend
 
+    @property
+    def active(self) -> Path:
+        return Path(self.here)
+
+    @property
+    def spare(self) -> Path:
+        return Path(self.other)
+
     def active_sha256(self, *, fresh: bool) -> str:
         return self.here
 
