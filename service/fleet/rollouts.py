@@ -238,7 +238,8 @@ def stop(
     session: Session, rollout: Rollout, reason: str, actor: str, now: datetime, **evidence: Any
 ) -> None:
     """Halt a live rollout: no more offers, and what is open is called off."""
-    ended = {"state": "halted", "finished_at": now, "halt_reason": reason, "paused_at": None}
+    ended = {"state": "halted", "finished_at": now, "halt_reason": reason}
+    ended |= {"paused_at": None, "reasons": []}
     change(session, rollout, "halt", reason, actor, now, evidence, **ended)
     deployments.cancel_all(session, rollout.id, now)
     rollout.current_stage.state = "halted"

@@ -39,7 +39,7 @@ def test_the_diagram_shows_every_state_and_no_other() -> None:
 
 def token_of(world: World) -> str:
     """Return a token that outlasts every example; the world's clock never goes back."""
-    life = timedelta(days=3000)
+    life = timedelta(days=365)
     with world.app.state.database.writer() as session:
         return access.create_token(session, "people", list(access.SCOPES), life, world.now)[1]
 
