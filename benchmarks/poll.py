@@ -1,26 +1,24 @@
 """What a poll costs the server: processor time against a bare application, and against goosebit.
 
 One worker each, in turn, in one run; the processor time is the server's own, flushes of what
-devices were seen included. Beside it: a poll that grants an offer.
+devices were seen included. Beside it: polls that the database answers (`benchmarks.grants`).
 """
 
-import json
 import random
 import shutil
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import load, served
+from benchmarks import grants, load, served
 from benchmarks.rows import Row, publish
-from tests.service.world import BASE, BETTER, MODEL
+from tests.service.world import BETTER
 
-ROUNDS, ASKS, PEER_ASKS, GRANTS = 3, 16_000, 400, 1_600
+ROUNDS, ASKS, PEER_ASKS = 3, 16_000, 400
 FLEETS, PEER_FLEETS = (10_000, 1_000_000), (2_000, 20_000, 100_000)
-BARE_MAX, GROWTH_MAX, GRANT_US_MAX = 2.5, 1.2, 1000
+BARE_MAX, GROWTH_MAX = 2.5, 1.2
 PEER_TIMES_MIN = 60
 PEER = Path(__file__).parents[1] / "build" / "goosebit" / "bin" / "python"
 SERVE = [sys.executable, "-m", "benchmarks.served"]
@@ -31,8 +29,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rows = _unchanged(Path(folder))
         rows += _peers(Path(folder), rows)
-        rows += _grants(Path(folder))
-    return publish("poll", rows)
+    return publish("poll", rows + grants.measure())
 
 
 def _unchanged(folder: Path) -> list[Row]:
@@ -84,35 +81,6 @@ def _peers(folder: Path, ours: list[Row]) -> list[Row]:
             Row(work, "goosebit / Fleetdiff", peer_us / poll_us, "times"),
         ]
     return rows
-
-
-def _grants(folder: Path) -> list[Row]:
-    work = "poll that takes a grant"
-    _say(work)
-    token = served.make(folder, 2 * GRANTS, BASE).token
-    with _served(folder / "ours.log", folder, 0) as (pid, port):
-        made = {"model": MODEL, "release": "r2", "cohort": "all"}
-        stages = [{"share_bp": 10_000, "in_flight_max": 4 * GRANTS}]
-        body = json.dumps(made | {"stages": stages}).encode()
-        said, line = {"Authorization": f"Bearer {token}"}, load.Line(port)
-        _, _, created = line.ask(load.request("/v1/rollouts", "POST", body, **said))
-        path = f"/v1/rollouts/{json.loads(created)['id']}/start"
-        line.ask(load.request(path, "POST", b"{}", **said))
-        asks = [served.poll(number, BASE) for number in range(2 * GRANTS)]
-        load.cpu_us(pid, port, asks[:GRANTS], 200)  # warm
-        grant_us = load.cpu_us(pid, port, asks[GRANTS:], 200)
-        etag = load.Line(port).ask(asks[0])[1].decode().lower().partition("etag: ")[2][:18]
-        again = [served.poll(number, BASE, etag) for number in range(GRANTS)]
-        slow_us = load.cpu_us(pid, port, again, 304)
-        with sqlite3.connect(folder / "fleetdiff.db") as database:
-            granted = database.execute("SELECT count(*) FROM deployment").fetchone()[0]
-    _empty(folder)
-    if granted != 2 * GRANTS:
-        raise RuntimeError(f"{granted} grants, not {2 * GRANTS}")
-    return [
-        Row(work, "processor time", grant_us, "us CPU", GRANT_US_MAX),
-        Row("poll that waits for its order", "processor time", slow_us, "us CPU"),
-    ]
 
 
 @contextmanager

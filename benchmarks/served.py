@@ -63,10 +63,10 @@ def poll(number: int, running: bytes, etag: str = "") -> bytes:
     return request(path, Authorization=credential(number), **condition)
 
 
-def settings_of(folder: Path, port: int, devices: int = 0) -> Settings:
+def settings_of(folder: Path, port: int, devices: int = 0, database: str = "") -> Settings:
     """Return settings that limit no load generator."""
     return patient(
-        database=f"sqlite:///{folder / 'fleetdiff.db'}",
+        database=database or f"sqlite:///{folder / 'fleetdiff.db'}",
         artifacts=str(folder / "artifacts"),
         port=port,
         poll_after_s=3600,
@@ -74,12 +74,12 @@ def settings_of(folder: Path, port: int, devices: int = 0) -> Settings:
     )
 
 
-def make(folder: Path, devices: int, running: bytes) -> World:
+def make(folder: Path, devices: int, running: bytes, database: str = "") -> World:
     """Fill a new folder: a release, a better one, the cohort of all, and devices that run one.
 
     Returns the world, of which the caller uses the token after `close`.
     """
-    settings = settings_of(folder, 1)
+    settings = settings_of(folder, 1, database=database)
     migrate(settings.database)
     app = create_app(settings, ticking=False, durable=False)
     with TestClient(app) as client:

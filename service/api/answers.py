@@ -13,7 +13,7 @@ from service.db.tables import Device
 from service.fleet import devices, offers
 from service.fleet.bundle import bundle_of
 from service.fleet.holds import Hold
-from service.fleet.offers import Answer
+from service.fleet.offers import Answer, Read
 
 JITTER = 0.2
 LASTS = timedelta(days=1)  # at most: a row that somebody changed by hand is seen after a day
@@ -38,12 +38,17 @@ class Reply(NamedTuple):
 
 
 def reply_to(
-    state: State, session: Session, device: Device, asked: Question, now: datetime
+    state: State,
+    session: Session,
+    device: Device,
+    asked: Question,
+    now: datetime,
+    known: Read | None = None,
 ) -> Reply:
     """Check a device in, and put its answer into words."""
     config = state.settings
     timeout = timedelta(seconds=config.deployment_timeout_s)
-    answer = offers.check_in(session, device, asked.running, timeout, now)
+    answer = offers.check_in(session, device, asked.running, timeout, now, known)
     state.seen[device.id] = now
     if answer.hold is Hold.ORDER_PENDING:
         state.wake.set()

@@ -28,7 +28,8 @@ from service.api.problems import of_refusal
 from service.core.credential import shown_by
 from service.core.errors import Overloaded, Refusal
 from service.db.entries import Entry
-from service.fleet.devices import admit, identify_device
+from service.fleet import offers
+from service.fleet.devices import admit, recognised
 
 PATH = "/device/v1/poll"
 CREDENTIAL, CONDITION = b"authorization", b"if-none-match"
@@ -136,8 +137,9 @@ async def _looked_up(scope: Scope, state: State, asked: Asked) -> Reply | None:
         request.state.actor = f"device {asked.device_id}"
         with state.database.writer() as session:
             session.info["origin"] = origin_of(request)
-            device = identify_device(session, shown, certificate, now, lock=True)
-            return reply_to(state, session, device, asked.question, now)
+            known = offers.read(session, shown.device_id)
+            device = recognised(session, known and known.device, shown, certificate, now)
+            return reply_to(state, session, device, asked.question, now, known)
 
     async with state.writers:
         try:

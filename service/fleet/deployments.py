@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, case, insert, or_, select, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_dict, manager_of_class, set_committed_value
 
 from service.db import queries
 from service.db.entries import of_device
@@ -124,7 +124,9 @@ def offer(
         values |= {"release_id": release.id, "to_sha256": release.sha256}
         values |= {"bytes_sent": 0, "failures": 0, "failed_way": ""}
         written(session, _ADD, values, touches=[of_device(row.device_id)])
-        return Deployment(**values)
+        made: Deployment = manager_of_class(Deployment).new_instance()
+        instance_dict(made).update(values)  # as if it had been read: the unit of work knows nothing
+        return made
     if before.state not in (*OPEN, "canceled"):
         # Another attempt: the device gave up on the one before by its id.
         row.deployment_id = None

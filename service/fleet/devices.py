@@ -108,13 +108,22 @@ def identify_device(
         Unauthorized: unknown, wrong, revoked or superseded, all alike.
     """
     asked = {"device": shown.device_id}
-    found = session.scalars(_LOCKED if lock else _FRESH, asked)
-    device = found.one_or_none()
+    device = session.scalars(_LOCKED if lock else _FRESH, asked).one_or_none()
+    if lock:
+        return recognised(session, device, shown, certificate, now)
+    check_shown(device, shown, certificate)
+    assert device is not None
+    return device
+
+
+def recognised(
+    session: Session, device: Device | None, shown: Shown, certificate: str | None, now: datetime
+) -> Device:
+    """Return the device that was read and locked, if it is the caller's; what it shows counts."""
     renewed = check_shown(device, shown, certificate)
     assert device is not None
-    if lock:
-        count_request(session, shown)
-    if renewed and lock:
+    count_request(session, shown)
+    if renewed:
         _supersede(session, device, now)
     return device
 

@@ -8,7 +8,7 @@ poll can be answered by its ETag.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
@@ -27,13 +27,23 @@ from service.fleet.holds import Finding, Hold
 PASSING = frozenset((Hold.ORDER_PENDING, Hold.STAGE_FULL, Hold.PER_MINUTE, Hold.BUDGET))
 
 
-_RUNS = (  # made once, as what it is compiled to is found again by what it is made of
-    select(DeviceModel, Model.generation)
+_ASKS = (  # made once, as what it is compiled to is found again by what it is made of
+    select(Device, DeviceModel, Model.generation)
+    .join(DeviceModel, DeviceModel.device_id == Device.id)
     .join(Model, Model.name == DeviceModel.model)
-    .where(DeviceModel.device_id == bindparam("device"))
-    .with_for_update(of=DeviceModel)
+    .where(Device.id == bindparam("device"))
+    # FOR NO KEY UPDATE: others may still refer to the rows meanwhile.
+    .with_for_update(key_share=True, of=(Device, DeviceModel))
     .execution_options(populate_existing=True)
 )
+
+
+class Read(NamedTuple):
+    """A device and what it runs, locked, and the generation of its model in that moment."""
+
+    device: Device
+    row: DeviceModel
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,34 @@ class Answer:
     until: datetime | None = None
 
 
+def read(session: Session, device_id: str) -> Read | None:
+    """Return what a poll is answered by, None if there is no such device."""
+    found = session.execute(_ASKS, {"device": device_id}).first()
+    return Read(*found) if found else None
+
+
 def check_in(
-    session: Session, device: Device, running: str, timeout: timedelta, now: datetime
+    session: Session,
+    device: Device,
+    running: str,
+    timeout: timedelta,
+    now: datetime,
+    known: Read | None = None,
 ) -> Answer:
-    """Note what the device runs, settle its deployments, and answer its poll."""
-    row, ground = _read(session, device.id, now)
+    """Note what the device runs, settle its deployments, and answer its poll.
+
+    Args:
+        session: of the transaction.
+        device: that polls.
+        running: the digest that its poll carries.
+        timeout: of a deployment.
+        now: the time.
+        known: what this transaction has read of it already.
+    """
+    known = known or read(session, device.id)
+    assert known is not None
+    row = known.row
+    ground = ground_of(session, row.model, known.generation, now)
     _note_running(session, row, ground, running, now)
     mine = queries.deployments_of(session, device.id)
     _settle(session, row, mine, now)
@@ -130,13 +163,6 @@ def shard_of(canary: Canary, device_id: str) -> dict[str, Any]:
         "utterances": shard["utterances"],
         "ref_words": shard["ref_words"],
     }
-
-
-def _read(session: Session, device_id: str, now: datetime) -> tuple[DeviceModel, Ground]:
-    """Return what a device runs, locked, and the ground as it was in that moment."""
-    found = session.execute(_RUNS, {"device": device_id})
-    row, generation = found.one()
-    return row, ground_of(session, row.model, generation, now)
 
 
 def _note_running(

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from service.db import queries
-from service.db.rollout_tables import CohortMember, Floor, Rollout, Stage
+from service.db.rollout_tables import Budget, CohortMember, Floor, Rollout, Stage
 from service.db.session import Database
 from service.db.tables import CanarySet, MetadataFile, Model, Patch, Release
 from service.fleet import deployments, ground
@@ -81,6 +81,12 @@ def end_set(session: Session) -> None:
     session.execute(update(CanarySet).values(expires_at=ENDED))
 
 
+def cost(session: Session) -> None:
+    row = rollout_of(session)
+    spent = Budget(per_minute_max=1, minute=1 << 40, granted=1)
+    row.budget, row.generation = spent, row.generation + 1
+
+
 def leave(session: Session) -> None:
     session.execute(delete(CohortMember))
 
@@ -96,6 +102,7 @@ HOLDS: dict[str, Callable[[Session], None]] = {
     "metadata_expired": end_documents,
     "metadata_expired for its set": end_set,
     "not_in_cohort": leave,
+    "per_minute": cost,
 }
 
 

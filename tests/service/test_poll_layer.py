@@ -14,7 +14,7 @@ from tests.service.phone import Phone
 from tests.service.world import BASE, BETTER, World, digest, refused
 
 ORDER = ("root", "t", "s")
-STATEMENTS_MAX = 9  # of a poll that is granted a place, two BEGIN among them
+STATEMENTS_MAX = 8  # of a poll that is granted a place, two BEGIN among them
 
 
 @pytest.fixture
