@@ -139,7 +139,9 @@ def rows_of(fleet: Fleet, cpu_s: float, period_s: int, foretold_s: float) -> lis
         Row(work, "run the release in the end", there, "devices"),
         *(Row(work, f"do not: {why}", n, "devices") for why, n in reasons.most_common()),
         Row(work, "do not, and explain names no reason", nameless, "devices", 0),
-        Row(work, "bytes / full downloads", fleet.bytes_sent / (there * len(file(2))), "", 0.1),
+        Row(
+            work, "bytes / full downloads", fleet.bytes_sent / max(there * len(file(2)), 1), "", 0.1
+        ),
         Row(work, "peak / mean of polls in two periods after an outage", quiet, "", 1.5),
         Row(work, "the same with an update for half of the fleet", busy, ""),
         Row(work, "the rollout took, with both outages", took_s / HOUR, "hours"),
