@@ -21,9 +21,10 @@ from service.db.migrate import migrate
 from service.db.rollout_tables import CanaryReport, CanarySums, Deployment, Rollout
 from service.db.session import Database
 from service.db.tables import Artifact, Device, DeviceModel, Model, Release
-from service.fleet import sums, tick
-from service.fleet.cohorts import create_cohort
-from service.fleet.rollouts import create_rollout, start
+from service.engine import tick
+from service.engine.cohorts import create_cohort
+from service.engine.rollouts import create_rollout, start
+from service.fleet import sums
 
 FEW, MANY = 100, 1_000_000
 RATIO_MAX = 2.0  # the work is the same; a busy machine also slows what it does

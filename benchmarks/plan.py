@@ -19,9 +19,10 @@ from sqlalchemy import insert
 
 from benchmarks.rows import Row, publish
 from service.core.chain import HASHED_HOPS_MAX, PROCESS_BYTES, Edge, File, Limits, Planner
+from service.db.columns import Table
 from service.db.migrate import migrate
 from service.db.session import Database
-from service.db.tables import Artifact, Model, Patch, Release, Table
+from service.db.tables import Artifact, Model, Patch, Release
 from service.fleet import plans
 
 RELEASES, EDGES, DEVICES, ROUNDS = 300, 3000, 100, 5

@@ -6,7 +6,7 @@ from sqlalchemy.engine import Connection
 
 import service.db.pipelines
 import service.db.rollout_tables  # noqa: F401  (fills the metadata)
-from service.db.tables import Table
+from service.db.columns import Table
 
 
 def run(connection: Connection) -> None:

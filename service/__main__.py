@@ -29,7 +29,7 @@ from service.core.errors import Refusal
 from service.db import queries
 from service.db.migrate import migrate
 from service.db.session import Database
-from service.fleet.tick import verify
+from service.engine.tick import verify
 from service.settings import FromEnviron, PublisherSettings, Settings
 from service.signing.keys import Publisher
 from service.signing.publisher import work

@@ -21,9 +21,9 @@ from service.core.network import Buckets
 from service.core.rollout_limits import RolloutLimits, read_limits
 from service.dashboard import pages
 from service.db.session import Database
+from service.engine.tick import tick
 from service.fleet import retention
 from service.fleet.reports import note_seen
-from service.fleet.tick import tick
 from service.publishing.freshness import Tally
 from service.settings import Settings
 from service.signing.keys import OnlineKeys, Publisher

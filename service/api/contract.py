@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 
-from service.api import artifacts, device, entry, ops, plans, releases, rollouts, webhooks
+from service.api import artifacts, cohorts, device, entry, ops, plans, releases, rollouts, webhooks
 
 AUDIENCES: dict[str, tuple[str, list[APIRouter]]] = {
     "admin.json": (
@@ -16,6 +16,7 @@ AUDIENCES: dict[str, tuple[str, list[APIRouter]]] = {
         [
             releases.router,
             artifacts.router,
+            cohorts.router,
             rollouts.router,
             plans.router,
             ops.router,

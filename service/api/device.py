@@ -10,7 +10,8 @@ from service.api.deps import Caller, Config, Fetcher, Now, Reports, SignedOrNot,
 from service.api.origin import certificate_of, limit_address
 from service.api.problems import document
 from service.api.strict import StrictRoute
-from service.core.bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey, Sha256
+from service.core.bodies import Sha256
+from service.core.device_bodies import Capacity, DeviceEvents, Enrollment, NewCanaryReport, NewKey
 from service.core.errors import Unauthorized
 from service.fleet import devices, reports
 from service.fleet.bundle import root_digest

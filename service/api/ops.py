@@ -26,8 +26,9 @@ from service.api.strict import for_people
 from service.core.bodies import DeviceChange, Label, Name, NewEnrollmentToken
 from service.db import documents, queries
 from service.db.tables import ApiToken
-from service.fleet import explain, registry, rollouts
-from service.fleet.health import device_view, fleet_view
+from service.engine import explain, rollouts
+from service.engine.health import device_view, fleet_view
+from service.fleet import registry
 from service.publishing import catalog
 from service.publishing.freshness import metrics, publisher_view
 

@@ -14,7 +14,7 @@ from service.api.strict import for_people
 from service.core.bodies import Name, NewModel, NewSignature, Sha256
 from service.db import documents, queries
 from service.db.tables import ApiToken
-from service.fleet.health import model_view, release_views
+from service.engine.health import model_view, release_views
 from service.fleet.plans import patch_view
 from service.publishing import catalog, drafts
 from service.publishing.patches import check_patches, unchecked

@@ -1,4 +1,4 @@
-"""Release managers and operators: cohorts and rollouts. Routes record intent; `tick` moves."""
+"""Release managers and operators: rollouts. Routes record intent; `tick` moves."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, o
 from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
-from service.core.bodies import Label, Name, NewApproval, NewCohort, NewRollout, RolloutChange, Why
+from service.core.bodies import Label, Name, NewApproval, NewRollout, RolloutChange, Why
 from service.core.rollout_limits import RolloutLimits
 from service.db import queries
 from service.db.rollout_tables import ENDED
 from service.db.tables import ApiToken
-from service.fleet import approvals, cohorts, explain, pauses, plans, rollouts, simulate
-from service.fleet.health import cohort_view, rollout_view
-from service.publishing import catalog
+from service.engine import approvals, explain, pauses, rollouts, simulate
+from service.engine.health import rollout_view
+from service.fleet import plans
 from trust.approval import plan_digest
 
 router = for_people("rollouts")
@@ -58,39 +58,6 @@ State = Literal[
     "canceled",
 ]
 WAIT_STEP_S = 0.25
-
-
-@router.post("/cohorts", status_code=201, responses=document(404, 409, 422))
-def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> dict[str, Any]:
-    """Add a cohort: a list of devices, or a filter that devices match."""
-    chosen = body.filter.model_dump() if body.filter else None
-    cohort = cohorts.create_cohort(session, body.name, body.model, body.devices, chosen, now)
-    return cohort_view(session, cohort)
-
-
-@router.get("/cohorts")
-def list_cohorts(
-    _caller: CanRead, session: Reader, cursor: Name | None = None, limit: Limit = LIMIT
-) -> dict[str, Any]:
-    """List the cohorts by name; pass `next` as `cursor` for the next page."""
-    rows = queries.cohorts_page(session, cursor or "", limit)
-    return page([cohort_view(session, cohort) for cohort in rows], "name", limit)
-
-
-@router.get("/cohorts/{name}", responses=document(404, 422))
-def get_cohort(_caller: CanRead, name: Name, session: Reader) -> dict[str, Any]:
-    """Preview a cohort: how many devices, on which releases, and a sample."""
-    return cohort_view(session, catalog.cohort_named(session, name))
-
-
-@router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
-def put_member(
-    _caller: CanWrite, name: Name, device_id: Label, session: Tx, now: Now
-) -> dict[str, Any]:
-    """Add a device to a static cohort."""
-    cohort = catalog.cohort_named(session, name)
-    cohorts.add_member(session, cohort, device_id, now)
-    return cohort_view(session, cohort)
 
 
 @router.post("/rollouts", status_code=201, responses=document(404, 409, 422))

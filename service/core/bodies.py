@@ -1,4 +1,4 @@
-"""What people and devices may hand in: strict, bounded, nothing extra."""
+"""What people may hand in, and what a field may hold: strict, bounded, nothing extra."""
 
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -11,7 +11,7 @@ DAY_S = 24 * 60 * 60
 YEAR_LEAST, YEAR_MOST = 1970, 9998  # what every database keeps, whatever its time zone
 
 
-def _no_guessing(value: Any) -> Any:
+def no_guessing(value: Any) -> Any:
     """Refuse what JSON does not call a number: true, "1"."""
     if isinstance(value, bool | str):
         raise ValueError("a number is required")
@@ -23,13 +23,6 @@ def _moment(value: datetime) -> datetime:
     if not YEAR_LEAST <= value.year <= YEAR_MOST:
         raise ValueError(f"a year from {YEAR_LEAST} to {YEAR_MOST} is required")
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-def _hour(value: datetime) -> datetime:
-    """Refuse what tells more than the hour."""
-    if value.minute or value.second or value.microsecond:
-        raise ValueError("a full hour is required")
-    return value
 
 
 def _text_only(value: Any) -> Any:
@@ -49,16 +42,13 @@ Value = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
 Network = Annotated[Label, AfterValidator(lambda text: str(ip_network(text)))]  # 10.0.0.0/8
 Labels = Annotated[dict[Key, Value], Field(max_length=32)]
 Moment = Annotated[datetime, AfterValidator(_moment), BeforeValidator(_text_only)]
-Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
-Positive = Annotated[int, Field(ge=1, le=1 << 53), BeforeValidator(_no_guessing)]
-Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(_no_guessing)]
-EventKind = Literal[
-    "downloading", "applied", "refused", "activated", "committed", "rolled_back", "failed", "note"
-]
+Count = Annotated[int, Field(ge=0, le=ERRORS_MAX), BeforeValidator(no_guessing)]
+Positive = Annotated[int, Field(ge=1, le=1 << 53), BeforeValidator(no_guessing)]
+Size = Annotated[int, Field(ge=0, le=1 << 53), BeforeValidator(no_guessing)]
 EventName = Annotated[
     str, Field(pattern=r"^(cohort|draft|metadata|release|rollout)\.([a-z_]{1,64}|\*)$")
 ]
-Minute = Annotated[int, Field(ge=0, le=24 * 60 - 1), BeforeValidator(_no_guessing)]
+Minute = Annotated[int, Field(ge=0, le=24 * 60 - 1), BeforeValidator(no_guessing)]
 NetworkClass = Literal["fast", "slow", "metered"]
 
 
@@ -79,7 +69,7 @@ class NewToken(Body):
 
     name: Label
     scopes: Annotated[list[Label], Field(min_length=1, max_length=32)]
-    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(_no_guessing)] = 90 * 86400
+    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(no_guessing)] = 90 * 86400
     networks: Annotated[list[Network], Field(min_length=1, max_length=32)] | None = None
 
 
@@ -101,8 +91,8 @@ class NewEnrollmentToken(Body):
     """A token that admits `uses` devices."""
 
     model: Name
-    uses: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_no_guessing)] = 1
-    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(_no_guessing)] = 86400
+    uses: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(no_guessing)] = 1
+    ttl_s: Annotated[int, Field(ge=60, le=365 * 86400), BeforeValidator(no_guessing)] = 86400
     cohort: Name | None = None
 
 
@@ -134,15 +124,15 @@ class DeviceChange(Body):
 class NewStage(Body):
     """One stage of a rollout."""
 
-    share_bp: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_no_guessing)]
-    soak_s: Annotated[int, Field(ge=0, le=30 * 86400), BeforeValidator(_no_guessing)] = 0
+    share_bp: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(no_guessing)]
+    soak_s: Annotated[int, Field(ge=0, le=30 * 86400), BeforeValidator(no_guessing)] = 0
     in_flight_max: Positive | None = None
 
 
 GateValue = Annotated[
     Annotated[int, Field(ge=0, le=1 << 53)]
     | Annotated[float, Field(ge=0, le=1 << 53, allow_inf_nan=False)],
-    BeforeValidator(_no_guessing),
+    BeforeValidator(no_guessing),
 ]
 
 
@@ -183,7 +173,7 @@ class NewRollout(RolloutChange):
     gate: Annotated[dict[str, GateValue], Field(max_length=32)] = {}
     on_halt: Literal["keep", "revert"] = "revert"
     conditions: Conditions = ANYTIME
-    priority: Annotated[int, Field(ge=0, le=9), BeforeValidator(_no_guessing)] = 0
+    priority: Annotated[int, Field(ge=0, le=9), BeforeValidator(no_guessing)] = 0
     include_new: bool = True
     rollback: bool = False
 
@@ -200,102 +190,3 @@ class NewApproval(Body):
     plan: Sha256
     keyid: Sha256 | None = None
     sig: Signed | None = None
-
-
-class Enrollment(Body):
-    """A device introduces itself."""
-
-    enrollment_token: Label
-    model: Name
-    serial: Label
-    hardware: Label
-    attributes: Labels = {}
-    agent_version: Label
-    public_key: Annotated[
-        Sha256 | None, Field(description="Ed25519, in hexadecimal: by which this request is signed")
-    ] = None
-
-
-class NewKey(Body):
-    """The Ed25519 key, in hexadecimal, with which a device that signs will sign from now on."""
-
-    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Surroundings(Body):
-    """Where a device is, as conditions ask for it."""
-
-    utc_offset_s: Annotated[int, Field(ge=-DAY_S, le=DAY_S), BeforeValidator(_no_guessing)]
-    network: Literal["", "fast", "slow", "metered"] = ""
-    idle: bool = False
-    charging: bool = False
-
-
-class Capacity(Body):
-    """What a device has for an update."""
-
-    memory_bytes: Size
-    room_bytes: Size
-    goes_back: bool = False
-    surroundings: Surroundings | None = None
-
-
-class DeviceEvent(Body):
-    """Something a device did."""
-
-    seq: Positive
-    kind: EventKind
-    deployment_id: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$", alias="deployment")] = ""
-    at: Moment
-    reason: Annotated[str, Field(max_length=64, pattern=r"^[\x20-\x7e]*$")] = ""
-    detail: Text = ""
-    bytes: Size = 0
-
-
-class DeviceEvents(Body):
-    """A batch of events."""
-
-    events: Annotated[list[DeviceEvent], Field(min_length=1, max_length=100)]
-
-
-class Counts(Body):
-    """Word errors of one model on one shard."""
-
-    sub: Count
-    delete: Annotated[Count, Field(alias="del")]
-    ins: Count
-
-    @property
-    def total(self) -> int:
-        """All errors."""
-        return self.sub + self.delete + self.ins
-
-
-class NewCanaryReport(Body):
-    """A device's counts of the old and the new model on its shard, and of the chain's base."""
-
-    report_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    attempt: Positive
-    deployment: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]+$")]
-    old_model: Sha256
-    new_model: Sha256
-    canary_set: Sha256
-    shard: Label
-    scorer: Literal["wer/1"]
-    runtime: Label
-    utterances: Annotated[int, Field(ge=1, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
-    ref_words: Annotated[int, Field(ge=1, le=ERRORS_MAX), BeforeValidator(_no_guessing)]
-    order: Literal["old_first", "new_first"]
-    old: Counts
-    new: Counts
-    old_ms: Size
-    new_ms: Size
-    gate: Literal["activated", "refused"]
-    base: Counts | None = None
-    worse_utts: Count | None = None
-    better_utts: Count | None = None
-    differ_utts: Count | None = None
-    old_empty: Count | None = None
-    new_empty: Count | None = None
-    together: Annotated[bool, Field(strict=True)] | None = None
-    window_start: Annotated[Moment, AfterValidator(_hour)] | None = None

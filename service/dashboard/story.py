@@ -14,7 +14,7 @@ from service.core.policy import gate_of
 from service.dashboard.charts import Part
 from service.db.queries import decisions_of
 from service.db.rollout_tables import LIVE, Rollout
-from service.fleet.health import fleet_view
+from service.engine.health import fleet_view
 
 SHADES = 5  # releases shown one by one; older ones are added up
 OPENED_MAX = 2  # rollouts whose body is open at first, besides the live ones

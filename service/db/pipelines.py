@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.tables import Table, one_of
+from service.db.columns import Table, one_of
 
 
 class Answer(Table):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
+from service.db.columns import Table
 from service.db.rollout_tables import (
     LIVE,
     OPEN,
@@ -21,16 +22,7 @@ from service.db.rollout_tables import (
     Floor,
     Rollout,
 )
-from service.db.tables import (
-    INACTIVE,
-    ApiToken,
-    Device,
-    DeviceModel,
-    Model,
-    Patch,
-    Release,
-    Table,
-)
+from service.db.tables import INACTIVE, ApiToken, Device, DeviceModel, Model, Patch, Release
 from trust.fields import is_at_least
 
 Row = TypeVar("Row", bound=Table)

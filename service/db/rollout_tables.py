@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from service.db.tables import Release, Table, one_of
+from service.db.columns import Table, one_of
+from service.db.tables import Release
 
 OPEN = ("offered", "downloading", "applied", "activated")  # a deployment without an outcome
 LIVE = ("running", "paused")

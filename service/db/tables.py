@@ -4,69 +4,17 @@ Times are UTC; shares are basis points; counts of errors are integers. What a ro
 attribute; what refers to a row is a query, except for what makes up one thing, as stages do.
 """
 
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
+from service.db.columns import Table, one_of
 
 INACTIVE = sa.text("status <> 'active'")  # as in its index, or the index is not used
 MEMORY_BYTES_MOST = str(64 << 20)  # of any patch: what was checked before it was asked for
-
-
-class UtcTime(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC; SQLite forgets the zone, so it is put back on the way out."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """Refuse a time without a zone, and store UTC."""
-        if value is not None and value.tzinfo is None:
-            raise ValueError("a time without a zone")
-        return value.astimezone(UTC) if value is not None else None
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """Return the moment with its zone."""
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
-
-
-def one_of(column: str, *words: str) -> CheckConstraint:
-    """Return the constraint that a column holds one of these words."""
-    return CheckConstraint(f"{column} IN ({', '.join(map(repr, words))})", name=column)
-
-
-class Table(DeclarativeBase):
-    """What every table shares: its name, named constraints, Python types that mean column types."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
-        datetime: UtcTime,
-        dict[str, Any]: sa.JSON,
-        list[Any]: sa.JSON,
-        int: sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-        bytes: sa.LargeBinary,
-    }
-
-    @declared_attr.directive
-    def __tablename__(cls) -> str:  # noqa: N805 (a directive is called with the class)
-        """Return the class's name as SQL writes it: `CanarySet` lies in `canary_set`."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-
-    def shown(self, names: str) -> dict[str, Any]:
-        """Return the columns with these names."""
-        return {name: getattr(self, name) for name in names.split()}
 
 
 class Model(Table):

@@ -1,1 +1,1 @@
-"""What happens to devices: check-in, plan, order, report, verdict; and their rollouts."""
+"""What happens to devices: check-in, plan, order, report, and what of all that is kept."""

@@ -15,8 +15,8 @@ from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core import canary, evaluation, policy, signals
-from service.core.bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.canary import Gate
+from service.core.device_bodies import Capacity, DeviceEvent, NewCanaryReport
 from service.core.errors import CountsMismatch, ImpossibleCounts, ReportClosed
 from service.core.policy import gate_of
 from service.db import pairs, queries

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.core.bodies import DeviceEvent
+from service.core.device_bodies import DeviceEvent
 from service.db import queries
 from service.db.rollout_tables import Deployment
 from service.db.tables import Device, DeviceModel, Patch

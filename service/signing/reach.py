@@ -13,7 +13,7 @@ from functools import cached_property
 
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db.rollout_tables import Rollout
-from service.fleet.approvals import is_approved, plan_of
+from service.engine.approvals import is_approved, plan_of
 from service.signing.keys import Blocked, Trouble
 from service.signing.record import Record
 from trust.approval import plan_digest

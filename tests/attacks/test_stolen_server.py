@@ -10,7 +10,7 @@ from securesystemslib.signer import CryptoSigner
 
 from service.db.migrate import migrate
 from service.db.rollout_tables import Rollout
-from service.fleet.approvals import plan_of
+from service.engine.approvals import plan_of
 from tests.attacks.forgeries import MALLORY
 from tests.service.publishing import forge_rollout, limit, ordered, pin, troubles
 from tests.service.world import BASE, digest, opened, patient

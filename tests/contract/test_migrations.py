@@ -10,10 +10,10 @@ from alembic.config import Config
 
 import migrations
 import service.db.pipelines  # noqa: F401  (fills the metadata)
+from service.db.columns import Table
 from service.db.migrate import migrate
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
-from service.db.tables import Table
 from tests.real.postgres import PostgresServer, clone
 
 

@@ -23,7 +23,7 @@ from device_agent.errors import Rejected, Unavailable
 from device_agent.states import BEFORE_THE_SWITCH, Idle
 from service.app import flush_seen
 from service.db.rollout_tables import Deployment
-from service.fleet.tick import tick
+from service.engine.tick import tick
 from service.signing import orders
 from tests.fleet.direct import Direct
 from tests.fleet.faults import CALM, Faults, Killed

@@ -26,7 +26,8 @@ from service.db.tables import (
     Release,
     Table,
 )
-from service.fleet import cohorts, rollouts, sums, tick
+from service.engine import cohorts, rollouts, tick
+from service.fleet import sums
 from trust.audit import FIRST
 
 NOW = datetime(2026, 3, 14, 9, 26, tzinfo=UTC)

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from service.core import policy
 from service.db.rollout_tables import Decision, Rollout
-from service.fleet import tick
+from service.engine import tick
 from tests.service.phone import Phone
 from tests.service.world import BASE, World, digest, patch_between
 

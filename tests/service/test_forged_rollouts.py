@@ -12,7 +12,7 @@ from sqlalchemy import delete, update
 
 from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
 from service.db.tables import Device, DeviceModel
-from service.fleet.approvals import plan_of
+from service.engine.approvals import plan_of
 from service.signing import orders
 from service.signing.record import Record
 from tests.service.phone import Phone

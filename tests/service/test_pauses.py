@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from service.core import policy
 from service.db.rollout_tables import CanarySums, Rollout
-from service.fleet import rollouts, tick
+from service.engine import rollouts, tick
 from tests.service.line import started
 from tests.service.phone import Phone
 from tests.service.publishing import write

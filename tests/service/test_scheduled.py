@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from service.db.tables import Release
-from service.fleet import approvals, rollouts
+from service.engine import approvals, rollouts
 from tests.service.line import release
 from tests.service.publishing import ALL, approve, limit, write
 from tests.service.test_four_eyes import Tokens, tokens  # noqa: F401  (a fixture)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.fleet.tick import ANSWERS_KEPT
+from service.engine.tick import ANSWERS_KEPT
 from tests.service.world import MODEL, World, outcomes, refused
 
 COHORT = {"name": "all", "model": MODEL, "filter": {}}

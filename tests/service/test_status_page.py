@@ -16,7 +16,7 @@ from service.core.rollout_limits import RolloutLimits
 from service.dashboard import pages
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
-from service.fleet import approvals, cohorts, rollouts
+from service.engine import approvals, cohorts, rollouts
 from service.settings import Settings
 from tests.service import status_story
 from tests.service.status_story import NOW

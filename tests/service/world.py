@@ -24,10 +24,11 @@ from tuf.api.metadata import Metadata, Targets
 from neural_diff.make import make_patch
 from service.app import create_app
 from service.core import access
+from service.db.columns import Table
 from service.db.rollout_tables import Deployment
-from service.db.tables import Device, Table
+from service.db.tables import Device
+from service.engine.tick import tick
 from service.fleet import devices, offers, registry
-from service.fleet.tick import tick
 from service.settings import Settings
 from service.signing import publisher
 from service.signing.keys import OnlineKeys, Publisher
@@ -203,9 +204,8 @@ class World:
             if patch:
                 self.upload(patch)
                 path = patch_path(MODEL, after, name)
-                edge = PatchTarget(
-                    path, digest(patch), len(patch), before.sha256, release.sha256, "sparse"
-                )
+                ends = (before.sha256, release.sha256)
+                edge = PatchTarget(path, digest(patch), len(patch), *ends, "sparse")
                 entries.append(sign.target_of(MODEL, edge))
         self.sign_family(*entries)
         self.tick()

@@ -25,7 +25,8 @@ from service.core.errors import (
 from service.core.rollout_limits import BP, RolloutLimits
 from service.db import queries
 from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Rollout
-from service.fleet import edges, plans, rollouts, rules
+from service.engine import rollouts
+from service.fleet import edges, plans, rules
 from trust.approval import approval, plan_digest
 
 

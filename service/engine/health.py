@@ -16,9 +16,9 @@ from service.core.policy import Observation
 from service.db import queries
 from service.db.rollout_tables import OPEN, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
+from service.engine.tick import observe
 from service.fleet import sample, sums
 from service.fleet.devices import authentication
-from service.fleet.tick import observe
 from service.publishing.freshness import publisher_view
 
 BP = 10_000

@@ -49,14 +49,7 @@ def create_rollout(
     **more: Any,
 ) -> Rollout:
     """Add a rollout in state `draft`; its gate is fixed from here on, the rest is kept as asked."""
-    named = queries.first(session, Release, model=model, name=release)
-    target = found(named, f"release {release} of {model}")
-    if target.status != "active":
-        raise WrongState(f"release {release} is {target.status}")
-    full = session.get_one(Artifact, target.sha256, with_for_update={"read": True})
-    if full.state != "stored":  # nor is it deleted any more, before this rollout is there
-        what = f"the full file of {release} was deleted; upload it again"
-        raise WrongState(what, sha256=target.sha256)
+    target = _target(session, model, release)
     chosen = cohort_named(session, cohort)
     if chosen.model != model:
         raise InvalidRequest(f"cohort {cohort} holds devices of {chosen.model}, not of {model}")
@@ -93,6 +86,18 @@ def create_rollout(
     wanted = {"model": model, "release": release, "cohort": cohort, "gate": rollout.gate_sha256}
     audit.record(session, "rollout.create", rollout.id, now, **wanted)
     return rollout
+
+
+def _target(session: Session, model: str, name: str) -> Release:
+    """Return a release that a rollout may bring, or refuse."""
+    release = found(queries.first(session, Release, model=model, name=name), f"release {name}")
+    if release.status != "active":
+        raise WrongState(f"release {name} is {release.status}")
+    full = session.get_one(Artifact, release.sha256, with_for_update={"read": True})
+    if full.state != "stored":  # nor is it deleted any more, before the rollout is there
+        what = f"the full file of {name} was deleted; upload it again"
+        raise WrongState(what, sha256=release.sha256)
+    return release
 
 
 def _base_of(session: Session, release: Release) -> str | None:

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from service.core import policy
 from service.core.errors import StillHeld
 from service.db.rollout_tables import Rollout
-from service.fleet import rollouts
-from service.fleet.tick import observe
+from service.engine import rollouts
+from service.engine.tick import observe
 
 
 def resume(

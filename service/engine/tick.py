@@ -24,7 +24,8 @@ from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
-from service.fleet import approvals, deployments, plans, rollouts, rules, sample, sums
+from service.engine import approvals, rollouts
+from service.fleet import deployments, plans, rules, sample, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000

@@ -16,11 +16,11 @@ from service.db import queries
 from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
+from service.engine.tick import observe
 from service.fleet import offers, plans, sample
 from service.fleet.bundle import hold_of
 from service.fleet.holds import Finding, Hold
 from service.fleet.offers import Answer
-from service.fleet.tick import observe
 
 SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
 
