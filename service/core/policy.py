@@ -16,6 +16,7 @@ from service.core.canary import Evidence, Gate, Pairs, Sums
 
 T = TypeVar("T")
 BUCKETS = 10_000
+SUMS_DISAGREE = "sums_disagree"
 # Why a rollout is paused, and what ends that; every other reason takes a person.
 PASSING = {
     "budget": "somebody raises its byte budget",
@@ -122,7 +123,9 @@ def decide(seen: Observation) -> Decision:
     """Return what the rollout does next."""
     found = canary.evidence(seen.gate, seen.pairs.pooled, *seen.outcomes)
     if seen.reasons:
-        return _paused(seen, found)
+        # Devices under way go on reporting, and harm is harm; unless the sums are none.
+        harm = None if SUMS_DISAGREE in seen.reasons else _harm(seen)
+        return Decision("halt", *harm, found) if harm else _paused(seen, found)
     kind, reason, because = _judge(seen, found)
     return Decision(kind, reason, because, found, (reason,) if kind == "pause" else ())
 
@@ -176,23 +179,16 @@ def _paused(seen: Observation, found: Evidence) -> Decision:
 
 
 def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
-    gate, (failures, finished) = seen.gate, seen.outcomes
-    told = f"{failures} of {finished} devices refused or failed"
-    if is_failing(seen):
-        return "halt", "failures", told
-    verdict, test = canary.judge(gate, seen.pairs)
-    if verdict == "halt":
-        sums = canary.tests_of(gate, seen.pairs)[test][1]
-        change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
-        return "halt", "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
-    if signal := signals.halting(gate, seen.signals):
-        return "halt", "signals", signals.sentence(signal, seen.signals[signal])
+    if harm := _harm(seen):
+        return "halt", *harm
+    gate, finished = seen.gate, seen.outcomes[1]
     if found.failures >= gate.threshold_failures:
-        return "pause", "failure_rate", f"{told}: too few to halt, too many to go on"
+        told = f"{_told(seen)}: too few to halt, too many to go on"
+        return "pause", "failure_rate", told
     if (finished + seen.silent) * gate.proven_share_least > finished + gate.hostile_count:
         silent = f"{seen.silent} of {seen.under_way} devices under way were not heard of for long"
         return "pause", "silence", f"{silent}; {finished} have an outcome"
-    kind, reason, because = _proceed(seen, verdict, test)
+    kind, reason, because = _proceed(seen)
     so = held_by(seen) if kind != "finish" else {}
     if reason == "soak" or kind != "hold" or seen.under_way:
         so.pop("budget", None)  # nobody waits for bytes
@@ -202,9 +198,29 @@ def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
     return "pause", first, so[first]
 
 
-def _proceed(seen: Observation, verdict: str | None, test: str) -> tuple[str, str, str]:
+def _harm(seen: Observation) -> tuple[str, str] | None:
+    """Return what shows that the release is harmful, if anything does: a word and a sentence."""
+    if is_failing(seen):
+        return "failures", _told(seen)
+    verdict, test = canary.judge(seen.gate, seen.pairs)
+    if verdict == "halt":
+        sums = canary.tests_of(seen.gate, seen.pairs)[test][1]
+        change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
+        return "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
+    if signal := signals.halting(seen.gate, seen.signals):
+        return "signals", signals.sentence(signal, seen.signals[signal])
+    return None
+
+
+def _told(seen: Observation) -> str:
+    failures, finished = seen.outcomes
+    return f"{failures} of {finished} devices refused or failed"
+
+
+def _proceed(seen: Observation) -> tuple[str, str, str]:
     """Return where a rollout stands in which nothing went wrong."""
     n, gate = seen.pairs.pooled.n, seen.gate
+    verdict, test = canary.judge(gate, seen.pairs)
     if doubt := None if seen.overridden else _doubt(seen, verdict, test):
         reason, because = doubt
         if seen.stage_s < gate.undecided_s:

@@ -34,7 +34,6 @@ SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
 REMAINING_MAX = 1000
 CLASS_SHARE_LEAST = 0.02  # smaller classes are shown, and ride on the test of all
 VERIFIED_EVERY = timedelta(days=1)
-SUMS_DISAGREE = "sums_disagree"
 
 
 def tick(
@@ -81,9 +80,9 @@ def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
         rollout.verified_at = now
         if wrong:
             logger.error("sums disagree", extra={"rollout": rollout.id, "scopes": wrong})
-        if wrong and rollout.state in LIVE and SUMS_DISAGREE not in rollout.reasons:
-            reason = f"{SUMS_DISAGREE}: {len(wrong)} sums are not what the reports add up to"
-            reasons, evidence = {*rollout.reasons, SUMS_DISAGREE}, {"disagreements": wrong}
+        if wrong and rollout.state in LIVE and policy.SUMS_DISAGREE not in rollout.reasons:
+            reason = f"{policy.SUMS_DISAGREE}: {len(wrong)} sums are not what the reports add up to"
+            reasons, evidence = {*rollout.reasons, policy.SUMS_DISAGREE}, {"disagreements": wrong}
             rollouts.pause_for(session, rollout, reasons, reason, "tick", now, evidence)
     return wrong
 
