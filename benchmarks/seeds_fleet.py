@@ -38,7 +38,7 @@ SHARDS = read_manifest(FOLDER)
 MODELS = tuple(digest(file(n)) for n in range(1, 5))  # what stands for r1 to r4 in a fleet
 HALF_BP, ALL_BP = 5000, 10_000
 HOURS_MAX = 12
-VERDICTS = {"advance": "promoted", "halt": "halted", "pause": "left to a person"}
+VERDICTS = {"advance": "promoted", "halt": "halted"}
 
 Heard = dict[tuple[str, str], engine.Counts]  # (model, shard) -> what the recogniser counts
 
@@ -78,9 +78,11 @@ class Drawn:
             shard = policy.shard_of(self.canary_salt, one, SHARDS)
             counts = [self.heard[MODELS[n], shard.sha256] for n in (number - 1, number, 0)]
             seen.add(policy.arm(salt, one, gate), shard, counts, is_chain=number > 1)
-            if (kind := policy.decide(seen.observation).kind) != "hold":
-                return Outcome(VERDICTS[kind], *seen.counted)
-        return Outcome("neither", *seen.counted)
+            decision = policy.decide(seen.observation)
+            if decision.kind in VERDICTS:
+                return Outcome(VERDICTS[decision.kind], *seen.counted)
+            seen.reasons = decision.reasons  # paused: who has an order goes on reporting
+        return Outcome("left to a person" if seen.reasons else "neither", *seen.counted)
 
 
 class _Seen:
@@ -91,6 +93,7 @@ class _Seen:
         names = ("pooled", "chain", "placebo", *signals.MAY_HALT)
         self.sums = dict.fromkeys(names, Sums())
         self.is_chain = False
+        self.reasons: tuple[str, ...] = ()  # why the rollout is paused
 
     def add(
         self, arm: str, shard: Shard, counts: Sequence[engine.Counts], *, is_chain: bool
@@ -138,6 +141,7 @@ class _Seen:
             finished=self.devices,
             failures=self.refused,
             remaining=0,
+            reasons=self.reasons,
             signals={name: sums[name] for name in signals.MAY_HALT},
         )
 
