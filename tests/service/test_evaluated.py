@@ -87,7 +87,7 @@ def test_a_release_that_forgot_its_evaluation_has_none(world_sqlite: World) -> N
 
 
 def expiring(world: World) -> Phone:
-    """A set that ends in thirty hours, later than an update may take, and a rollout with one device under way."""
+    """A set that ends later than an update may take, and a rollout with one device under way."""
     end = world.now + timedelta(hours=30)
     world.publish("r1", BASE)
     world.publish_canary(expires=f"{end:%Y-%m-%dT%H:%M:%SZ}")

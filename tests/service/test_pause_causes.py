@@ -40,7 +40,8 @@ def test_no_stage_opens_whose_patches_are_missing_until_they_are_published(world
     assert held(world, rollout) == ("paused", ["patches_missing"])
     assert shown(world, rollout)["stage"] == 1
     problem = refused(world.call("POST", at(rollout, "/resume")), 409, "still-held")
-    assert problem["reasons"] == ["patches_missing"] and "r1 (2 of 12 looked at" in problem["detail"]
+    assert problem["reasons"] == ["patches_missing"]
+    assert "r1 (2 of 12 looked at" in problem["detail"]
     world.ok("POST", f"/v1/models/{MODEL}/patches/r1/r2/restore")
     world.tick()
     assert held(world, rollout) == ("running", [])
