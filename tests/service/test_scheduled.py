@@ -141,7 +141,7 @@ def test_it_waits_for_patches_that_were_withdrawn_since_unless_full_downloads_we
     rollout = made(line)
     line.ok("POST", f"/v1/models/{MODEL}/patches/r1/r2/withdraw", json={"reason": "crashes"})
     until(line, NIGHT)
-    assert "devices on r1 (1 of them" in shown(line, rollout)["health"]["waiting_for"]
+    assert "devices on r1 (1 of 1 looked at" in shown(line, rollout)["health"]["waiting_for"]
     assert line.ok("GET", at(rollout, "/explain"))["patches_missing"][0]["release"] == "r1"
     line.ok("POST", f"/v1/models/{MODEL}/patches/r1/r2/restore")
     line.tick()
@@ -250,4 +250,4 @@ def test_patches_are_looked_for_again_when_the_time_comes_for_who_came_since(
     first = world.ok("GET", f"/v1/models/{MODEL}/releases")["items"][0]
     world.fleet(3, first["sha256"])
     until(world, NIGHT)
-    assert "devices on r1 (3 of them" in shown(world, rollout)["health"]["waiting_for"]
+    assert "devices on r1 (3 of 3 looked at" in shown(world, rollout)["health"]["waiting_for"]
