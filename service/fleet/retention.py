@@ -32,6 +32,7 @@ from service.publishing.manifest import read_manifest
 from trust.roles import Family, family_role, read_family
 
 SILENT = timedelta(days=90)  # a device not seen for so long keeps nothing
+YOUNG = SILENT  # devices come with a release for so long after it was published
 SWEPT_AT_ONCE = 100
 SHOWN = "sha256 bytes state unneeded_since deleted_at"
 
@@ -113,12 +114,15 @@ def _of_model(session: Session, model: str, now: datetime) -> Iterator[tuple[str
     mine = (DeviceModel.model == model, DeviceModel.device_id.in_(recent))
     running = queries.devices_by_release(session, *mine)
     releases = queries.releases_of(session, model)
-    installed = [release for release in releases if running.get(release.id)]
+    young = {release.id for release in releases if now - release.published_at < YOUNG}
+    installed = [release for release in releases if release.id in young | running.keys()]
     goals = _goals(session, model, {release.name for release in installed})
     edges = [edge for edge in plans.edges_of(session, model) if not edge.withdrawn]
     for release in releases:
         if devices := running.get(release.id):
             yield release.sha256, f"{release.name} runs on {devices} devices"
+        if release.id in young:
+            yield release.sha256, f"{release.name} was published within {YOUNG.days} days"
         for why in goals.get(release.id, ()):
             yield release.sha256, f"{release.name} {why}"
         if release.id in goals:

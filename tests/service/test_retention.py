@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from service.app import flush_seen
 from service.blobs import Blobs
 from service.db.session import Database
-from service.db.tables import Artifact, Device
+from service.db.tables import Artifact, Device, Release
 from service.fleet import retention
 from tests.service.line import ops
 from tests.service.phone import Phone
@@ -59,6 +60,14 @@ def silent(world: World, phone: Phone) -> None:
         device.enrolled_at = device.last_seen_at = world.now - SILENT
 
 
+def old(world: World) -> World:
+    """Let it be long ago that everything was published."""
+    with world.app.state.database.writer() as session:
+        for release in session.scalars(select(Release)):
+            release.published_at = world.now - SILENT
+    return world
+
+
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(len(calls)) as threads:
         return [future.result() for future in [threads.submit(call) for call in calls]]
@@ -90,6 +99,7 @@ def test_an_upload_that_no_release_took_goes_after_the_grace_and_not_before(worl
 
 def test_every_artifact_that_is_kept_says_for_what(world: World) -> None:
     rollout = world.ready()
+    old(world)
     world.enroll("s1", runs=digest(BASE)).poll()
     on_its_way = "r2 is where devices are on their way to"
     said = {name: item["needed"] for name, item in plan(world).items()}
@@ -104,14 +114,25 @@ def test_every_artifact_that_is_kept_says_for_what(world: World) -> None:
     assert world.rows()["artifact"] == before
 
 
+def test_a_release_is_kept_for_a_while_for_devices_that_come_with_it(world: World) -> None:
+    world.publish_all()
+    said = {name: item["needed"] for name, item in plan(world).items()}
+    assert "r1 was published within 90 days" in said[digest(BASE)]
+    assert said[digest(PATCH)] == ["it is on a way to r2"]
+    aged(world)
+    assert stored(world, BASE) and stored(world, PATCH)
+
+
 def test_the_way_back_that_is_signed_is_kept(world: World) -> None:
     world.publish_all()
+    old(world)
     world.enroll("s1", runs=digest(BETTER)).poll()
     assert plan(world)[digest(BASE)]["needed"] == ["r1 is the way back from r2"]
 
 
 def test_a_floor_is_kept(world: World) -> None:
     world.publish_all()
+    old(world)
     world.ok("PUT", f"/v1/models/{MODEL}/floors/r1", json={"reason": "moves the cache"})
     assert plan(world)[digest(BASE)]["needed"] == ["r1 is a floor"]
 
@@ -120,6 +141,7 @@ def test_a_device_that_was_silent_for_long_keeps_nothing_and_gets_the_full_file(
     world: World,
 ) -> None:
     world.publish_all()
+    old(world)
     phone = world.enroll("s1", runs=digest(BASE))
     phone.poll()
     silent(world, phone)
@@ -131,6 +153,7 @@ def test_a_device_that_was_silent_for_long_keeps_nothing_and_gets_the_full_file(
 
 def test_whoever_polls_again_in_time_keeps_what_it_runs(world: World) -> None:
     world.publish_all()
+    old(world)
     phone = world.enroll("s1", runs=digest(BASE))
     phone.poll()
     silent(world, phone)
@@ -155,6 +178,7 @@ def test_what_was_deleted_is_brought_back_by_an_upload_and_counts_as_stored_agai
     world: World,
 ) -> None:
     world.publish_all()
+    old(world)
     aged(world)
     reply = world.call("PUT", f"/v1/artifacts/{digest(BASE)}", content=BASE)
     assert reply.status_code == 201 and stored(world, BASE)
@@ -164,6 +188,7 @@ def test_what_was_deleted_is_brought_back_by_an_upload_and_counts_as_stored_agai
 
 def test_a_release_whose_file_was_deleted_gets_no_rollout_until_it_is_back(world: World) -> None:
     world.publish_all()
+    old(world)
     aged(world)
     asked = {"model": MODEL, "release": "r1", "cohort": "all", "stages": [{"share_bp": 10_000}]}
     found = refused(world.call("POST", "/v1/rollouts", json=asked), 409, "wrong-state")
@@ -176,6 +201,7 @@ def test_the_next_family_may_list_what_was_deleted_but_nothing_new_without_its_b
     world: World,
 ) -> None:
     world.publish_all()
+    old(world)
     world.upload(b"an orphan")
     aged(world)
     third = sign.target_of(MODEL, world.release("r3", b"an orphan"))
@@ -229,6 +255,7 @@ def test_an_upload_under_way_is_not_deleted_under_its_feet(world: World) -> None
 def test_a_rollout_made_while_somebody_collects_finds_its_file_or_is_refused(world: World) -> None:
     world.publish_all()
     world.publish("r3", b"the third model")
+    old(world)
     collect(world)
     world.now += GRACE
     asked = {"model": MODEL, "release": "r2", "cohort": "all", "stages": [{"share_bp": 10_000}]}
