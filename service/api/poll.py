@@ -38,11 +38,12 @@ QUERY = re.compile(rb"root=(\d{1,9})&t=(\d{1,9})(?:&s=([0-9a-f]{64}))?\Z")
 
 
 class Asked(NamedTuple):
-    """A poll as agents ask it: who, with what credential, what, and a digest of all that."""
+    """A poll with a bearer's credential: who asks, what it sent, and a digest of all that."""
 
     device_id: str
-    credential: str
-    question: Question
+    credential: bytes
+    query: bytes
+    condition: bytes | None
     digest: bytes
 
 
@@ -59,8 +60,9 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
         asked = _read(scope)
         entry = entries.find(asked.device_id) if asked else None
         if asked and entry and _stands(scope, state, asked, entry):
-            await _answer(send, asked.question.condition or "", entry.after_s)
+            await _answer(send, (asked.condition or b"").decode("latin-1"), entry.after_s)
             return
+        question = _question(asked) if asked else None
         if waiting >= settings.polls_at_once_max:
             await _later(settings.poll_after_s)(scope, receive, send)
             return
@@ -73,7 +75,7 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
 
         waiting += 1
         try:
-            reply = await _looked_up(scope, state, asked) if asked else None
+            reply = await _looked_up(scope, state, asked, question) if asked and question else None
             if reply is None:
                 await app(scope, receive, noted)
             else:
@@ -81,33 +83,40 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
         finally:
             waiting -= 1
         lasting = reply.lasting if reply else scope.get("state", {}).get("lasting")
-        if asked and status == 304 and lasting is not None:
+        if asked and question and status == 304 and lasting is not None:
             entries.keep(mark, asked.device_id, Entry(asked.digest, *lasting))
 
     return poll
 
 
 def _read(scope: Scope) -> Asked | None:
-    """Return what is asked, if it is asked in the one way that agents ask."""
-    found: dict[bytes, bytes] = {}
+    """Return what is asked; no more of it is looked into than a known answer takes."""
+    credential = condition = None
     for name, value in scope["headers"]:
-        if name in (CREDENTIAL, CONDITION):
-            if name in found:
+        if name == CREDENTIAL:
+            if credential is not None:
                 return None
-            found[name] = value
-    kind, _, rest = found.get(CREDENTIAL, b"").partition(b"_")
-    query = QUERY.match(scope["query_string"])
-    if kind != KIND or query is None:
+            credential = value
+        elif name == CONDITION:
+            if condition is not None:
+                return None
+            condition = value
+    kind, _, rest = (credential or b"").partition(b"_")
+    if credential is None or kind != KIND:
         return None
-    whole = b"\n".join((found[CREDENTIAL], scope["query_string"], found.get(CONDITION, b"")))
-    condition = found[CONDITION].decode("latin-1") if CONDITION in found else None
-    running = (query[3] or b"").decode()
-    return Asked(
-        rest.partition(b"_")[0].decode("latin-1"),
-        found[CREDENTIAL].partition(b" ")[2].decode("latin-1"),
-        Question(running, int(query[1]), int(query[2]), condition),
-        hashlib.sha256(whole).digest(),
-    )
+    query = scope["query_string"]
+    digest = hashlib.sha256(b"\n".join((credential, query, condition or b""))).digest()
+    device_id = rest.partition(b"_")[0].decode("latin-1")
+    return Asked(device_id, credential, query, condition, digest)
+
+
+def _question(asked: Asked) -> Question | None:
+    """Return what is asked, if it is asked in the one way that agents ask."""
+    query = QUERY.match(asked.query)
+    if query is None:
+        return None
+    condition = asked.condition.decode("latin-1") if asked.condition is not None else None
+    return Question((query[3] or b"").decode(), int(query[1]), int(query[2]), condition)
 
 
 def _stands(scope: Scope, state: State, asked: Asked, entry: Entry) -> bool:
@@ -123,12 +132,13 @@ def _stands(scope: Scope, state: State, asked: Asked, entry: Entry) -> bool:
     return True
 
 
-async def _looked_up(scope: Scope, state: State, asked: Asked) -> Reply | None:
+async def _looked_up(scope: Scope, state: State, asked: Asked, question: Question) -> Reply | None:
     """Return the answer to a device that is who it says, None if the route shall see to it."""
     request, now = Request(scope), state.clock()
 
     def transact() -> Reply | None:
-        shown, certificate = shown_by(asked.credential), certificate_of(request)
+        sent = asked.credential.partition(b" ")[2].decode("latin-1")
+        shown, certificate = shown_by(sent), certificate_of(request)
         # As in `api.deps`: a stranger never gets as far as a transaction that writes.
         with state.database.reader() as session:
             admit(session, shown, certificate)
@@ -139,7 +149,7 @@ async def _looked_up(scope: Scope, state: State, asked: Asked) -> Reply | None:
             session.info["origin"] = origin_of(request)
             known = offers.read(session, shown.device_id)
             device = recognised(session, known and known.device, shown, certificate, now)
-            return reply_to(state, session, device, asked.question, now, known)
+            return reply_to(state, session, device, question, now, known)
 
     async with state.writers:
         try:
