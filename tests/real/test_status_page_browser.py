@@ -1,9 +1,7 @@
 """The status page in a real browser: its script runs under its own policy, and keeps up."""
 
 import asyncio
-import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -19,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.app import create_app
 from service.db import queries
 from service.settings import Settings
+from tests.real.installed import command
 from tests.service import status_story
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -30,13 +29,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        reason = "no Chromium: apt-get install chromium-headless-shell"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return command("chromium-headless-shell", *BROWSERS)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Weights in a container that nobody knows: never more bytes than `zstd --patch-from` takes."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ import pytest
 
 from neural_diff.apply import apply
 from neural_diff.make import make_patch
+from tests.real.installed import command
 
 pytestmark = pytest.mark.real
 RNG = np.random.default_rng(11)
@@ -44,13 +43,7 @@ CASES: dict[str, Callable[[], tuple[bytes, bytes]]] = {
 
 @pytest.fixture
 def zstd() -> str:
-    found = shutil.which("zstd")
-    if found is None:
-        reason = "no zstd: apt-get install zstd"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return command("zstd", "zstd")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -77,6 +77,11 @@ def line(world: World) -> World:
 
 
 @pytest.fixture
+def line_sqlite(world_sqlite: World) -> World:
+    return three_releases(world_sqlite)
+
+
+@pytest.fixture
 def pinned(world: World, tmp_path: Path) -> World:
     """A world whose publisher knows the root and keeps a record, as the process does."""
     return pin(world, tmp_path)

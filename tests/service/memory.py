@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import event
 
 from service.api import poll as layer
+from service.db.session import Database
 from tests.service.phone import Phone
 from tests.service.programs import eventually
 from tests.service.world import BETTER, World, digest
@@ -62,14 +63,21 @@ def updated(world: World) -> Phone:
 @contextmanager
 def statements(world: World) -> Iterator[list[str]]:
     """Collect the SQL that reaches the database, whatever connection it takes."""
-    database, seen = world.app.state.database, []
+    seen: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
         seen.append(statement)
 
+    with before_each(world.app.state.database, note):
+        yield seen
+
+
+@contextmanager
+def before_each(database: Database, called: Callable[..., None]) -> Iterator[None]:
+    """Call this before each statement, whatever connection it takes."""
     engines = {database.engine, database.writing}
     for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    yield seen
+        event.listen(engine, "before_cursor_execute", called)
+    yield
     for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", called)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from service.db import queries
 from service.db.session import Database
+from tests.service.memory import before_each
 from tests.service.world import BASE, BETTER, World, digest
 
 WHOLE_FLEET = re.compile(
@@ -28,12 +28,8 @@ def plans(database: Database) -> Iterator[list[str]]:
             cursor.execute(f"EXPLAIN QUERY PLAN {asked}", values)
             found.extend(f"{row[3]}   of   {asked}" for row in cursor.fetchall())
 
-    engines = {database.engine, database.writing}
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", explain)
-    yield found
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", explain)
+    with before_each(database, explain):
+        yield found
 
 
 @pytest.fixture

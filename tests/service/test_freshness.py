@@ -1,8 +1,6 @@
 """Expiry and the publisher's troubles: a state of health, metrics, and alerts on them."""
 
-import os
 import re
-import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.db.tables import MetadataFile
 from service.publishing.freshness import ALARM_DAYS, SILENT
+from tests.real.installed import command
 from tests.service.programs import eventually
 from tests.service.publishing import FAMILY, newest, write
 from tests.service.world import World, refused
@@ -174,12 +173,7 @@ def test_the_alerts_are_at_the_days_of_the_code_and_over_metrics_that_exist(pinn
 
 
 def test_promtool_takes_the_alerts_and_the_metrics(pinned_sqlite: World) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        reason = "no promtool: apt-get install prometheus"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    promtool = command("prometheus", "promtool")
     rules = [promtool, "check", "rules", str(ALERTS)]
     assert (
         "12 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
