@@ -132,12 +132,17 @@ def test_it_waits_for_signatures_that_outlast_an_update(world: World) -> None:
     assert held(world, rollout) == ("running", [])
 
 
-def test_it_waits_for_patches_that_were_withdrawn_since_unless_full_downloads_were_accepted(
-    line: World,
-) -> None:
+def behind(line: World) -> None:
+    """Let a device run the first release."""
     phone = line.enroll("s1")
     phone.runs = line.ok("GET", f"/v1/models/{MODEL}/releases")["items"][0]["sha256"]
     phone.poll()
+
+
+def test_it_waits_for_patches_that_were_withdrawn_since_unless_full_downloads_were_accepted(
+    line: World,
+) -> None:
+    behind(line)
     rollout = made(line)
     line.ok("POST", f"/v1/models/{MODEL}/patches/r1/r2/withdraw", json={"reason": "crashes"})
     until(line, NIGHT)
@@ -151,9 +156,7 @@ def test_it_waits_for_patches_that_were_withdrawn_since_unless_full_downloads_we
 def test_what_was_accepted_when_it_was_asked_for_is_accepted_when_it_starts(
     line: World,
 ) -> None:
-    phone = line.enroll("s1")
-    phone.runs = line.ok("GET", f"/v1/models/{MODEL}/releases")["items"][0]["sha256"]
-    phone.poll()
+    behind(line)
     line.ok("POST", f"/v1/models/{MODEL}/patches/r1/r2/withdraw", json={"reason": "crashes"})
     body = {"model": MODEL, "release": "r2", "cohort": "all", "stages": ALL}
     rollout = line.ok("POST", "/v1/rollouts", json=body | {"start_at": NIGHT.isoformat()})["id"]
