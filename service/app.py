@@ -183,6 +183,8 @@ def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> N
             if publisher is not None:
                 work(app.state.database, publisher, app.state.clock())
             retention.sweep(app.state.database, app.state.blobs)
+            kept = timedelta(seconds=app.state.settings.reports_kept_s)
+            retention.forget_reports(app.state.database, kept, app.state.clock())
         except Exception:
             logger.exception("tick failed")
         app.state.wake.wait(app.state.settings.tick_s)

@@ -157,6 +157,9 @@ class Settings(FromEnviron):
     artifact_grace_s: int = Field(
         default=7 * 86400, ge=0, description="until what nothing needs may be deleted"
     )
+    reports_kept_s: int = Field(
+        default=90 * 86400, ge=0, description="canary reports, after their rollout's end"
+    )
     upload_bytes_per_day_max: int = Field(default=1 << 38, ge=1, description="of one caller")
     upload_bytes_unused_max: int = Field(
         default=1 << 37, ge=1, description="of one caller, in no release yet"

@@ -32,7 +32,7 @@ HARMLESS_TABLES = frozenset(
 HARMLESS = {
     "device": {"last_seen_at", "signed_number"},
     "deployment": {"bytes_reserved", "bytes_sent", "deadline_at"},
-    "rollout": {"waiting_for", "classes", "verified_at"},
+    "rollout": {"waiting_for", "classes", "verified_at", "reports_deleted_at"},
     "stage": {"in_flight", "finished", "failures"},
 }
 

@@ -72,6 +72,7 @@ class Rollout(Table):
     base_sha256: Mapped[str | None]  # where the chain of patches to the release begins
     classes: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True))  # of hardware
     verified_at: Mapped[datetime | None]  # when the sums were last compared with the pairs
+    reports_deleted_at: Mapped[datetime | None]  # from then on there is nothing to compare
     on_halt: Mapped[str]
     halt_reason: Mapped[str] = mapped_column(default="")
     waiting_for: Mapped[str]

@@ -36,7 +36,8 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
     stages = _stage_views(session, rollout, seen.about(seen.devices))
     return rollout.shown(
         "id model state reasons stage generation on_halt halt_reason created_at start_at "
-        "started_at finished_at created_by asked_by conditions priority include_new rollback"
+        "started_at finished_at reports_deleted_at created_by asked_by conditions priority "
+        "include_new rollback"
     ) | {
         "release": rollout.release.name,
         "budget": rollout.budget and rollout.budget.shown(BUDGET),

@@ -76,6 +76,8 @@ def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
     """
     with database.writer() as session:
         rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
+        if rollout.reports_deleted_at is not None:
+            return []
         wrong = sums.disagreements(session, rollout.id)
         rollout.verified_at = now
         if wrong:

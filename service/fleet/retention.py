@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Targets
 
@@ -23,7 +23,7 @@ from service.db import documents, queries
 from service.db.changes import touched
 from service.db.entries import EVERYTHING
 from service.db.pipelines import Upload
-from service.db.rollout_tables import ENDED, OPEN, Deployment, Rollout
+from service.db.rollout_tables import ENDED, OPEN, CanaryReport, Deployment, Rollout
 from service.db.session import Database, take_turns
 from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Draft
 from service.fleet import plans
@@ -34,6 +34,8 @@ from trust.roles import Family, family_role, read_family
 SILENT = timedelta(days=90)  # a device not seen for so long keeps nothing
 YOUNG = SILENT  # devices come with a release for so long after it was published
 SWEPT_AT_ONCE = 100
+FORGOTTEN_AT_ONCE = 5_000  # reports in one transaction; others write in between
+FORGOTTEN_WITHIN = timedelta(days=1)
 SHOWN = "sha256 bytes state unneeded_since deleted_at"
 
 
@@ -93,6 +95,32 @@ def sweep(database: Database, blobs: Blobs) -> None:
             if row.state == "deleting" and session.scalars(on_its_way).first() is None:
                 blobs.delete(sha256)
                 row.state = "deleted"
+
+
+def forget_reports(database: Database, kept: timedelta, now: datetime) -> None:
+    """Delete what each device reported to rollouts that ended long ago; their sums stay.
+
+    The row says so before the first report goes: sums without pairs are then no disagreement.
+    """
+    begun, report = Rollout.reports_deleted_at, CanaryReport
+    left = select(report.report_id).where(report.rollout_id == Rollout.id).exists()
+    due = or_(begun.is_(None), and_(begun > now - FORGOTTEN_WITHIN, left))
+    old = select(Rollout.id).where(Rollout.state.in_(ENDED), Rollout.finished_at <= now - kept, due)
+    with database.reader() as session:
+        ids = session.scalars(old).all()
+    for rollout_id in ids:
+        with database.writer() as session:
+            rollout = session.get_one(Rollout, rollout_id)
+            rollout.reports_deleted_at = rollout.reports_deleted_at or now
+        some = select(report.device_id, report.report_id).where(report.rollout_id == rollout_id)
+        gone = delete(report).where(report.rollout_id == rollout_id)
+        gone = gone.where(
+            tuple_(report.device_id, report.report_id).in_(some.limit(FORGOTTEN_AT_ONCE))
+        )
+        count = FORGOTTEN_AT_ONCE
+        while count == FORGOTTEN_AT_ONCE:
+            with database.writer() as session:
+                count = session.connection().execute(gone).rowcount
 
 
 def reasons(session: Session, blobs: Blobs, now: datetime) -> dict[str, list[str]]:
