@@ -138,8 +138,8 @@ def _verify_sums(options: argparse.Namespace) -> None:
     migrate(settings.database)
     database = Database(settings.database)
     with database.reader() as session:
-        found = queries.recent_rollouts(session)
-        ids = [rollout.id for rollout in found if rollout.reports_deleted_at is None]
+        every = queries.recent_rollouts(session)
+    ids = [rollout.id for rollout in every if rollout.reports_deleted_at is None]
     wrong = {
         rollout: found for rollout in ids if (found := verify(database, rollout, datetime.now(UTC)))
     }

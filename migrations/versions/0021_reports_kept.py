@@ -10,7 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("rollout", sa.Column("reports_deleted_at", sa.TIMESTAMP(timezone=True)))
+    op.add_column(
+        "rollout", sa.Column("reports_deleted_at", sa.DateTime(timezone=True), nullable=True)
+    )
 
 
 def downgrade() -> None:

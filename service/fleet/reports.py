@@ -189,7 +189,7 @@ def _standing(
     if device.status != "active" or known is not None or placebo != (arm == "control"):
         return "repeat"
     if _contradicts(session, device, pair):
-        logger.warning("canary contradicts", extra={"device": device.id, "rollout": rollout.id})
+        logger.warning("canary contradicts", extra={"rollout": rollout.id})  # nobody by name
         return "contradicts"
     if device.enrolled_by is not None and _is_capped(session, rollout, device.enrolled_by):
         logger.warning("canary capped", extra={"batch": device.enrolled_by, "rollout": rollout.id})
