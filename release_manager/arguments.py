@@ -177,7 +177,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--limit": _arg("at most so many", count, default=100),
     "--uses": _arg("how many devices", count, default=1),
     "--ttl": _arg("how long it is good", duration_s, default="24h"),
-    "--stages": _arg("shares, 5%%:24h to stay at least so long", stages, default="5%,25%,100%"),
+    "--stages": _arg("shares, each at least so long", stages, default="5%:24h,25%:24h,100%"),
     "--gate": _many("a field of the gate", gate_entry, "KEY=VALUE"),
     "--on-halt": _arg("what devices do then", str, choices=("revert", "keep"), default="revert"),
     "--on-network": _arg(
