@@ -149,11 +149,14 @@ def want(session: Session, row: DeviceModel, wanted: Deployment | None) -> None:
         set_committed_value(row, "deployment_id", wish)
 
 
-def progress(deployment: Deployment, state: str, now: datetime) -> None:
+def progress(session: Session, deployment: Deployment, state: str, now: datetime) -> None:
     """Move an open deployment forward on its way; never back, never out of an outcome."""
-    if deployment.state in OPEN and OPEN.index(state) > OPEN.index(deployment.state):
-        deployment.state = state
-        deployment.updated_at = now
+    session.flush()
+    earlier = Deployment.state.in_(OPEN[: OPEN.index(state)])
+    moving = update(Deployment).where(Deployment.id == deployment.id, earlier)
+    touches = [of_device(deployment.device_id)]
+    changed(session, moving.values(state=state, updated_at=now), touches)
+    session.refresh(deployment)
 
 
 def prolong(session: Session, rollout_id: str, now: datetime) -> None:

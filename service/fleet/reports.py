@@ -74,7 +74,7 @@ def record_events(
         deployment.bytes_sent = min(deployment.bytes_sent + event.bytes, BYTES_SENT_MAX)
         ways.note_said(session, device, deployment, event)
         if event.kind in OPEN:
-            deployments.progress(deployment, event.kind, now)
+            deployments.progress(session, deployment, event.kind, now)
         elif outcome := OUTCOMES[deployment.direction].get(event.kind):
             deployments.finish(session, deployment, outcome, event.reason, now)
     return highest

@@ -1,0 +1,85 @@
+"""Two at once on PostgreSQL, where nobody waits for the one writer: no change is lost or undone."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from service.core.device_bodies import DeviceEvent
+from service.db.rollout_tables import OPEN, Deployment, Stage
+from service.db.tables import Device
+from service.fleet import offers, reports
+from service.settings import Settings
+from tests.service.phone import Phone
+from tests.service.programs import eventually
+from tests.service.world import BASE, World, digest, patient
+
+pytestmark = pytest.mark.real
+DAY = timedelta(days=1)
+WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+Begin = Callable[[Callable[[], Any]], Future[Any]]
+
+
+@pytest.fixture
+def settings(postgres_url: str, tmp_path: Path) -> Settings:
+    return patient(database=postgres_url, artifacts=str(tmp_path / "artifacts"))
+
+
+@contextmanager
+def transaction(world: World) -> Iterator[tuple[Session, Begin]]:
+    """Enter a transaction, and give how to begin something else before it is committed.
+
+    That goes as far as it can: to its end, or until it waits for what this one holds.
+    """
+    database = world.app.state.database
+
+    def waits() -> bool:
+        with database.reader() as looking:
+            return bool(looking.scalar(WAITING))
+
+    with ThreadPoolExecutor(1) as thread, database.writer() as session:
+
+        def begin(other: Callable[[], Any]) -> Future[Any]:
+            begun = thread.submit(other)
+            eventually(lambda: begun.done() or waits(), "the other is done, or waits for us")
+            return begun
+
+        yield session, begin
+
+
+def checks_in(session: Session, phone: Phone) -> None:
+    device = session.get_one(Device, phone.id)
+    offers.check_in(session, device, phone.runs, DAY, phone.world.now)
+
+
+def says(session: Session, phone: Phone, kind: str, deployment: str) -> None:
+    phone.seq += 1
+    said = {"seq": phone.seq, "kind": kind, "deployment": deployment}
+    said["at"] = phone.world.now.isoformat()
+    device = session.get_one(Device, phone.id, with_for_update={"key_share": True})
+    reports.record_events(session, device, [DeviceEvent(**said)], phone.world.now)
+
+
+def under_way(world: World) -> tuple[int, int]:
+    """How many deployments are open, and how many places are taken."""
+    with world.app.state.database.reader() as session:
+        states = session.scalars(select(Deployment.state)).all()
+        return sum(state in OPEN for state in states), sum(session.scalars(select(Stage.in_flight)))
+
+
+def test_what_a_device_says_on_its_way_opens_nothing_again_that_a_halt_closed(world: World) -> None:
+    rollout, phone = world.ready(on_halt="keep"), world.enroll("s1", runs=digest(BASE))
+    plan = phone.offered()
+    with transaction(world) as (session, begin):
+        says(session, phone, "downloading", plan["deployment"])
+        halted = begin(partial(world.call, "POST", f"/v1/rollouts/{rollout}/halt"))
+    assert halted.result().status_code == 200 and under_way(world) == (0, 0)
+    phone.runs, phone.etag = plan["sha256"], ""
+    assert phone.poll()["hold"] == "no_rollout", "its place is not given back a second time"
