@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 
 from benchmarks.rows import Row, publish
 from service.db.migrate import migrate
-from service.db.rollout_tables import OPEN, Deployment, Stage
+from service.db.rollout_tables import OPEN, Deployment, Rollout, Stage
 from service.db.session import Database
 from service.db.tables import Device
 from service.fleet import deployments, offers
@@ -78,7 +78,8 @@ def storm(world: World, rounds: int, workers: int) -> list[int]:
         end.wait()
         granted.append(_in_flight(database))
         with database.writer() as session:
-            deployments.cancel_all(session, rollout, world.now)
+            row = session.get_one(Rollout, rollout)
+            deployments.cancel_all(session, row, "running", world.now)  # its stage stays open
         if _in_flight(database):
             raise RuntimeError("who is called off still has a place")
         if number % 100 == 99:

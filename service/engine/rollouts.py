@@ -246,8 +246,7 @@ def stop(
     ended = {"state": "halted", "finished_at": now, "halt_reason": reason}
     ended |= {"paused_at": None, "reasons": []}
     change(session, rollout, "halt", reason, actor, now, evidence, **ended)
-    deployments.cancel_all(session, rollout.id, now)
-    rollout.current_stage.state = "halted"
+    deployments.cancel_all(session, rollout, "halted", now)
 
 
 def start_stage(rollout: Rollout, number: int, now: datetime) -> None:

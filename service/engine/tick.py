@@ -122,9 +122,10 @@ def step(session: Session, rollout: Rollout, now: datetime, timeout: timedelta) 
     changes: dict[str, Any] = {"stage": rollout.stage + 1}
     if decision.kind == "finish":
         changes = {"state": "completed", "finished_at": now}
-        rollout.current_stage.state = "passed"
     rollouts.change(session, rollout, decision.kind, reason, "tick", now, evidence, **changes)
-    if decision.kind == "advance":
+    if decision.kind == "finish":
+        deployments.cancel_all(session, rollout, "passed", now)
+    else:
         rollouts.start_stage(rollout, rollout.stage, now)
 
 

@@ -38,7 +38,7 @@ _AS_READ = (
 _TAKE = (
     update(_STAGE)
     .where(_STAGE.c.rollout_id == bindparam("of"), _STAGE.c.number == bindparam("running"))
-    .where(_ROOM, _AS_READ.exists())
+    .where(_STAGE.c.state == "running", _ROOM, _AS_READ.exists())
     .values(in_flight=_STAGE.c.in_flight + 1)
 )
 _ADD = insert(_DEPLOYMENT)
@@ -169,19 +169,25 @@ def prolong(session: Session, rollout_id: str, now: datetime) -> None:
         session.execute(prolonging, execution_options={"touches": ()})
 
 
-def cancel_all(session: Session, rollout_id: str, now: datetime) -> None:
-    """Call off everything of a rollout that is on its way forward, in as many rows as stages."""
-    session.flush()
-    stages = session.scalars(
+def cancel_all(session: Session, rollout: Rollout, closed: str, now: datetime) -> None:
+    """Close the stage of a rollout that ended, and call off what is on its way forward.
+
+    Whoever is given a place just then has locked the stage: it is waited for, and called off by
+    the second pass; whoever comes later finds the stage closed.
+    """
+    ours = (Deployment.rollout_id == rollout.id, Deployment.direction == "forward")
+    calling_off = (
         update(Deployment)
-        .where(Deployment.rollout_id == rollout_id, Deployment.state.in_(OPEN))
-        .where(Deployment.direction == "forward")
-        .values(state="canceled", reason="halted", updated_at=now)
+        .where(*ours, Deployment.state.in_(OPEN))
+        .values(state="canceled", reason=rollout.state, updated_at=now)
         .returning(Deployment.stage)
         .execution_options(synchronize_session=False)
-    ).all()
-    for number, count in Counter(stages).items():
-        _free(session, rollout_id, number, count)
+    )
+    for _ in range(2):
+        for number, count in Counter(session.scalars(calling_off)).items():
+            _free(session, rollout.id, number, count)
+        rollout.current_stage.state = closed
+        session.flush()
     session.expire_all()
 
 

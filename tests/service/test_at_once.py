@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from service.core.device_bodies import DeviceEvent
 from service.db.rollout_tables import OPEN, Deployment, Stage
 from service.db.tables import Device
+from service.engine import rollouts
 from service.fleet import offers, reports
 from service.settings import Settings
 from tests.service.phone import Phone
@@ -83,3 +84,19 @@ def test_what_a_device_says_on_its_way_opens_nothing_again_that_a_halt_closed(wo
     assert halted.result().status_code == 200 and under_way(world) == (0, 0)
     phone.runs, phone.etag = plan["sha256"], ""
     assert phone.poll()["hold"] == "no_rollout", "its place is not given back a second time"
+
+
+def test_whoever_is_given_a_place_while_a_rollout_is_halted_is_called_off(world: World) -> None:
+    rollout, phone = world.ready(), world.enroll("s1", runs=digest(BASE))
+    with transaction(world) as (session, begin):
+        checks_in(session, phone)
+        halted = begin(partial(world.call, "POST", f"/v1/rollouts/{rollout}/halt"))
+    assert halted.result().status_code == 200 and under_way(world) == (0, 0)
+
+
+def test_whoever_asks_while_a_rollout_is_halted_is_given_no_place(world: World) -> None:
+    rollout, phone = world.ready(), world.enroll("s1", runs=digest(BASE))
+    with transaction(world) as (session, begin):
+        rollouts.halt(session, rollout, "", "somebody", world.now)
+        asked = begin(phone.poll)
+    assert asked.result()["hold"] == "no_rollout" and under_way(world) == (0, 0)

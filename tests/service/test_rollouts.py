@@ -4,9 +4,11 @@ import json
 import math
 
 import pytest
+from sqlalchemy import delete
 
 from service.core.canary import Sums, decide, evidence
 from service.core.policy import GATE_BOUNDS, gate_of
+from service.db.rollout_tables import CohortMember, Rollout
 from tests.service.phone import Phone
 from tests.service.world import BASE, BETTER, MODEL, World, digest, refused
 
@@ -271,3 +273,20 @@ def test_every_gate_that_is_accepted_can_be_computed() -> None:
             found = evidence(gate, sums, 3, 10)
             assert not any(math.isnan(value) for value in vars(found).values()), document
             decide(gate, sums)
+
+
+def test_what_is_still_under_way_when_a_rollout_is_completed_is_called_off(world: World) -> None:
+    fleet = prepare(world, FLEET)
+    names = [phone.id for phone in fleet]
+    world.ok("POST", "/v1/cohorts", json={"name": "few", "model": MODEL, "devices": names})
+    rollout = world.start_rollout("r2", "few", gate=SMALL_GATE, stages=[{"share_bp": 10_000}])
+    assert fleet[0].offered()["release"] == "r2"
+    with world.app.state.database.writer() as session:
+        session.execute(delete(CohortMember).filter_by(device_id=fleet[0].id))
+    spread(world, fleet[1:], old=20, new=10)
+    world.tick()
+    found = world.ok("GET", f"/v1/rollouts/{rollout}")
+    assert found["state"] == "completed"
+    assert (found["stages"][0]["offered"], found["stages"][0]["canceled"]) == (0, 1)
+    with world.app.state.database.reader() as session:
+        assert session.get_one(Rollout, rollout).current_stage.in_flight == 0
