@@ -17,16 +17,11 @@ from sqlalchemy.orm import Session
 from service.core import audit, policy
 from service.core.bodies import ANYTIME, Conditions, NewStage
 from service.core.conditions import kept
-from service.core.errors import (
-    InvalidRequest,
-    NotAsSeen,
-    WrongState,
-    found,
-)
+from service.core.errors import InvalidRequest, NotAsSeen, WrongState, found
 from service.db import queries
 from service.db.entries import of_model
 from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Decision, Deployment, Rollout, Stage
-from service.db.session import changed
+from service.db.session import changed, take_turns
 from service.db.tables import Artifact, Release
 from service.fleet import deployments
 from service.publishing.catalog import cohort_named
@@ -156,6 +151,7 @@ def start(
         return rollout
     if rollout.release.status != "active":
         raise WrongState(f"release {rollout.release.name} is {rollout.release.status}")
+    take_turns(session, f"start {rollout.model}")  # or each of two would not see the other
     for other in queries.live_rollouts(session, rollout.model):
         if other.cohort_id == rollout.cohort_id:
             raise WrongState(

@@ -20,7 +20,8 @@ from service.fleet import offers, reports
 from service.settings import Settings
 from tests.service.phone import Phone
 from tests.service.programs import eventually
-from tests.service.world import BASE, World, digest, patient
+from tests.service.publishing import ALL
+from tests.service.world import BASE, MODEL, World, digest, patient, refused
 
 pytestmark = pytest.mark.real
 DAY = timedelta(days=1)
@@ -100,3 +101,13 @@ def test_whoever_asks_while_a_rollout_is_halted_is_given_no_place(world: World) 
         rollouts.halt(session, rollout, "", "somebody", world.now)
         asked = begin(phone.poll)
     assert asked.result()["hold"] == "no_rollout" and under_way(world) == (0, 0)
+
+
+def test_of_two_rollouts_of_a_cohort_that_start_at_once_one_starts(world: World) -> None:
+    world.publish_all()
+    body = {"model": MODEL, "release": "r2", "cohort": "all", "stages": ALL}
+    first, second = (world.ok("POST", "/v1/rollouts", json=body)["id"] for _ in range(2))
+    with transaction(world) as (session, begin):
+        rollouts.start(session, first, "somebody", world.now)
+        other = begin(partial(world.call, "POST", f"/v1/rollouts/{second}/start"))
+    assert first in refused(other.result(), 409, "wrong-state")["detail"]
