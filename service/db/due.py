@@ -26,6 +26,7 @@ def overdue(session: Session, now: datetime, limit: int) -> Sequence[Deployment]
         .where(Deployment.state.in_(OPEN), Deployment.deadline_at < now)
         .order_by(Deployment.deadline_at, Deployment.id)
         .limit(limit)
+        .with_for_update(skip_locked=True, of=Deployment)  # who speaks just now is not silent
     )
     return session.scalars(rows).all()
 

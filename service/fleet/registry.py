@@ -62,6 +62,8 @@ def retry_device(session: Session, row: DeviceModel, now: datetime) -> int:
 def set_device_status(session: Session, row: DeviceModel, status: str, now: datetime) -> None:
     """Quarantine, revoke or readmit a device; after a revocation its serial may enroll again."""
     device = row.device
+    for each in (device, row):  # as polls lock them: none is answered by what it was, nor later
+        session.refresh(each, with_for_update={"key_share": True})
     if device.status == "revoked" and status != "revoked":
         raise WrongState(f"device {device.id} is revoked; it must enroll again")
     if status == "revoked" and device.status != "revoked":

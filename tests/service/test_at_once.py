@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 
 from service.core.device_bodies import DeviceEvent
 from service.db.rollout_tables import OPEN, Deployment, Stage
-from service.db.tables import Device
+from service.db.tables import Device, DeviceModel
 from service.engine import rollouts
-from service.fleet import offers, reports
+from service.engine.tick import tick
+from service.fleet import offers, registry, reports
 from service.settings import Settings
 from tests.service.phone import Phone
 from tests.service.programs import eventually
@@ -111,3 +112,45 @@ def test_of_two_rollouts_of_a_cohort_that_start_at_once_one_starts(world: World)
         rollouts.start(session, first, "somebody", world.now)
         other = begin(partial(world.call, "POST", f"/v1/rollouts/{second}/start"))
     assert first in refused(other.result(), 409, "wrong-state")["detail"]
+
+
+@pytest.mark.parametrize("status", ["quarantined", "revoked"])
+def test_whoever_is_shut_out_while_it_asks_is_given_nothing(world: World, status: str) -> None:
+    world.ready()
+    phone = world.enroll("s1", runs=digest(BASE))
+    with transaction(world) as (session, begin):
+        checks_in(session, phone)
+        path = f"/v1/devices/{phone.id}"
+        shut = begin(partial(world.call, "PATCH", path, json={"status": status}))
+    assert shut.result().status_code == 200 and under_way(world) == (0, 0)
+    with world.app.state.database.reader() as session:
+        assert session.get_one(DeviceModel, phone.id).deployment_id is None, "no order is signed"
+
+
+def test_whoever_is_revoked_while_somebody_readmits_it_stays_out(world: World) -> None:
+    phone = world.enroll("s1", runs=digest(BASE))
+    path = f"/v1/devices/{phone.id}"
+    world.ok("PATCH", path, json={"status": "quarantined"})
+    with transaction(world) as (session, begin):
+        row = registry.device_named(session, phone.id)
+        registry.set_device_status(session, row, "revoked", world.now)
+        session.flush()
+        other = begin(partial(world.call, "PATCH", path, json={"status": "active"}))
+    refused(other.result(), 409, "wrong-state")
+    assert world.ok("GET", path)["status"] == "revoked"
+
+
+def test_the_reaper_waits_for_nobody_and_takes_no_device_that_speaks_just_then(
+    world: World,
+) -> None:
+    world.ready()
+    phones = world.fleet(3, digest(BASE))
+    plans = [phone.offered()["deployment"] for phone in phones]
+    late = world.now + 2 * DAY
+    with transaction(world) as (session, begin):
+        for phone, plan in zip(phones[1:], plans[1:], strict=True):
+            says(session, phone, "downloading", plan)
+        ticked = begin(partial(tick, world.app.state.database, late, DAY))
+        says(session, phones[2], "failed", plans[2])
+    ticked.result()
+    assert under_way(world) == (1, 1), "one was silent, one failed, and one goes on"
