@@ -241,9 +241,10 @@ def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetim
 
 def retry(session: Session, now: datetime, touches: str, *which: Any) -> int:
     """Let devices whose attempts failed try again now; returns how many."""
-    out = (Deployment.direction == "forward", Deployment.state.in_(("failed", "refused")))
     live = Deployment.rollout_id.in_(select(Rollout.id).where(Rollout.state.in_(LIVE)))
-    retrying = update(Deployment).where(*out, live, *which).values(retry_at=now)
+    useful = or_(live, Deployment.direction == "back")  # there is one after a halt only
+    out = (Deployment.state.in_(("failed", "refused")), useful)
+    retrying = update(Deployment).where(*out, *which).values(retry_at=now)
     retrying = retrying.execution_options(synchronize_session=False)
     done: Any = session.execute(retrying, execution_options={"touches": [touches]})
     return int(done.rowcount)

@@ -131,12 +131,11 @@ def _way_back(case: Case, undo: Deployment, trail: list[Finding]) -> Deployment 
         said = f"the way back from {bad.name} to {before.name if before else 'unknown bytes'} is "
         yield "way_back", f"{said}{'' if signed else 'not '}signed", _or(signed, Hold.NO_PIPELINE)
         yield _unexpired(case)
-        tried = existing is not None and existing.state not in OPEN
-        yield "attempt", _told(existing), _or(not tried, Hold.BACKOFF)
+        yield _may_try(existing, case.now)
 
     if not _passes(rules(), trail, undo.rollout_id):
         return None
-    if existing is not None:
+    if existing is not None and existing.state in OPEN:
         return existing
     assert before is not None
     times = (case.timeout, case.now)
@@ -276,9 +275,12 @@ def _unexpired(case: Case) -> tuple[str, str, Hold | None]:
 
 
 def _may_try(tried: Deployment | None, now: datetime) -> tuple[Any, ...]:
-    """Whether a device may make another attempt; what was called off is not its fault."""
+    """Whether a device may make another attempt; what was called off is not its fault.
+
+    Nor is it over for who went back once and runs again what it was taken back from.
+    """
     again = tried.retry_at if tried is not None else None
-    over = tried is not None and tried.state not in (*OPEN, "canceled")
+    over = tried is not None and tried.state not in (*OPEN, "canceled", "rolled_back")
     waits = over and (again is None or again > now)
     when = f"; again from {again:%Y-%m-%d %H:%M}" if again else "; until an operator says retry"
     told = _told(tried) + when * waits

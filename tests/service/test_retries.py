@@ -8,7 +8,7 @@ import pytest
 from service.fleet.deployments import ATTEMPTS_MAX
 from tests.service.memory import Memory, asking, settle
 from tests.service.phone import Phone
-from tests.service.world import BASE, World, digest, refused
+from tests.service.world import BASE, BETTER, World, digest, refused
 
 
 def fails(phone: Phone, kind: str = "failed") -> Any:
@@ -121,3 +121,47 @@ def test_a_success_that_a_device_silently_left_is_a_failure_in_the_rate_too(worl
     phone.runs, phone.etag = digest(BASE), ""
     assert phone.poll()["hold"] == "backoff"
     assert stages(world, rollout) == {"failures": 1, "failure_devices": 1}
+
+
+def sent_back(world: World) -> Phone:
+    """A device that runs what was halted, and is told to go back."""
+    rollout, phone = world.ready(), world.enroll("s1", runs=digest(BASE))
+    phone.install(phone.offered(), 5, 5)
+    world.ok("POST", f"/v1/rollouts/{rollout}/halt")
+    phone.etag = ""
+    assert phone.offered()["direction"] == "back"
+    phone.etag = ""
+    return phone
+
+
+@pytest.mark.parametrize("by", ["time", "person"])
+def test_a_way_back_that_failed_is_tried_again_too(world: World, by: str) -> None:
+    phone = sent_back(world)
+    first = fails(phone)["deployment"]
+    world.now += timedelta(hours=1, seconds=-1)
+    assert phone.offered() == "backoff"
+    if by == "time":
+        world.now += timedelta(seconds=1)
+    else:
+        assert world.ok("POST", f"/v1/devices/{phone.id}/retry") == {"retried": 1}
+    again = phone.offered()
+    assert again["direction"] == "back" and again["deployment"] != first
+
+
+def test_who_is_readmitted_after_a_halt_goes_back_after_all(world: World) -> None:
+    phone = sent_back(world)
+    for status, told in (("quarantined", "quarantined"), ("active", "back")):
+        world.ok("PATCH", f"/v1/devices/{phone.id}", json={"status": status})
+        phone.etag = ""
+        found = phone.offered()
+        assert (found if isinstance(found, str) else found["direction"]) == told
+
+
+def test_who_went_back_and_runs_again_what_was_halted_is_sent_back_again(world: World) -> None:
+    phone = sent_back(world)
+    phone.runs, phone.etag = digest(BASE), ""
+    assert phone.poll()["hold"] == "no_rollout"
+    phone.runs, phone.etag = digest(BETTER), ""
+    assert phone.offered()["direction"] == "back"
+    phone.runs, phone.etag = digest(BASE), ""
+    assert phone.poll()["hold"] == "no_rollout"
