@@ -37,5 +37,5 @@ def resume(
         raise StillHeld(detail, reasons=sorted(so))
     decision = "override" if "gate_undecided" in rollout.reasons else "resume"
     zero: dict[str, Any] = {"finished_before": seen.finished, "failures_before": seen.failures}
-    rollouts.go_on(session, rollout, decision, reason, actor, now, **zero)
+    rollouts.go_on(session, rollout, decision, reason, actor, now, timeout, **zero)
     return rollout

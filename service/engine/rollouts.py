@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import update
@@ -203,6 +203,7 @@ def go_on(
     reason: str,
     actor: str,
     now: datetime,
+    timeout: timedelta,
     evidence: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
@@ -213,7 +214,7 @@ def go_on(
     change(session, rollout, decision, reason, actor, now, evidence, **running)
     stage = rollout.current_stage
     stage.started_at = (stage.started_at or now) + lasted
-    deployments.prolong(session, rollout.id, now)
+    deployments.prolong(session, rollout.id, now + timeout)
 
 
 def retry(session: Session, rollout_id: str, reason: str, now: datetime) -> int:

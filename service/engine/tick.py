@@ -117,7 +117,7 @@ def step(session: Session, rollout: Rollout, now: datetime, timeout: timedelta) 
         rollouts.pause_for(session, rollout, holding, reason, "tick", now, evidence)
         return
     if decision.kind == "resume":
-        rollouts.go_on(session, rollout, "resume", reason, "tick", now, evidence)
+        rollouts.go_on(session, rollout, "resume", reason, "tick", now, timeout, evidence)
         return
     changes: dict[str, Any] = {"stage": rollout.stage + 1}
     if decision.kind == "finish":

@@ -159,14 +159,11 @@ def progress(session: Session, deployment: Deployment, state: str, now: datetime
     session.refresh(deployment)
 
 
-def prolong(session: Session, rollout_id: str, now: datetime) -> None:
+def prolong(session: Session, rollout_id: str, deadline: datetime) -> None:
     """Give what is open in a rollout its full time again."""
     is_open = (Deployment.rollout_id == rollout_id, Deployment.state.in_(OPEN))
-    one = session.scalars(select(Deployment).where(*is_open).limit(1)).first()
-    if one is not None:
-        full = one.deadline_at - one.created_at
-        prolonging = update(Deployment).where(*is_open).values(deadline_at=now + full)
-        session.execute(prolonging, execution_options={"touches": ()})
+    prolonging = update(Deployment).where(*is_open).values(deadline_at=deadline)
+    session.execute(prolonging, execution_options={"touches": ()})
 
 
 def cancel_all(session: Session, rollout: Rollout, closed: str, now: datetime) -> None:

@@ -88,6 +88,20 @@ def test_devices_under_way_that_are_not_heard_of_pause_before_they_are_blamed(
     assert held(world, rollout) == ("paused", ["silence"])
 
 
+def test_a_second_pause_gives_a_device_its_full_time_again_and_no_more(world: World) -> None:
+    rollout, phone = world.ready(), world.enroll("s1", runs=digest(BASE))
+    assert phone.offered()["release"] == "r2"
+    for _ in range(2):
+        world.ok("POST", at(rollout, "/pause"))
+        world.tick(2 * 86400)
+        heard(world, {phone.id: world.now})
+        world.ok("POST", at(rollout, "/resume"))
+    world.tick(86400)
+    assert shown(world, rollout)["stages"][0]["failed"] == 0
+    world.tick()
+    assert shown(world, rollout)["stages"][0]["failed"] == 1
+
+
 def heard(world: World, seen_at: dict[str, Any]) -> None:
     with world.app.state.database.writer() as session:
         note_seen(session, seen_at)
