@@ -14,7 +14,7 @@ from service.core import canary, signals
 from service.core.canary import Gate, Sums
 from service.core.policy import Observation
 from service.db import queries
-from service.db.rollout_tables import OPEN, Cohort, Rollout
+from service.db.rollout_tables import ENDED, LIVE, OPEN, UNSTARTED, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
 from service.engine.tick import observe
 from service.fleet import sample, sums
@@ -24,7 +24,7 @@ from service.publishing.freshness import publisher_view
 BP = 10_000
 BUDGET = "per_minute_max bytes_max bytes_committed"
 SAMPLE_MAX = 10
-ROLLOUTS_MAX = 20  # of the whole fleet
+ROLLOUTS_MAX = 20  # of the whole fleet, unless more are live
 STATES = {"promote": "safe", "halt": "halt", None: "wait"}
 THIN_SHOWN_MAX = 20
 OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
@@ -125,8 +125,10 @@ def fleet_view(session: Session, now: datetime) -> dict[str, Any]:
         devices = sum(queries.devices_by_release(session, DeviceModel.model == name).values())
         unknown = devices - sum(release["devices"] for release in releases)
         models.append({"name": name, "releases": releases, "unknown": unknown})
-    recent = queries.recent_rollouts(session, limit=ROLLOUTS_MAX)
-    rollouts = [rollout_view(session, rollout, now) for rollout in recent]
+    live = queries.recent_rollouts(session, states=LIVE)
+    others = queries.recent_rollouts(session, states=(*UNSTARTED, *ENDED), limit=ROLLOUTS_MAX)
+    shown = [*live, *others[: max(0, ROLLOUTS_MAX - len(live))]]
+    rollouts = [rollout_view(session, rollout, now) for rollout in shown]
     return {"models": models, "rollouts": rollouts, "publisher": publisher_view(session, now)}
 
 
