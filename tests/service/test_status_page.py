@@ -273,7 +273,7 @@ def test_expiry_is_announced_a_day_ahead(client: TestClient, hours: int, tone: s
         ([], "A draft: a person has yet to start it."),
         (["halt"], "Canceled before it started; no device was asked."),
         (["start"], "Just started; the next look is due soon."),
-        (["start", "pause"], "Paused because a person asked for it. Waiting: a person resumes it."),
+        (["start", "pause"], "asked for it (mina: too slow). Waiting: a person resumes it."),
         (["start", "halt"], "Halted by mina: too slow. As planned, 0 devices keep the release."),
     ],
 )

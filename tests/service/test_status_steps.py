@@ -8,16 +8,25 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from release_manager.__main__ import build_parser
+from service.core import policy
+from service.dashboard.pages import TEMPLATES
 from service.engine import rollouts
 from service.engine.health import ROLLOUTS_MAX
 from tests.service.status_story import NOW, STAGES
 from tests.service.test_status_page import database, one_rollout, serve, text_of
+
+REASONS = sorted(vars(TEMPLATES.get_template("rollout.html").module)["paused_because"])
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
     with serve(tmp_path) as made:
         yield made
+
+
+def commands(client: TestClient) -> list[str]:
+    return re.findall(r'<p class="steps.*?<code>(.*?)</code>', client.get("/").text)
 
 
 def test_no_rollout_that_runs_is_hidden_by_newer_ones(client: TestClient) -> None:
@@ -34,3 +43,50 @@ def test_no_rollout_that_runs_is_hidden_by_newer_ones(client: TestClient) -> Non
     cards = re.findall(r'<article id="rollout-(\w+)"', client.get("/").text)
     assert cards[0] == old_id and len(cards) == ROLLOUTS_MAX
     assert "Live rollouts 1" in text_of(client.get("/").text)
+
+
+@pytest.mark.parametrize(
+    ("acts", "verb"),
+    [
+        ([], "resume"),
+        (["start"], "explain"),
+        (["start", "pause"], "resume"),
+        (["start", "halt"], "decisions"),
+    ],
+)
+def test_a_rollout_names_the_command_that_comes_next(
+    client: TestClient, acts: list[str], verb: str
+) -> None:
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        for act in acts:
+            reason = [] if act == "start" else ["too slow"]
+            getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
+        identity = made.id
+    assert f"fleetdiff rollout {verb} {identity}" in commands(client)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_reason_of_a_pause_leads_to_a_command_that_there_is(
+    client: TestClient, reason: str
+) -> None:
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        rollouts.start(session, made.id, "mina", NOW)
+        rollouts.pause_for(session, made, {reason}, "because", "tick", NOW)
+    found = commands(client)
+    assert len(found) == 2 - (reason == "operator" or reason in policy.PASSING)
+    for command in found:
+        program, *words = command.split()
+        if program == "fleetdiff":
+            build_parser().parse_args([word.replace("SIZE", "1GB") for word in words])
+        else:
+            assert command == "fleetdiff-server verify-sums"
+
+
+def test_who_paused_a_rollout_is_named_with_the_reason(client: TestClient) -> None:
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        rollouts.start(session, made.id, "mina", NOW)
+        rollouts.pause(session, made.id, "calls from kitchens", "mina", NOW)
+    assert "a person asked for it (mina: calls from kitchens)" in text_of(client.get("/").text)
