@@ -28,6 +28,7 @@ from device_agent.deadline import Deadline
 from device_agent.disk import hash_file
 from device_agent.errors import Rejected, Unavailable, one_line
 from device_agent.plan import PRINTABLE
+from device_agent.whole import WholeResponse
 
 logger = logging.getLogger(__name__)
 BUNDLE_BYTES_MAX = 2 * 1024 * 1024
@@ -226,6 +227,7 @@ class Client:
         secure = partial(HTTPSConnection, context=self._tls)
         connect = secure if parts.scheme == "https" else HTTPConnection
         connection = connect(parts.netloc, timeout=self._limits.silence_s_max)
+        connection.response_class = WholeResponse
         try:
             try:
                 connection.connect()

@@ -1,5 +1,7 @@
 """The network at its worst: slow, cut, endless, redirected, busy."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -174,6 +176,34 @@ def test_a_dripping_answer_meets_the_deadline(wire: Wire) -> None:
     wire.answer = lambda asked: Answer(chunks=([b" "] * 1000), declare=1000, pause_s=0.02)
     with pytest.raises(Unavailable, match="cut off"):
         wire.client().poll("", 1, 0, "")
+
+
+HEAD = (
+    b"HTTP/1.1 304 Not Modified\r\nETag: e\r\nNext-Credential: fdc_1_abcdefgh\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+)
+
+
+@pytest.mark.attack("M03")
+@pytest.mark.parametrize("status", [b"304 Not Modified", b"200 OK", b"404 Not Found"])
+@pytest.mark.parametrize("cut", [9, 40, 66, 100, len(HEAD) - 6])
+def test_an_answer_whose_head_is_cut_off_is_no_answer(wire: Wire, status: bytes, cut: int) -> None:
+    head = HEAD.replace(b"304 Not Modified", status)[:cut]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wire.address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = wire.client()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(head)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(Unavailable):
+            client.poll("", 1, 0, "e")
+        thread.join()
 
 
 def test_a_silent_server_is_unavailable(wire: Wire) -> None:
