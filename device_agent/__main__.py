@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from device_agent import agent
 from device_agent.config import Config, load_config
 from device_agent.errors import Misconfigured, NothingToDo, Rejected
 from device_agent.states import Reporting
+from device_agent.status import status
 from trust.roles import NAME
 
 ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     except tuple(ENDS) as error:
         print(f"fleetdiff-agent: {error}", file=sys.stderr)
         return next(code for kind, code in ENDS.items() if isinstance(error, kind))
-    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in answer.items()]
+    told = {name.replace("_", " "): _text(value) for name, value in answer.items()}
+    lines = [f"{name}: {value}" for name, value in told.items() if value]
     if options.json and answer:
         lines = [json.dumps(answer)]
     try:
@@ -59,7 +62,8 @@ def _run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _once(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     with agent.open_device(config) as device:
-        done = agent.run_once(device) or Reporting("", "", "nothing to do", "", "")
+        none = Reporting("", "", "nothing to do", "", "")
+        done = agent.run_once(device) or replace(none, reason=device.journal.memory.hold)
         running = device.slots.active_sha256(fresh=True)
     said = {"outcome": done.kind, "reason": done.reason, "detail": done.detail}
     return {**said, "running_sha256": running}
@@ -80,7 +84,7 @@ def _enroll(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(config: Config, options: argparse.Namespace) -> dict[str, Any]:
-    return agent.status(config)
+    return status(config)
 
 
 def _rollback(config: Config, options: argparse.Namespace) -> dict[str, Any]:
@@ -125,6 +129,17 @@ def _component(text: str) -> tuple[str, Path]:
     if not NAME.match(name) or not file:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE, as lm.bin=./lm.bin")
     return name, Path(file)
+
+
+def _text(value: Any) -> str:
+    """Return a value as people read it; what is empty says nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return " ".join(f"{k}={text}" for k, v in value.items() if (text := _text(v)))
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return "" if value is None else str(value)
 
 
 class _JsonLines(logging.Formatter):

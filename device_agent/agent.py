@@ -35,7 +35,6 @@ from device_agent.device import LocalDevice
 from device_agent.disk import Slots
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.factory import Files, install_factory_model
-from device_agent.journal import Journal
 from device_agent.outbox import Event
 from device_agent.states import BEFORE_THE_SWITCH, Idle, Reporting, State, step
 from device_agent.strict import accept
@@ -127,9 +126,10 @@ def advance(device: LocalDevice, state: State) -> State:
     """Take one step, save where it leads, and send what it had to say."""
     try:
         following = step(state, device)
-    except Unavailable as error:
+    except OSError as error:
         device.tell_trouble(error)
         raise
+    device.journal.remember(trouble="")
     after = device.journal.save(following) if following != state else following
     device.flush()
     return after
@@ -228,30 +228,6 @@ def roll_back(device: LocalDevice) -> dict[str, str]:
     went_to = device.check_in.go_back("by_hand")
     device.flush()
     return {"running_sha256": went_to, "release": device.journal.memory.good[went_to]}
-
-
-def status(config: Config) -> dict[str, Any]:
-    """Return what a state folder says; takes no lock, so it works beside a running agent."""
-    if not (config.state_dir / CREDENTIAL).exists():
-        return {"enrolled": False}
-    journal, slots = Journal(config.state_dir), Slots(config.state_dir)
-    memory, known = journal.memory, read_credential(config.state_dir)
-    found = {"running": slots.active_sha256(fresh=True), "spare": slots.spare_sha256()}
-    models = {
-        slot: {"sha256": sha256, "release": memory.good.get(sha256), "good": sha256 in memory.good}
-        for slot, sha256 in found.items()
-    }
-    return {
-        "enrolled": True,
-        "device_id": known.device_id,
-        "authentication": "signature" if known.credential.startswith("fs_") else "bearer",
-        "state": type(journal.state).__name__,
-        **models,
-        "order_seq": memory.floors.order_seq,
-        "fresh_until": memory.fresh_until,
-        "deployment": memory.deployment,
-        "given_up": list(memory.given_up),
-    }
 
 
 @contextmanager

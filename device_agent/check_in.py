@@ -19,7 +19,7 @@ from typing import Any
 from device_agent.client import Client, Reply
 from device_agent.config import AGENT_VERSION, Config, read_root
 from device_agent.disk import LIST, Slots, list_of, wanted_in, write_durably
-from device_agent.errors import NothingToDo, Rejected, Unavailable
+from device_agent.errors import NothingToDo, Rejected, Unavailable, one_line
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import LABEL, Plan, check_plan
@@ -33,15 +33,17 @@ from trust.verify import Trusted, check_order, check_transition, refresh
 logger = logging.getLogger(__name__)
 
 FILES_MAX = 100  # of metadata in one answer
+HOLD_MAX = 64  # letters of why there is nothing, which only people read
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The body of a poll's answer: documents that are signed, and a plan that is not."""
+    """The body of a poll's answer: signed documents, and a plan and a hold that are not signed."""
 
     metadata: dict[str, str]
     order: Any
     plan: Any
+    hold: Any = None
 
 
 @dataclass
@@ -81,11 +83,12 @@ class CheckIn:
         except (Untrusted, Rejected) as error:
             about = sha256(reply.etag.encode()).hexdigest()[:16]
             raise Rejected(error.code, error.message, _claimed(bundle.plan), about) from error
+        hold = one_line(str(bundle.hold or ""))[:HOLD_MAX] if plan is None else ""
         if plan is None:
-            self.journal.remember(etag=reply.etag, refusals=0)
+            self.journal.remember(etag=reply.etag, refusals=0, hold=hold)
             return None
         logger.info("offer of release %s by %s", plan.release, plan.deployment)
-        self.journal.remember(etag="", deployment=plan.deployment)
+        self.journal.remember(etag="", deployment=plan.deployment, hold=hold)
         return replace(plan, etag=reply.etag)
 
     def still_ordered(self, plan: Plan) -> bool:
@@ -118,7 +121,8 @@ class CheckIn:
         if (running, spare) not in memory.back_edges:
             raise Rejected("E_DOWNGRADE", f"the family signs no way back from here to {name}")
         given_up = memory.giving_up(left) if left else memory.given_up
-        self.journal.remember(given_up=given_up, etag="")
+        ended = ("rolled_back", reason, f"back to {name}", write_time(self.clock()))
+        self.journal.remember(given_up=given_up, etag="", ended=ended)
         # Said before it is done: after a power cut in between it is done and not said again.
         event = Event("rolled_back", left, reason, f"back to {name}")
         self.outbox.add_event(f"{running} {memory.floors.order_seq}", event)
@@ -141,7 +145,7 @@ class CheckIn:
         return floor[1] if floor and cached else otherwise
 
     def _verify(self, bundle: Bundle, active: str) -> Plan | None:
-        if bundle == Bundle({}, None, None):
+        if (bundle.metadata, bundle.order, bundle.plan) == ({}, None, None):
             self._note_freeze()
             return None
         trusted = self._refresh(bundle)

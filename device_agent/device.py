@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +27,7 @@ from device_agent.config import Config
 from device_agent.credential import Credential, Identity
 from device_agent.disk import Slots, settle, sync
 from device_agent.engine import Engine, Shard
-from device_agent.errors import Busy, Rejected, Unavailable
+from device_agent.errors import Busy, Rejected, Unavailable, one_line
 from device_agent.journal import Journal
 from device_agent.outbox import Event, Outbox
 from device_agent.plan import Canary, Plan, Step, way_of
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 DOWNLOADS = "downloads"
 LEAVE_S_MAX = 30.0
+TROUBLE_MAX = 300  # letters of it that are kept
 AFRESH = 8  # one device in so many hears the old model again beside the new one
 # What this device found out by itself: the same bytes would be found wanting again.
 LOCAL_VERDICTS = frozenset({"E_GATE", "E_ENGINE", "E_SLOW", "E_STATE_LOOP"})
@@ -190,12 +192,15 @@ class LocalDevice:
         final = outcome.reason in LOCAL_VERDICTS
         given_up = memory.giving_up(outcome.deployment) if final else memory.given_up
         refusals = memory.refusals + 1 if bad else 0
-        self.journal.remember(etag="", given_up=given_up, refusals=refusals)
+        ended = (outcome.kind, outcome.reason, outcome.detail, write_time(self._clock()))
+        self.journal.remember(etag="", given_up=given_up, refusals=refusals, ended=ended)
         self._clear_downloads()
 
-    def tell_trouble(self, error: Unavailable) -> None:
-        """Queue a note of trouble that looks like an attack, once a day."""
-        if error.code:
+    def tell_trouble(self, error: OSError) -> None:
+        """Keep trouble for `status`; queue a note of what looks like an attack, once a day."""
+        with suppress(OSError):  # The trouble may be that nothing can be written.
+            self.journal.remember(trouble=one_line(str(error))[:TROUBLE_MAX])
+        if isinstance(error, Unavailable) and error.code:
             today = write_time(self._clock())[:10]
             self.outbox.add_event(today, Event("note", "", error.code, str(error)))
 

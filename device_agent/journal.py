@@ -48,6 +48,9 @@ class Memory:
         next_seq: the number of the next event; it never repeats.
         agent: the version of the agent that the server was told of.
         capacity: what the server was told that an update may take.
+        hold: why the server has nothing for it, in the server's word.
+        trouble: what keeps the state it is in from going on; empty once it went on.
+        ended: (kind, reason, detail, when) of the last attempt.
     """
 
     floors: Floors = field(default_factory=Floors)
@@ -65,6 +68,9 @@ class Memory:
     next_seq: int = 1
     agent: str = ""
     capacity: dict[str, Any] = field(default_factory=dict)
+    hold: str = ""
+    trouble: str = ""
+    ended: tuple[str, str, str, str] = ("", "", "", "")
 
     def attempt_at(self, release: str, deployment: str) -> int:
         """Return which trial of a release this is; a deployment that tries it again counts once."""

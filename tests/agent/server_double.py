@@ -70,6 +70,7 @@ class ServerDouble:
         self.patches: dict[tuple[str, str], PatchTarget] = {}
         self.order: bytes | None = None
         self.plan: dict[str, Any] | None = None
+        self.hold: str | None = None
         self.seq = 0
         self.events: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
@@ -220,7 +221,7 @@ class ServerDouble:
             if (int(name.split(".")[0]) > root if name.endswith(".root.json") else news)
         }
         order = None if self.order is None else json.loads(self.order)
-        return {"metadata": files, "order": order, "hold": None, "plan": self.plan}
+        return {"metadata": files, "order": order, "hold": self.hold, "plan": self.plan}
 
     # HTTP
 

@@ -18,6 +18,7 @@ from device_agent import agent
 from device_agent.__main__ import main
 from device_agent.config import Config, Limits, load_config
 from device_agent.errors import Misconfigured, Rejected
+from device_agent.status import status
 from tests.agent.conftest import Lab
 
 COMMANDS = "enroll run once status rollback".split()
@@ -267,5 +268,5 @@ def test_a_killed_agent_goes_on_where_it_was(lab: Lab, toml: Path) -> None:
         while not started.exists():  # Between its fork and its exec, a child shares the lock.
             assert process.poll() is None
         process.kill()
-    assert agent.status(lab.config)["state"] == "Trying"
+    assert status(lab.config)["state"] == "Trying"
     assert lab.once().kind == "committed"

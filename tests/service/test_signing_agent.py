@@ -13,6 +13,7 @@ from device_agent import agent
 from device_agent.__main__ import main
 from device_agent.config import Config, Limits
 from device_agent.errors import Misconfigured, Rejected, Unavailable
+from device_agent.status import status
 from service.core.access import SCOPES
 from service.db.tables import Device
 from tests.service.served import served
@@ -110,7 +111,7 @@ def test_an_agent_that_signs_is_updated_and_never_sends_a_secret(site: Site) -> 
     assert len(device) == len(site.sent) > 5 and not any("authorization" in h for h in device)
     assert 401 not in site.replied
     assert (config.state_dir / agent.CREDENTIAL).stat().st_mode & 0o777 == 0o600
-    assert agent.status(config)["authentication"] == "signature"
+    assert status(config)["authentication"] == "signature"
     assert not any(site.kept()["credential"][3:] in str(headers) for headers in site.sent)
 
 
