@@ -4,8 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 from service.fleet.reports import note_seen
-from tests.service.line import edge, release
+from tests.service.line import edge, file, release
 from tests.service.phone import Phone
+from tests.service.publishing import ALL
 from tests.service.test_pauses import at, held, shown
 from tests.service.test_rollouts import NEARLY_ALL, SMALL_GATE
 from tests.service.world import BASE, MODEL, World, digest, refused
@@ -60,6 +61,47 @@ def test_whoever_accepts_full_downloads_resumes_without_the_patches(world_sqlite
 def test_whoever_accepted_them_at_the_start_is_not_asked_again(world_sqlite: World) -> None:
     rollout = two_stages(world_sqlite, full_downloads=True)
     assert shown(world_sqlite, rollout)["stage"] == 2
+
+
+def nearly_spent(world: World) -> tuple[str, int]:
+    """Let two devices take r2 by patch; the budget then lacks one byte for a third."""
+    for number, bases in ((1, ()), (2, (1,))):
+        release(world, number, *bases)
+    world.ok("POST", "/v1/cohorts", json={"name": "all", "model": MODEL, "filter": {}})
+    size = edge(world, 1, 2)["bytes"]
+    costs = {"bytes_max": len(file(2)) + 3 * size - 1}
+    rollout = world.start_rollout("r2", "all", stages=ALL, **costs)
+    for phone in world.fleet(2, digest(file(1)), prefix="first"):
+        plan = phone.offered()
+        phone.say("applied", plan["deployment"], bytes=size)
+        phone.runs, phone.etag = plan["sha256"], ""
+        phone.poll()
+    return rollout, size
+
+
+def test_a_budget_that_holds_a_full_file_and_no_patch_before_it_is_spent(world: World) -> None:
+    rollout, size = nearly_spent(world)
+    (late,) = world.fleet(1, digest(file(1)), prefix="late")
+    assert late.offered() == "budget"
+    world.tick()
+    assert held(world, rollout) == ("paused", ["budget"])
+    problem = refused(world.call("POST", at(rollout, "/resume")), 409, "still-held")
+    assert f"a device takes {len(file(2)) + size}" in problem["detail"]
+    world.ok("PATCH", at(rollout), json={"bytes_max": len(file(2)) + 3 * size})
+    world.tick()
+    assert held(world, rollout) == ("running", []) and late.offered()["release"] == "r2"
+
+
+def test_a_budget_that_still_pays_for_one_of_those_to_come_is_not_spent(
+    world_sqlite: World,
+) -> None:
+    world = world_sqlite
+    rollout, _size = nearly_spent(world)
+    (late,), (unknown,) = (world.fleet(1, runs, prefix=runs) for runs in (digest(file(1)), ""))
+    world.tick()
+    assert late.offered() == "budget"
+    assert held(world, rollout) == ("running", []), "a full file is all that the other one takes"
+    assert unknown.offered()["release"] == "r2"
 
 
 def test_devices_under_way_that_are_not_heard_of_pause_before_they_are_blamed(
