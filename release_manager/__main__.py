@@ -35,6 +35,10 @@ from release_manager.errors import Refused
 from release_manager.show import Reply
 from trust.errors import Untrusted
 
+ROLLOUT = (
+    "MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] [--on-network] [--idle] [--charging] "
+    "[--window] [--per-minute] [--bytes] [--priority] [--no-new] [--at] [--rollback]"
+)
 COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "init [--ceremony] [--dev] [--publish]": ceremony.init,
     "login": fleet.login,
@@ -70,11 +74,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "cohort create NAME --model [--device] [--filter]": fleet.create_cohort,
     "cohort list": fleet.list_cohorts,
     "cohort show NAME": fleet.show_cohort,
-    "rollout start MODEL RELEASE --cohort [--stages] [--gate] [--on-halt] "
-    "[--on-network] [--idle] [--charging] [--window] [--per-minute] [--bytes] "
-    "[--priority] [--no-new] [--at] [--rollback] "
-    "[--accept-full-downloads]": rollouts.start,
-    "rollout simulate MODEL RELEASE --cohort [--stages] [--gate] [--per-minute]": rollouts.simulate,
+    f"rollout start {ROLLOUT} [--accept-full-downloads]": rollouts.start,
+    f"rollout simulate {ROLLOUT}": rollouts.simulate,
     "rollout list [--model] [--state]": fleet.list_rollouts,
     "rollout status ID [--watch]": rollouts.status,
     "rollout decisions ID": rollouts.decisions,

@@ -40,15 +40,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
     patch, unless that is accepted.
     """
     client = connect(settings)
-    plan = {name: getattr(args, name) for name in "model release cohort stages on_halt".split()}
-    asked = {"networks": args.on_network, "idle": args.idle, "charging": args.charging}
-    asked |= {"window": args.window}
-    plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
-    costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
-    costs |= {"priority": args.priority, "start_at": args.at}
-    plan |= {"include_new": False} if args.no_new else {}
-    plan |= {"rollback": True} if args.rollback else {}
-    rollout = client.post("/v1/rollouts", plan | {n: v for n, v in costs.items() if v})
+    rollout = client.post("/v1/rollouts", _asked(args))
     try:
         return _act(client, rollout["id"], _accepting(args, "start"), "started")
     except Refused as error:
@@ -59,14 +51,16 @@ def start(args: Namespace, settings: Settings) -> Reply:
 def simulate(args: Namespace, settings: Settings) -> Reply:
     """Rehearse a rollout: whom it reaches, what it fetches, how long it takes, what it detects.
 
+    It takes what `rollout start` takes. A window stretches the time, which `seconds_anytime` tells
+    without it; `budget` tells for how many devices the bytes last.
+
     Example:
       fleetdiff rollout simulate asr-en-edge r2 --cohort kitchen --stages 5%:1h,25%,100%
+      fleetdiff rollout simulate asr-en-edge r2 --cohort kitchen --window 01:00-05:00 --bytes 5GB
     """
-    plan = {name: getattr(args, name) for name in "model release cohort stages".split()}
-    plan |= {"gate": dict(args.gate)}
-    plan |= {"per_minute_max": args.per_minute} if args.per_minute else {}
-    found = connect(settings).post("/v1/rollouts/simulate", plan)
-    return Reply(found, show.as_text(found))
+    found = connect(settings).post("/v1/rollouts/simulate", _asked(args))
+    told = {name: value for name, value in found.items() if name not in ("stages", "budget")}
+    return Reply(found, show.as_text(told | {"foretold": found["stages"]}))
 
 
 def status(args: Namespace, settings: Settings) -> Reply:
@@ -199,6 +193,19 @@ def changes(
         if rollout["state"] in (until, *TERMINAL) or time.monotonic() >= end:
             return
         time.sleep(PAUSE_S)
+
+
+def _asked(args: Namespace) -> dict[str, Any]:
+    """Return the rollout that somebody asks for, as the server takes it."""
+    plan = {name: getattr(args, name) for name in "model release cohort stages on_halt".split()}
+    asked = {"networks": args.on_network, "idle": args.idle, "charging": args.charging}
+    asked |= {"window": args.window}
+    plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
+    plan |= {"include_new": False} if args.no_new else {}
+    plan |= {"rollback": True} if args.rollback else {}
+    costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
+    costs |= {"priority": args.priority, "start_at": args.at}
+    return plan | {name: value for name, value in costs.items() if value}
 
 
 def _accepting(args: Namespace, verb: str) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rich import filesize
@@ -37,6 +38,9 @@ SECTIONS = {
     "signals": "signal state devices worse better",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",
+    "foretold": "number share_bp devices bytes seconds detects_wer_bp decides",
+    "groups": "release network devices bytes",
+    "notes": "about says",
     "rules": "rollout rule passes hold compared",
     "held": "answer rule devices for_example compared",
     "deployments": "",
@@ -133,18 +137,23 @@ def value_text(name: str, value: Any) -> str:
         return " ".join(f"{_clean(k)}={value_text(k, v)}" for k, v in held.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(value_text(name if name in KEYIDS else "", v) for v in value)
-    if isinstance(value, int | float):
-        words = name.split("_")
-        if words[-1] == "bp":
-            return f"{value / 100:.2f} %"
-        if "bytes" in (words[0], words[-1]):
-            return filesize.decimal(int(value))
-        if words[0] in ("share", "density"):
-            return f"{100 * value:.2f} %"
-        if words[0] == "bits":
-            return f"{value:.1f}"
+    if isinstance(value, int | float) and (number := _number_text(name.split("_"), value)):
+        return number
     text = _clean(str(value))
     return f"{text[:KEYID_SHOWN]}…" if name in KEYIDS else text
+
+
+def _number_text(words: Sequence[str], value: float) -> str:
+    """Return a number with its unit; nothing if none of the words tells one."""
+    if words[0] == "seconds":
+        return str(timedelta(seconds=value))
+    if words[-1] == "bp":
+        return f"{value / 100:.2f} %"
+    if "bytes" in (words[0], words[-1]):
+        return filesize.decimal(int(value))
+    if words[0] in ("share", "density"):
+        return f"{100 * value:.2f} %"
+    return f"{value:.1f}" if words[0] == "bits" else ""
 
 
 @contextmanager

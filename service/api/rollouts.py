@@ -76,7 +76,7 @@ def simulate_rollout(
     Nothing is kept of it.
     """
     asked = rollouts.create_rollout(session, actor=caller.name, now=now, **vars(body))
-    return simulate.rollout(session, asked, config.poll_after_s, config.poll_soon_s)
+    return simulate.rollout(session, asked, config.poll_after_s, config.poll_soon_s, now)
 
 
 @router.get("/rollouts", responses=document(404, 422))

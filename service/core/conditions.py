@@ -4,13 +4,14 @@ The server holds back whoever says that they are not met, so that nobody keeps a
 waits; the device, which alone knows how it is right now, looks again before it downloads.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from service.core.errors import InvalidRequest
 
-DAY_MIN = 24 * 60
+DAY_MIN, MINUTE_S = 24 * 60, 60
 
 
 def kept(asked: dict[str, Any]) -> dict[str, Any]:
@@ -34,10 +35,42 @@ def opens_at(window: Mapping[str, int], utc_offset_s: int, now: datetime) -> dat
     """Return when a window in device-local time opens next; `now` if it is open."""
     local = now + timedelta(seconds=utc_offset_s)
     since = (local.hour * 60 + local.minute - window["start_min"]) % DAY_MIN
-    if since < (window["end_min"] - window["start_min"]) % DAY_MIN:
+    if since < open_min(window):
         return now
     minute = now - timedelta(seconds=local.second, microseconds=local.microsecond)
     return minute + timedelta(minutes=DAY_MIN - since)
+
+
+def open_min(window: Mapping[str, int]) -> int:
+    """Return for how many minutes of a day a window is open."""
+    return (window["end_min"] - window["start_min"]) % DAY_MIN
+
+
+def open_minutes(window: Mapping[str, int], utc_offset_s: int) -> list[bool]:
+    """Return of each minute of a day in UTC whether a window is open in a zone."""
+    start = window["start_min"] - utc_offset_s // MINUTE_S
+    return [(minute - start) % DAY_MIN < open_min(window) for minute in range(DAY_MIN)]
+
+
+def open_after_s(day: Sequence[bool], from_s: int, open_s: float) -> int:
+    """Return after how long something was open for so long, that is open in minutes of each day.
+
+    Args:
+        day: which minutes; at least one is.
+        from_s: since a midnight.
+        open_s: for how long it must have been open.
+    """
+    days, left = divmod(math.ceil(open_s), MINUTE_S * sum(day))
+    if days and not left:  # it is there when the last minute ends, not when the next begins
+        days, left = days - 1, MINUTE_S * sum(day)
+    now_s = from_s
+    while left:
+        step = MINUTE_S - now_s % MINUTE_S
+        if day[now_s // MINUTE_S % DAY_MIN]:
+            step = min(step, left)
+            left -= step
+        now_s += step
+    return days * DAY_MIN * MINUTE_S + now_s - from_s
 
 
 def clock_time(minutes: int) -> str:

@@ -42,7 +42,8 @@ CONFIG = Config(
     root=Path(),
     recogniser=("simulated",),
 )
-HAS = {"memory_bytes": 1 << 31, "room_bytes": 1 << 30, "goes_back": True}
+HERE = {"utc_offset_s": 0, "network": "", "idle": False, "charging": False}
+HAS = {"memory_bytes": 1 << 31, "room_bytes": 1 << 30, "goes_back": True, "surroundings": HERE}
 ENGINE_S, REQUEST_S = 20.0, 0.1
 
 

@@ -213,6 +213,7 @@ def test_control_characters_of_a_device_do_not_reach_the_terminal(desk: Desk) ->
         ("patch_bytes", 12_345, "12.3 kB"),
         ("new_wer_bp", 421, "4.21 %"),
         ("new_wer_bp", None, "-"),
+        ("seconds_anytime", 93_784, "1 day, 2:03:04"),
         ("share", 0.0123, "1.23 %"),
         ("active", True, "yes"),
         ("tags", {"a": 1, "b": [2, 3]}, "a=1 b=2, 3"),

@@ -274,18 +274,25 @@ def test_a_device_is_shown_with_its_events(desk: Desk) -> None:
     assert "applied" in desk.out
 
 
-def test_a_rollout_is_rehearsed_and_none_is_made(desk: Desk, sent: dict[str, Any]) -> None:
+def test_a_rollout_is_rehearsed_as_it_would_be_started_and_none_is_made(
+    desk: Desk, sent: dict[str, Any]
+) -> None:
     asked: list[Any] = []
+    stage = {"number": 1, "devices": 7, "seconds": 93784, "detects_wer_bp": None}
+    notes = [{"about": "budget", "says": "the bytes last for about 3 of 7 devices"}]
+    answered = {"devices": 7, "bytes": 70, "seconds": 93784, "budget": {"devices": 3}}
 
     def answer(_query: dict[str, str], body: bytes) -> dict[str, Any]:
         asked.append(json.loads(body))
-        return {"devices": 7, "bytes": 70, "stages": [{"number": 1, "detects_wer_bp": None}]}
+        return answered | {"notes": notes, "stages": [stage]}
 
     desk.server.answers["POST /v1/rollouts/simulate"] = answer
-    words = ["rollout", "simulate", "asr", "r2", "--cohort", "k", "--stages", "100%"]
-    assert desk.json(*words, "--gate", "clip=0.1")["bytes"] == 70
-    assert desk.run(*words) == 0
-    whole = [{"share_bp": 10_000, "soak_s": 0, "in_flight_max": None}]
-    plan = {"model": "asr", "release": "r2", "cohort": "k", "stages": whole}
-    assert asked == [plan | {"gate": {"clip": 0.1}}, plan | {"gate": {}}]
+    costs = ["--bytes", "5GB", "--window", "01:00-05:00", "--per-minute", "9"]
+    words = ["asr", "r2", "--cohort", "k", "--stages", "100%", "--gate", "clip=0.1", *costs]
+    assert desk.json("rollout", "simulate", *words)["budget"] == answered["budget"]
     assert sent == {}, "nothing was made"
+    assert desk.run("rollout", "start", *words) == 0
+    assert asked == [sent["rollouts"]]
+    assert desk.run("rollout", "simulate", *words) == 0
+    assert "1 day, 2:03:04" in desk.out and notes[0]["says"] in desk.out
+    assert "DEVICES" in desk.out and "REFUSED" not in desk.out

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.service.line import file, release
+from tests.service.test_conditions import says
 from tests.service.world import MODEL, World, digest, refused
 
 ASKED: dict[str, Any] = {
@@ -41,6 +42,40 @@ def test_it_says_whom_it_reaches_and_what_they_fetch(small: World) -> None:
     slowly = small.ok("POST", "/v1/rollouts/simulate", json=ASKED | {"per_minute_max": 1})
     assert slowly["seconds"] >= found["seconds"] and slowly["assumed"]["per_minute_max"] == 1
     assert found["patches_missing"] == [] and found["assumed"]["success"] == 1
+
+
+def test_a_window_and_a_budget_are_told_in_words_and_in_numbers(small: World) -> None:
+    known, _, _ = small.fleet(3, digest(file(1)), prefix="told")
+    says(known, utc_offset_s=3600, network="slow")
+    asked = ASKED | {"conditions": {"window": {"start_min": 60, "end_min": 120}}}
+    found = small.ok("POST", "/v1/rollouts/simulate", json=asked)
+    groups = [(g["release"], g["network"], g["devices"]) for g in found["groups"]]
+    assert groups == [("r1", "slow", 1)], "as it says itself where it is"
+    assert found["untold"] == 7, "the others would be told that their agents are too old"
+    assert found["seconds_anytime"] < 3 * 3600 < 12 * 3600 <= found["seconds"], "noon passed"
+    window, rest = (note["says"] for note in found["notes"])
+    assert window.startswith("devices begin from 01:00 to 02:00 by their own clocks, in 1 zone: ")
+    assert rest.startswith("7 more devices get nothing")
+    later = {"start_at": "2026-06-02T00:00Z", "stages": [{"share_bp": 10_000}]}
+    found = small.ok("POST", "/v1/rollouts/simulate", json=asked | later)
+    assert found["seconds"] == found["seconds_anytime"], "it is 01:00 there when it starts"
+
+
+@pytest.mark.parametrize(("spare", "devices", "stage"), [(-1, 0, 2), (0, 1, 2), (10**9, 8, None)])
+def test_a_budget_says_for_how_many_devices_its_bytes_last(
+    small: World, spare: int, devices: int, stage: int | None
+) -> None:
+    small.fleet(3, digest(file(1)), prefix="more")
+    asked = ASKED | {"bytes_max": 200_000 + spare}
+    found = small.ok("POST", "/v1/rollouts/simulate", json=asked)
+    assert (found["budget"]["devices"], found["budget"]["stage"]) == (devices, stage)
+    (note,) = found["notes"]
+    assert note["about"] == "budget" and ("pauses" in note["says"]) is bool(stage)
+    assert (f"about {devices} of 8 devices" in note["says"]) is bool(stage)
+    enough = ASKED | {"bytes_max": found["budget"]["bytes_needed"]}
+    found = small.ok("POST", "/v1/rollouts/simulate", json=enough)
+    assert found["budget"]["stage"] is None
+    assert found["notes"][0]["says"] == "the bytes last for all of 8 devices"
 
 
 @pytest.mark.parametrize(
