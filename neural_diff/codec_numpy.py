@@ -25,11 +25,12 @@ def signed(
     codec.check_magnitude(int(found.max()) + least, width)
     raw = found.astype(dtype)
     raw += dtype.type(least)
-    # Places by number: to give by a mask costs seven times as much.
-    given = np.flatnonzero(raw)
-    codec.check_bits(signs, len(given))
+    # Places by number: to give by a mask costs seven times as much, to give all a third.
+    given = slice(None) if least else np.flatnonzero(raw)
+    count = len(raw[given])
+    codec.check_bits(signs, count)
     minus, bit = np.zeros(len(raw), dtype), np.frombuffer(signs, np.uint8)
-    minus[given] = np.unpackbits(bit, count=len(given), bitorder="little")
+    minus[given] = np.unpackbits(bit, count=count, bitorder="little")
     # Minus x is the complement of x, plus one.
     raw ^= -minus
     raw += minus
@@ -54,10 +55,14 @@ def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> NDArray[np.uint32]
 def _with_bits(
     token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Raw, masks: Raw
 ) -> NDArray[np.uint32]:
-    words = np.frombuffer(bits + bytes(8 + -len(bits) % 4), "<u4")
+    # The 32 bits where a number begins and the 32 after them hold it, wherever it begins; no number
+    # needs more than four bytes of them.
+    most = bits[: 4 * len(token)]
+    words = np.frombuffer(most + bytes(8 + -len(most) % 4), "<u4").astype(np.uint64)
+    pairs = words[:-1] | words[1:] << np.uint64(32)
     found, used = np.empty(len(token), np.uint32), 0
     for low in range(0, len(token), _TOKENS):
-        some = token[low : low + _TOKENS]
+        some = token[low : low + _TOKENS].astype(np.intp)
         need = extra.take(some)
         starts = np.cumsum(need, dtype=np.int64)
         starts += used
@@ -65,11 +70,7 @@ def _with_bits(
         starts -= need
         if used > 8 * len(bits):
             break
-        # The 32 bits where a number begins and the 32 after them hold it, wherever it begins.
-        place = starts >> 5
-        held = words.take(place).astype(np.uint64)
-        place += 1
-        held |= words.take(place).astype(np.uint64) << np.uint64(32)
+        held = pairs.take(starts >> 5)
         starts &= 31
         held >>= starts.view(np.uint64)
         number = held.astype(np.uint32)
