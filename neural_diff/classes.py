@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_diff.codec import VALUE_LITERAL_BITS, token_table
-from neural_diff.decode_numpy import Integers
 from neural_diff.region import Region
-from neural_diff.view_numpy import Raw, keys_of
+from neural_diff.view_numpy import Integers, Raw, keys_of, sizes_of
 
 # Lengths of runs that are looked at: what rows of a model usually have, multiples of the first.
 _RUNS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 5120)
@@ -25,7 +24,12 @@ RUN_GRAIN = 15360  # elements, a multiple of most of them
 KEYS_STEP = 1 << 20  # elements whose old values are counted, or ranked, at a time
 ONE_CLASS = np.zeros(256, np.uint8)
 _CODE_BYTES = 50  # of a class in the table, and of a code of its own
-_TOKENS = 256
+_TOKENS = 128
+# What the work of a device is worth: to look up the class of a change; to look at every element,
+# as ranks need, once for each class of sizes; or the sort that other classes need.
+_CHANGE_BITS = 0.05
+_LOOK_BITS = 3e-4
+_SORT_LOOKS = 16
 
 Tables = Iterator[tuple[NDArray[np.uint8], int, bool]]
 """A table of classes, the length of a run (0: of old values), and if positions go by it too."""
@@ -37,6 +41,8 @@ class Counts(NamedTuple):
     have: Integers  # shape (256,)
     moved: NDArray[np.int64]  # shape (256, tokens)
     distance: NDArray[np.float64]  # shape (256,): the mean of log2 of the distances
+    size: NDArray[np.uint8]  # shape (256,): see `view_numpy.sizes_of`
+    raw_bits: int  # of all changes
 
     @classmethod
     def of(cls, old: Raw, changed: Integers, distance: Integers, region: Region) -> "Counts":
@@ -45,37 +51,49 @@ class Counts(NamedTuple):
         for first in range(0, len(old), KEYS_STEP):
             have += np.bincount(keys_of(old[first : first + KEYS_STEP], region), minlength=256)
         keys, size = keys_of(old[changed], region), np.abs(distance)
-        tokens = tokens_of(size - 1, VALUE_LITERAL_BITS)
+        # Of 4 bits, a change is said by its residue alone; else by a token and raw bits.
+        tokens = distance & 15 if region.width == 4 else tokens_of(size - 1, VALUE_LITERAL_BITS)
+        raw = 0 if region.width == 4 else np.array(token_table(VALUE_LITERAL_BITS)[1])[tokens] + 1
         moved = np.bincount(keys * np.int64(_TOKENS) + tokens, minlength=256 * _TOKENS)
         total = np.bincount(keys, np.log2(size), minlength=256)
         moved = moved.reshape(256, _TOKENS)
-        return cls(have, moved, total / np.maximum(moved.sum(axis=1), 1))
+        distances = total / np.maximum(moved.sum(axis=1), 1)
+        sizes = sizes_of(np.arange(256, dtype=np.uint8), region)
+        return cls(have, moved, distances, sizes, int(np.sum(raw)))
 
-    def bits(self, table: NDArray[np.uint8], *, ranked: bool) -> float:
-        """Estimates what a table of classes leads to, from the entropies of its parts."""
+    def bits(self, table: NDArray[np.uint8], looks: int = 0) -> float:
+        """Estimates what a table of classes leads to, from the entropies of its parts.
+
+        With `looks` of a device at every element, places are ranks within the classes.
+        """
         classes = int(table.max()) + 1
         member = table == np.arange(classes)[:, None]
         moved = member @ self.moved
         changes = moved.sum(axis=1)
-        raw = np.array(token_table(VALUE_LITERAL_BITS)[1])
-        values = entropy_bits(moved) + (moved.sum(axis=0)[: len(raw)] * raw).sum() + changes.sum()
+        values = entropy_bits(moved) + self.raw_bits
         have = member @ self.have
-        support = [have, changes] if ranked else [have.sum(), changes.sum()]
+        support = [have, changes] if looks else [have.sum(), changes.sum()]
         places = entropy_bits(np.stack([support[1], support[0] - support[1]], axis=-1))
-        return float(values + places) + 8 * _CODE_BYTES * classes * (1 + ranked)
+        codes = 8 * _CODE_BYTES * classes * (1 + (looks > 0))
+        work = _LOOK_BITS * looks * have.sum() or _CHANGE_BITS * (classes > 1) * changes.sum()
+        return float(values + places + codes + work)
 
     def tables(self) -> Tables:
         """Gives the best table of old values, if any pays."""
         changes = self.moved.sum(axis=1)
         rate = (changes + 8 * changes.sum() / self.have.sum()) / (self.have + 8)
-        tried = [(self.bits(ONE_CLASS, ranked=False), ONE_CLASS, False)]
-        for order, ranked in ((rate, True), (self.distance, False)):
-            for classes in (4, 8, 16):
-                table = _table(order, changes, classes)
-                tried.append((self.bits(table, ranked=ranked), table, ranked))
-        _, table, ranked = min(tried, key=lambda one: one[0])
+        of_size = np.bincount(self.size, changes, minlength=256)
+        tried = [(self.bits(ONE_CLASS), ONE_CLASS, 0)]
+        for classes in (3, 4, 5, 8, 12, 16):
+            for table, looks in (
+                (_table(np.arange(256.0), of_size, classes)[self.size], classes),
+                (_table(rate, changes, classes), _SORT_LOOKS),
+                (_table(self.distance, changes, classes), 0),
+            ):
+                tried.append((self.bits(table, looks), table, looks))
+        _, table, looks = min(tried, key=lambda one: one[0])
         if table.max():
-            yield table, 0, ranked
+            yield table, 0, bool(looks)
 
 
 def run_tables(changed: Integers, count: int, known: float) -> Tables:

@@ -160,7 +160,8 @@ class Told:
         self, section: Section, places: Sequence[Any], values: Sequence[Any], table: bytes | None
     ) -> None:
         """Refuses classes that do not have as many values as places."""
-        self.places, self.values, self.used = places, values, [0] * section.classes
+        self.places, self.values = list(places), list(values)
+        self.used = [0] * section.classes
         self.table = table.ljust(256, b"\0") if table and section.looks else None
         self.ranked = self.table is not None and section.codec == CLASS_GAPS
         self._count = section.count
@@ -172,7 +173,7 @@ class Told:
         """Counts elements of a class, or changed ones of it; gives how many there were before."""
         before = self.used[number]
         self.used[number] += count
-        if not self.ranked:
+        if not self.ranked and self.used[number] > self._needed[number]:
             check_used(self.used, self._needed)
         return before
 

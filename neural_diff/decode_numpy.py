@@ -14,16 +14,15 @@ from neural_diff import codec
 from neural_diff.codec import GAP_LITERAL_BITS
 from neural_diff.codec_numpy import numbers, signed
 from neural_diff.hashed import check_bucket, locate
+from neural_diff.picked_numpy import pick_of
 from neural_diff.region import Region
 from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, Section
 from neural_diff.view import ordinal, plane_join
-from neural_diff.view_numpy import Raw, elements_of, keys_of
+from neural_diff.view_numpy import Integers, Raw, elements_of, keys_of
 
-_PLACE_BITS = 28  # of an element in a piece, below its class
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
 
 Change = Callable[[bytearray, int], None]
-Integers = NDArray[np.int64]
 
 
 def change_of(
@@ -93,54 +92,17 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
     else:
         values = [elements_of(plane_join(streams[0], region), region)]
     told = codec.Told(section, places, values, table)
-    pick = _ranked if told.ranked else _placed
+    pick = pick_of(told, region)
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
-        at, value = pick(told, first, keys_of(raw, region))
+        at, value = pick(first, keys_of(raw, region))
         if adds:
             value = ordinal(ordinal(raw.take(at), region) + value & mask, region)
         raw[at] = value
         told.check_end(first + len(raw))
 
     return change
-
-
-def _placed(told: codec.Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
-    """Gives which of the elements from `first` on change, and the value of each."""
-    of = [slice(*np.searchsorted(some, (first, first + len(keys)))) for some in told.places]
-    at: Integers = np.concatenate([some[n] for some, n in zip(told.places, of, strict=True)])
-    at -= first
-    if told.table is None:
-        return at, np.concatenate([some[n] for some, n in zip(told.values, of, strict=True)])
-    classes = np.frombuffer(keys.take(at).tobytes().translate(told.table), np.uint8)
-    found = np.empty(len(at), told.values[0].dtype)
-    for number, value in enumerate(told.values):
-        members = np.flatnonzero(classes == number)
-        start = told.use(number, len(members))
-        found[members] = value[start : start + len(members)]
-    return at, found
-
-
-def _ranked(told: codec.Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
-    """Gives the same where places are ranks among the elements of a class."""
-    assert told.table is not None
-    # The members of each class, one class after the other: at 3 ns each, sorting class and place
-    # together is twice as fast as a stable argsort, and thrice as one search for every class.
-    members = np.frombuffer(keys.tobytes().translate(told.table), np.uint8).astype(np.uint32)
-    members <<= _PLACE_BITS
-    members |= np.arange(len(keys), dtype=np.uint32)
-    members.sort()
-    edges = np.arange(len(told.values), dtype=np.uint32) << _PLACE_BITS
-    bounds = [*np.searchsorted(members, edges).tolist(), len(keys)]
-    ranked, found = [], []
-    for number, (ranks, value) in enumerate(zip(told.places, told.values, strict=True)):
-        start = told.use(number, bounds[number + 1] - bounds[number])
-        low, high = np.searchsorted(ranks, (start, told.used[number]))
-        ranked.append(ranks[low:high] + (bounds[number] - start))
-        found.append(value[low:high])
-    at = members.take(np.concatenate(ranked)) & np.uint32((1 << _PLACE_BITS) - 1)
-    return at.astype(np.int64), np.concatenate(found)
 
 
 def _residues(section: Section, region: Region, streams: Sequence[bytes]) -> list[Raw]:

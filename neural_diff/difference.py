@@ -17,13 +17,12 @@ import numpy as np
 from neural_diff import encode, view
 from neural_diff.alignment import Bytes
 from neural_diff.classes import RUN_GRAIN
-from neural_diff.decode_numpy import Integers
 from neural_diff.draft import Draft
 from neural_diff.limits import SECTION_ELEMENTS_MAX
 from neural_diff.patch import Move
 from neural_diff.region import Part, Region
 from neural_diff.section import BLOCK_ELEMENTS
-from neural_diff.view_numpy import Raw, elements_of
+from neural_diff.view_numpy import Integers, Raw, elements_of
 
 # A section is cut after so many changes, to keep a device's memory low; 4-bit ones need less of it.
 _SECTION_CHANGES = 3 << 15

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from neural_diff.classes import ONE_CLASS, Counts, entropy_bits, run_tables, tokens_of
 from neural_diff.codec import GAP_LITERAL_BITS, VALUE_LITERAL_BITS, token_table
-from neural_diff.decode_numpy import Integers
 from neural_diff.packed import Encoded, Packed, pack
 from neural_diff.region import Region
 from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, GAPS, HASHED, REPLACE
 from neural_diff.view import ordinal, plane_split
-from neural_diff.view_numpy import Raw, keys_of
+from neural_diff.view_numpy import Integers, Raw, keys_of
 
 _DENSE_SHARE = 0.5  # of elements changed, from which giving all of them may be smaller
 
@@ -56,7 +55,7 @@ def _tries(region: Region, old: Raw, new: Raw, changed: Integers) -> Iterator[En
     dense = len(changed) >= _DENSE_SHARE * len(old)
     counts = Counts.of(old, changed, distance, region)
     # Unless the elements themselves are less than what would be said of their changes:
-    if not dense or counts.bits(ONE_CLASS, ranked=False) < _literal_bits(new):
+    if not dense or counts.bits(ONE_CLASS) < _literal_bits(new):
         yield from _sparse_tries(region, old, new, changed, distance, counts)
     if dense:
         # Which of the two is smaller is told by their entropies: coding both takes longer.

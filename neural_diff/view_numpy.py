@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from neural_diff.region import Region
 
 Raw = NDArray[np.unsignedinteger]
+Integers = NDArray[np.int64]
 
 
 def elements_of(stored: bytearray | NDArray[np.uint8], region: Region) -> Raw:
@@ -62,3 +63,12 @@ def keys_of(raw: Raw, region: Region) -> NDArray[np.uint8]:
     if region.is_float:
         return (raw >> (region.width - 9)).astype(np.uint8)
     return raw.view(np.uint8)[raw.itemsize - 1 :: raw.itemsize]
+
+
+def sizes_of(keys: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+    """Gives how large what `keys_of` gives is: the magnitude of a code, the exponent of a float."""
+    if region.is_float:
+        return keys
+    codes = keys << 4 if region.width == 4 else keys
+    codes = codes ^ 128 if region.bias else codes
+    return np.abs(codes.view(np.int8)).view(np.uint8)

@@ -9,7 +9,17 @@ import pytest
 
 from neural_diff.packed import pack
 from neural_diff.region import Region
-from tests.unit.ways import answer, decoded, drafted, lying, raws, said, sections_of, with_raws
+from tests.unit.ways import (
+    RANKED,
+    answer,
+    decoded,
+    drafted,
+    lying,
+    raws,
+    said,
+    sections_of,
+    with_raws,
+)
 
 OLD = bytes(range(64))
 REGION = Region("w", 0, 64, 8, "int")
@@ -35,7 +45,7 @@ def refusal(patch: bytes) -> str:
 
 
 @pytest.mark.attack("D10")
-@pytest.mark.parametrize("way", ["class-gaps", "values by class", "blocks32 by class"])
+@pytest.mark.parametrize("way", [*RANKED, "values by class", "blocks32 by class"])
 def test_d10_a_table_naming_a_class_that_does_not_exist_is_refused(way: str) -> None:
     patch = honest(way)
     table, *rest = decoded(patch)
@@ -43,8 +53,9 @@ def test_d10_a_table_naming_a_class_that_does_not_exist_is_refused(way: str) -> 
 
 
 @pytest.mark.attack("D10")
-def test_d10_ranks_beyond_the_elements_of_a_class_are_refused() -> None:
-    patch = honest("class-gaps")
+@pytest.mark.parametrize("way", RANKED)
+def test_d10_ranks_beyond_the_elements_of_a_class_are_refused(way: str) -> None:
+    patch = honest(way)
     table, first, second, _, *values = decoded(patch)
     assert "are needed" in refusal(lying(patch, [bytes(255) + b"\1", first, second, _, *values]))
     far = pack(b"\x10")  # a token of 16 and two raw bits
@@ -92,7 +103,7 @@ def moved(streams: list[bytes], one: int, other: int) -> list[bytes]:
 
 
 @pytest.mark.attack("D10")
-@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
+@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", *RANKED])
 @pytest.mark.parametrize("ways_round", [(0, 1), (1, 0)])
 def test_d10_values_of_a_class_that_none_takes_are_refused(
     way: str, ways_round: tuple[int, int]
@@ -104,7 +115,7 @@ def test_d10_values_of_a_class_that_none_takes_are_refused(
 
 
 @pytest.mark.attack("D10")
-@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
+@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", *RANKED])
 def test_d10_residues_of_a_class_that_none_takes_are_refused(way: str) -> None:
     patch = honest(way, NIBBLES)
     streams = decoded(patch)
@@ -115,18 +126,19 @@ def test_d10_residues_of_a_class_that_none_takes_are_refused(way: str) -> None:
 
 
 @pytest.mark.attack("D10")
-@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", "class-gaps"])
+@pytest.mark.parametrize("way", ["values by class", "blocks32 by class", *RANKED])
 def test_d10_values_of_which_there_are_none_are_refused(way: str) -> None:
     patch = honest(way)
     *places, _, _, _, signs = decoded(patch)
     assert refusal(lying(patch, [*places, b"", b"", b"", signs]))
-    if way == "class-gaps":
+    if way in RANKED:
         assert refusal(lying(patch, [places[0], b"", b"", b"", b"", b"", b"", signs]))
 
 
 @pytest.mark.attack("D10")
-def test_d10_more_changes_than_said_are_refused() -> None:
-    patch = honest("class-gaps")
+@pytest.mark.parametrize("way", RANKED)
+def test_d10_more_changes_than_said_are_refused(way: str) -> None:
+    patch = honest(way)
     table, first, second, bits, one, two, more, signs = decoded(patch)
     assert refusal(
         lying(patch, [table, first + b"\0", second, bits, one + b"\0", two, more, signs])
@@ -136,13 +148,13 @@ def test_d10_more_changes_than_said_are_refused() -> None:
 
 
 @pytest.mark.attack("D10")
-@pytest.mark.parametrize("way", ["gaps", "blocks32", "class-gaps"])
+@pytest.mark.parametrize("way", ["gaps", "blocks32", *RANKED])
 def test_d10_a_residue_of_zero_is_refused(way: str) -> None:
     patch = honest(way, NIBBLES)
     streams = decoded(patch)
     for place in range(len(streams)):
         given = list(streams)
-        if given[place] and place >= len(streams) - (2 if way == "class-gaps" else 1):
+        if given[place] and place >= len(streams) - (2 if way in RANKED else 1):
             given[place] = bytes([given[place][0] & 0xF0]) + given[place][1:]
             assert "changes nothing" in refusal(lying(patch, given))
 

@@ -18,7 +18,7 @@ from neural_diff.codec import (
 from neural_diff.errors import Malformed
 from neural_diff.packed import Encoded, pack
 from neural_diff.region import Kind, Region
-from neural_diff.section import CONSTANT, DEFLATE, RAW, Stream
+from neural_diff.section import CLASS_GAPS, CONSTANT, DEFLATE, RAW, Stream
 from neural_diff.view import ordinal, plane_join, plane_split
 from tests.unit.patch_files import section_of
 
@@ -228,3 +228,25 @@ def test_the_tokens_of_a_sparse_change_are_close_to_the_entropy() -> None:
     bound = (support + values) / 8
     region = BYTES._replace(count=count)
     assert len(encode.smallest(region, old, new, changed).payload) < 1.02 * bound
+
+
+@pytest.mark.parametrize(("kind", "bias"), [("int", 0), ("int", 128)])
+def test_changes_that_follow_magnitude_have_classes_of_sizes_and_few_changes_have_few(
+    kind: Kind, bias: int
+) -> None:
+    rng, count, found = np.random.default_rng(0), 1 << 20, []
+    region = Region("w", 0, count, 8, kind, bias, -127, 127)
+    code = np.rint(rng.standard_normal(count) * 38).clip(-120, 120).astype(int)
+    chance = (np.abs(code) + 1) ** 1.5
+    for density in (0.005, 0.1):
+        moved = rng.random(count) < density * chance / chance.mean()
+        step = moved * rng.choice([-1, 1], count) * (1 + np.abs(code) * rng.random(count) // 20)
+        old, new = ((side + bias).astype(np.uint8) for side in (code, code + step.astype(int)))
+        encoded = encode.smallest(region, old, new, np.flatnonzero(moved))
+        assert encoded.codec == CLASS_GAPS
+        table = np.frombuffer(unpack(encoded.streams, encoded.payload)[0], np.uint8).astype(int)
+        above, below = (table[(bias + sign * np.arange(128)) % 256] for sign in (1, -1))
+        assert (above == below).all()
+        assert (np.diff(above) >= 0).all()
+        found.append(encoded.params["classes"])
+    assert found[0] < found[1]

@@ -24,14 +24,15 @@ from neural_diff.patch import Move
 from neural_diff.region import Blocked, Region
 from neural_diff.section import CLASS_GAPS, REPLACE
 from neural_diff.view import plane_split
-from neural_diff.view_numpy import keys_of
+from neural_diff.view_numpy import keys_of, sizes_of
 from tests.unit import reference
 from tests.unit.patch_files import put_together, take_apart, with_limits
 
 KINDS: list[tuple[Any, int]] = [
     ("int", 4), ("int", 8), ("int", 16), ("int", 32), ("f16", 16), ("bf16", 16), ("f32", 32),
 ]  # fmt: skip
-WAYS = ["gaps", "blocks32", "class-gaps", "values by class", "blocks32 by class", "runs"]
+RANKED = ["class-gaps", "sizes"]
+WAYS = ["gaps", "blocks32", *RANKED, "values by class", "blocks32 by class", "runs"]
 ALL_WAYS = [*WAYS, "set gaps", "set blocks32", "replace", "exclusive or"]
 
 
@@ -40,7 +41,7 @@ def said(
 ) -> Encoded:
     """Says the step from `old` to `new`, raw elements that differ somewhere, in one way.
 
-    Classes are of old values, spread by a multiplication so that each gets some.
+    Classes are of old values, spread by a multiplication so that each gets some; or of sizes.
     """
     changed = np.flatnonzero(old != new)
     gaps, blocks = encode._position_tries(changed, {"changes": len(changed)})
@@ -67,10 +68,14 @@ def said(
     if way in ("gaps", "blocks32"):
         return Encoded("add", places.codec, params, places.packed + values([distance], paired))
     table = (np.arange(256) * 7 % classes).astype(np.uint8)
+    if way == "sizes":
+        sizes = sizes_of(np.arange(256, dtype=np.uint8), region).astype(int)
+        top = sizes[keys_of(old, region)].max() + 1
+        table = np.minimum(sizes * classes // top, classes - 1).astype(np.uint8)
     which = table[keys_of(old[changed], region)]
     given = values([distance[which == number] for number in range(classes)], paired)
     lookup = (pack((table[:16] if region.width == 4 else table).tobytes()),)
-    if way != "class-gaps":
+    if way not in RANKED:
         params |= {"classes": classes}
         return Encoded("add", places.codec, params, lookup + places.packed + given)
     packed = encode._packed(ranks(table[keys_of(old, region)], changed, classes))
