@@ -21,10 +21,10 @@ from neural_diff.section import Section
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
-PIECE_BYTES = 1 << 17
-
 NUMPY = find_spec("numpy") is not None
 """Whether numpy decodes. It is loaded when a section is decoded, not by importing this module."""
+
+PIECE_BYTES = 1 << (18 if NUMPY else 17)
 
 Take = Callable[[int], bytearray]
 """Gives the next bytes of a file, exactly as many as asked for, for the caller to change."""
