@@ -58,11 +58,10 @@ def cohort_named(session: Session, name: str) -> Cohort:
 
 def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> bool:
     """Note that a blob is stored; True if it is new, or was deleted before."""
-    row = session.get(Artifact, sha256)
-    if row is not None:
+    row = session.get(Artifact, sha256, with_for_update={"key_share": True})
+    if row is not None:  # whoever brings it again needs it: a time of grace begins anew
         was, row.state = row.state, "stored"
-        if was != "stored":
-            row.unneeded_since = row.deleted_at = None
+        row.unneeded_since = row.deleted_at = None
         return was != "stored"
     made = insert_into(session, Artifact).values(sha256=sha256, bytes=size, created_at=now)
     added = session.execute(made.on_conflict_do_nothing().returning(Artifact.sha256))
@@ -211,7 +210,7 @@ def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, An
     # What was published before may have been deleted since, for nothing needed it.
     lists = (queries.releases_of, queries.patches_of)
     before = {row.sha256 for rows in lists for row in rows(session, family.model)}
-    for file in files_of(family):
+    for file in sorted(files_of(family), key=lambda file: file.sha256):
         _require_artifact(session, file.sha256, file, file.sha256 in before)
     if family.canary is None:
         return None
@@ -268,7 +267,8 @@ def _publish(
 def _require_artifact(
     session: Session, name: str, file: Entry | Shard, deleted: bool = False
 ) -> None:
-    row = session.get(Artifact, file.sha256)
+    # What is collected just then is waited for, in the order in which that locks.
+    row = session.get(Artifact, file.sha256, with_for_update={"read": True})
     if row is None or row.bytes != file.bytes or not (deleted or row.state == "stored"):
         detail = f"upload {name} ({file.bytes} bytes) before you sign it"
         raise errors.MissingArtifact(detail, sha256=file.sha256)

@@ -18,11 +18,13 @@ from service.db.tables import Device, DeviceModel
 from service.engine import rollouts
 from service.engine.tick import tick
 from service.fleet import offers, registry, reports
+from service.publishing import catalog
 from service.settings import Settings
 from tests.service.phone import Phone
 from tests.service.programs import eventually
 from tests.service.publishing import ALL
-from tests.service.world import BASE, MODEL, World, digest, patient, refused
+from tests.service.world import BASE, BETTER, MODEL, World, digest, patient, refused
+from trust import sign
 
 pytestmark = pytest.mark.real
 DAY = timedelta(days=1)
@@ -154,3 +156,29 @@ def test_the_reaper_waits_for_nobody_and_takes_no_device_that_speaks_just_then(
         says(session, phones[2], "failed", plans[2])
     ticked.result()
     assert under_way(world) == (1, 1), "one was silent, one failed, and one goes on"
+
+
+def unneeded(world: World) -> None:
+    """Upload what has been a candidate for longer than the time of grace."""
+    world.publish("r1", BASE)
+    world.upload(BETTER)
+    world.ok("POST", "/v1/artifacts/collect")
+    world.now += 8 * DAY
+
+
+def test_what_is_published_while_somebody_collects_stays(world: World) -> None:
+    unneeded(world)
+    body = world.next_family(sign.target_of(MODEL, world.release("r2", BETTER)))
+    with transaction(world) as (session, begin):
+        blobs, role = world.app.state.blobs, f"family-{MODEL}"
+        catalog.accept_metadata(session, blobs, role, body, world.now)
+        collected = begin(partial(world.ok, "POST", "/v1/artifacts/collect"))
+    assert collected.result()["deleting"]["artifacts"] == 0
+
+
+def test_what_is_uploaded_again_while_somebody_collects_stays(world: World) -> None:
+    unneeded(world)
+    with transaction(world) as (session, begin):
+        assert not catalog.record_artifact(session, digest(BETTER), len(BETTER), world.now)
+        collected = begin(partial(world.ok, "POST", "/v1/artifacts/collect"))
+    assert collected.result()["deleting"]["artifacts"] == 0

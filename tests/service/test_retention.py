@@ -252,6 +252,16 @@ def test_an_upload_under_way_is_not_deleted_under_its_feet(world: World) -> None
     assert stored(world, b"an orphan") and plan(world)[digest(b"an orphan")]["state"] == "stored"
 
 
+def test_whoever_uploads_a_candidate_again_has_the_whole_time_of_grace_to_publish_it(
+    world: World,
+) -> None:
+    world.upload(b"an orphan")
+    collect(world)
+    world.now += GRACE
+    world.upload(b"an orphan")
+    assert collect(world)["deleting"] == NONE and stored(world, b"an orphan")
+
+
 def test_a_rollout_made_while_somebody_collects_finds_its_file_or_is_refused(world: World) -> None:
     world.publish_all()
     world.publish("r3", b"the third model")
