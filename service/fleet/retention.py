@@ -23,9 +23,9 @@ from service.db import documents, queries
 from service.db.changes import touched
 from service.db.entries import EVERYTHING
 from service.db.pipelines import Upload
-from service.db.rollout_tables import ENDED, OPEN, CanaryReport, Deployment, Rollout
+from service.db.rollout_tables import ENDED, LIVE, OPEN, CanaryReport, Deployment, Rollout
 from service.db.session import Database, take_turns
-from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Draft
+from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Draft, Release
 from service.fleet import plans
 from service.publishing.catalog import files_of
 from service.publishing.manifest import read_manifest
@@ -180,6 +180,14 @@ def _goals(session: Session, model: str, installed: set[str]) -> dict[int, list[
     lively = select(Rollout).where(Rollout.model == model, Rollout.state.not_in(ENDED))
     for rollout in session.scalars(lively.order_by(Rollout.id)):
         goals[rollout.release_id].append(f"is what rollout {rollout.id} brings")
+    # An edge keeps whoever is reverted to; who was taken back along it is reverted forward.
+    ends = Deployment.from_sha256 == Release.sha256
+    taken = select(Release.id, Rollout.id).join(Deployment, ends).join(Deployment.rollout)
+    taken = taken.where(Release.model == model, Rollout.model == model, Rollout.rollback)
+    taken = taken.where(Rollout.on_halt == "revert", Rollout.state.in_((*LIVE, "halted")))
+    for release_id, rollout_id in session.execute(taken.distinct().order_by(Rollout.id)):
+        why = f"is where rollout {rollout_id} sends its devices if it is halted"
+        goals[release_id].append(why)
     bound = select(Deployment.release_id).join(Deployment.rollout).distinct()
     open_ones = bound.where(Rollout.model == model, Deployment.state.in_(OPEN))
     for release_id in session.scalars(open_ones):

@@ -130,6 +130,24 @@ def test_the_way_back_that_is_signed_is_kept(world: World) -> None:
     assert plan(world)[digest(BASE)]["needed"] == ["r1 is the way back from r2"]
 
 
+def test_what_a_rollback_that_is_halted_sends_its_devices_forward_to_is_kept(world: World) -> None:
+    world.publish_all()
+    phone = world.enroll("s1", runs=digest(BETTER))
+    phone.poll()
+    rollout = world.start_rollout("r1", "all", stages=ALL, rollback=True)
+    phone.runs, phone.etag = phone.offered()["sha256"], ""
+    phone.poll()
+    world.publish("r3", b"the third model")
+    old(world)
+    for verb in ("pause", "halt"):
+        world.ok("POST", f"/v1/rollouts/{rollout}/{verb}")
+        assert plan(world)[digest(BETTER)]["needed"] == [
+            f"r2 is where rollout {rollout} sends its devices if it is halted"
+        ]
+    phone.etag = ""
+    assert phone.offered()["sha256"] == digest(BETTER)
+
+
 def test_a_floor_is_kept(world: World) -> None:
     world.publish_all()
     old(world)
