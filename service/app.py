@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -172,19 +172,22 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _beat(app: FastAPI, publisher: Publisher | None, stop: threading.Event) -> None:
-    """Tick until told to stop; a failing tick is logged and tried again, nothing is lost."""
+    """Tick until told to stop; what fails is logged and tried again, and keeps nothing else up."""
+    state = app.state
+    timeout = timedelta(seconds=state.settings.deployment_timeout_s)
+    kept = timedelta(seconds=state.settings.reports_kept_s)
+    parts: tuple[Callable[[], object], ...] = (
+        lambda: flush_seen(state),
+        lambda: tick(state.database, state.clock(), timeout, state.rollout_limits),
+        lambda: publisher and work(state.database, publisher, state.clock()),
+        lambda: retention.sweep(state.database, state.blobs),
+        lambda: retention.forget_reports(state.database, kept, state.clock()),
+    )
     while not stop.is_set():
-        app.state.wake.clear()
-        try:
-            flush_seen(app.state)
-            timeout = timedelta(seconds=app.state.settings.deployment_timeout_s)
-            limits = app.state.rollout_limits
-            tick(app.state.database, app.state.clock(), timeout, limits)
-            if publisher is not None:
-                work(app.state.database, publisher, app.state.clock())
-            retention.sweep(app.state.database, app.state.blobs)
-            kept = timedelta(seconds=app.state.settings.reports_kept_s)
-            retention.forget_reports(app.state.database, kept, app.state.clock())
-        except Exception:
-            logger.exception("tick failed")
-        app.state.wake.wait(app.state.settings.tick_s)
+        state.wake.clear()
+        for part in parts:
+            try:
+                part()
+            except Exception:
+                logger.exception("tick failed")
+        state.wake.wait(state.settings.tick_s)

@@ -7,9 +7,9 @@ wants is a wish in the database, which the publisher grants or not.
 
 import logging
 import math
-from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete
@@ -48,6 +48,9 @@ def tick(
         now: the time.
         timeout: that a device has for an update.
         limits: of how far a rollout may go.
+
+    Raises:
+        ExceptionGroup: some rollouts could not be looked at; all others were.
     """
     with database.writer() as session:
         _reap(session, now)
@@ -55,19 +58,36 @@ def tick(
     with database.reader() as session:
         live = queries.recent_rollouts(session, states=LIVE)
         starting = due.starting(session, now)
-    for rollout_id in starting:
-        with suppress(WrongState), database.writer() as session:
-            approvals.start_due(session, rollout_id, now, timeout, limits)
-    for rollout in live:
-        if now - (rollout.verified_at or rollout.started_at or now) >= VERIFIED_EVERY:
-            verify(database, rollout.id, now)
-    for rollout_id in [rollout.id for rollout in live]:
+    parts = [partial(_start, database, rollout, now, timeout, limits) for rollout in starting]
+    parts += [partial(_look, database, rollout, now, timeout) for rollout in live]
+    bugs = []
+    for part in parts:
         try:
-            with database.writer() as session:
-                rollout = rollouts.rollout_named(session, rollout_id, to_change=True)
-                step(session, rollout, now, timeout)
+            part()
         except WrongState as error:  # somebody was faster: the next tick looks afresh
-            logger.info("tick lost a race", extra={"rollout": rollout_id, "why": error.detail})
+            logger.info("tick lost a race", extra={"why": error.detail})
+        except Exception as error:  # what is wrong with one hides no harm that another does
+            bugs.append(error)
+    if bugs:
+        raise ExceptionGroup("not every rollout was looked at", bugs)
+
+
+def _start(
+    database: Database,
+    rollout_id: str,
+    now: datetime,
+    timeout: timedelta,
+    limits: RolloutLimits | None,
+) -> None:
+    with database.writer() as session:
+        approvals.start_due(session, rollout_id, now, timeout, limits)
+
+
+def _look(database: Database, rollout: Rollout, now: datetime, timeout: timedelta) -> None:
+    if now - (rollout.verified_at or rollout.started_at or now) >= VERIFIED_EVERY:
+        verify(database, rollout.id, now)
+    with database.writer() as session:
+        step(session, rollouts.rollout_named(session, rollout.id, to_change=True), now, timeout)
 
 
 def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
