@@ -81,8 +81,11 @@ def signed_ends(session: Session, model: str) -> Sequence[datetime]:
 
 
 def signed_until(ground: Ground, now: datetime) -> datetime:
-    """Return when the next document that people sign runs out; a later one comes by a change."""
+    """Return when the next of what people sign runs out; what is later comes by a change."""
     ends = [*ground.ends.values(), *_canary_ends(ground)]
+    left_s = (release.rollback_until - now.timestamp() for release in ground.releases.values())
+    # A way back ends, too; nothing is told from memory for longer than this.
+    ends += [now + timedelta(seconds=left) for left in left_s if 0 < left <= 7 * 86_400]
     return min((end for end in ends if end > now), default=datetime.max.replace(tzinfo=UTC))
 
 
@@ -275,10 +278,7 @@ def _unexpired(case: Case) -> tuple[str, str, Hold | None]:
 
 
 def _may_try(tried: Deployment | None, now: datetime) -> tuple[Any, ...]:
-    """Whether a device may make another attempt; what was called off is not its fault.
-
-    Nor is it over for who went back once and runs again what it was taken back from.
-    """
+    """Whether a device may try again: also who was called off, or is where it went back from."""
     again = tried.retry_at if tried is not None else None
     over = tried is not None and tried.state not in (*OPEN, "canceled", "rolled_back")
     waits = over and (again is None or again > now)

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from neural_diff.apply import apply
 from service.db.tables import Release
 from tests.service.line import file, ops, patch, release
+from tests.service.memory import Memory, asking, settle
 from tests.service.phone import Phone
 from tests.service.publishing import ALL, write
 from tests.service.test_pauses import at, held, shown
@@ -204,3 +205,24 @@ def test_people_approve_that_it_is_a_rollback(world_sqlite: World) -> None:
     made = world.ok("POST", "/v1/rollouts", json=body())["id"]
     assert world.ok("GET", at(made, "/plan"))["plan"]["rollback"] is True
     assert "back to r1" in world.client.get("/", auth=("me", world.token)).text
+
+
+def test_an_order_back_is_told_from_memory_no_longer_than_its_edge_is_signed(
+    world: World, memory: Memory
+) -> None:
+    world.publish_all()
+    assert world.family is not None
+    before = read_family(MODEL, world.family).releases["r1"]
+    until = world.now + timedelta(hours=1)
+    end = replace(before, rollback_until=int(until.timestamp()))
+    world.sign_family(sign.target_of(MODEL, end))
+    world.tick()
+    phone = world.enroll("s1", runs=digest(BETTER))
+    phone.poll()
+    back(world)
+    phone.etag = ""
+    assert phone.offered()["release"] == "r1"
+    ask = settle(phone)
+    assert memory.took(ask)
+    world.now = until
+    assert asking(phone).json()["hold"] == "no_pipeline"
