@@ -124,6 +124,7 @@ def _begin(session: Session, rollout: Rollout, actor: str, now: datetime, reason
         rollouts.start(session, rollout.id, actor, now, reason)
         return
     waits: dict[str, Any] = {"state": "scheduled", "waiting_for": _starts(rollout.start_at)}
+    waits |= {"asked_by": rollout.asked_by or actor}  # if it takes approvals by then, not theirs
     rollouts.change(session, rollout, "schedule", reason, actor, now, **waits)
 
 

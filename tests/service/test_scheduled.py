@@ -217,6 +217,27 @@ def test_a_rollout_that_grew_into_needing_approvals_asks_for_them_when_its_time_
     assert approve(pinned, rollout, tokens["ben"]).json()["state"] == "running"
 
 
+@pytest.mark.attack("A24")
+def test_who_started_what_somebody_else_made_approves_it_no_more_than_that_one_when_it_grew(
+    pinned: World,
+    tokens: Tokens,  # noqa: F811
+    tmp_path: Any,
+) -> None:
+    phones = pinned.fleet(4, digest(BASE))
+    few = {"name": "few", "model": MODEL, "devices": [phones[0].id]}
+    pinned.ok("POST", "/v1/cohorts", json=few)
+    limit(pinned, tmp_path, approval_above_bp=5000)
+    body = {"model": MODEL, "release": "r2", "cohort": "few", "stages": ALL}
+    body |= {"start_at": NIGHT.isoformat()}
+    rollout = pinned.ok("POST", "/v1/rollouts", token=tokens["anne"], json=body)["id"]
+    pinned.ok("POST", at(rollout, "/start"), token=tokens["ben"])
+    for phone in phones[1:]:
+        pinned.ok("PUT", f"/v1/cohorts/few/devices/{phone.id}")
+    until(pinned, NIGHT)
+    assert shown(pinned, rollout)["health"]["waiting_for"].endswith("; ben asks")
+    refused(approve(pinned, rollout, tokens["ben"]), 403, "forbidden")
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_tick_that_dies_while_it_starts_one_starts_it_once(
     world: World, monkeypatch: pytest.MonkeyPatch, moment: str
