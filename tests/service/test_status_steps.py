@@ -90,3 +90,15 @@ def test_who_paused_a_rollout_is_named_with_the_reason(client: TestClient) -> No
         rollouts.start(session, made.id, "mina", NOW)
         rollouts.pause(session, made.id, "calls from kitchens", "mina", NOW)
     assert "a person asked for it (mina: calls from kitchens)" in text_of(client.get("/").text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "who"),
+    [("wer", "The canary"), ("failures", "The failure guard"), ("signals", "A signal")],
+)
+def test_what_halted_a_rollout_by_itself_is_named(client: TestClient, kind: str, who: str) -> None:
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        rollouts.start(session, made.id, "mina", NOW)
+        rollouts.halt(session, made.id, f"{kind}: 70 devices are slower", "tick", NOW)
+    assert f"{who} halted it: 70 devices are slower." in text_of(client.get("/").text)
