@@ -9,13 +9,16 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from alembic.util import CommandError
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp
@@ -54,7 +57,7 @@ example: a server of your own on port 8080, with everything in one folder
 
 example: keys in a process of their own, which the server cannot reach
   fleetdiff-server serve --data ./data --publisher external
-  fleetdiff-server publish --data ./data --online-keys fleetdiff-keys/online \
+  fleetdiff-server publish --data ./data --online-keys fleetdiff-keys/online \\
       --root fleetdiff-keys/root.json --record ./publisher.db
 
 exit codes: 0 done, 1 refused or failed, 2 wrong usage or settings
@@ -70,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
             _say(f"setting FLEETDIFF_{name.upper()}: {problem['msg']}")
-        _say("see fleetdiff-server --help")
+        _say("see fleetdiff-server serve --help")
         return 2
     except (Refusal, OSError, ValueError, SQLAlchemyError, CommandError) as error:
         _say(f"{type(error).__name__}: {error}")
@@ -196,13 +199,15 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, help="one folder for SQLite and artifacts (instead of two settings)"
     )
 
-    serve = commands.add_parser("serve", parents=[data], help="run the server")
+    layout: Any = argparse.RawDescriptionHelpFormatter
+    every = {"epilog": _variables(Settings, FLAGS), "formatter_class": layout}
+    serve = commands.add_parser("serve", parents=[data], help="run the server", **every)
     _add_flags(serve, Settings, FLAGS)
     serve.set_defaults(run=_serve)
 
-    publish = commands.add_parser(
-        "publish", parents=[data], help="sign what is due, with the online keys, until stopped"
-    )
+    says = "sign what is due, with the online keys, until stopped"
+    every["epilog"] = _variables(PublisherSettings, PUBLISHER_FLAGS)
+    publish = commands.add_parser("publish", parents=[data], help=says, **every)
     _add_flags(publish, PublisherSettings, PUBLISHER_FLAGS)
     publish.set_defaults(run=_publish)
 
@@ -234,11 +239,22 @@ def _add_flags(
     parser: argparse.ArgumentParser, settings: type[FromEnviron], names: Sequence[str]
 ) -> None:
     for name in names:
-        setting = settings.model_fields[name]
-        default = "" if setting.default in (None, PydanticUndefined) else f"{setting.default}"
-        told = f"{setting.description} (default {default})" if default else setting.description
-        parser.add_argument(f"--{name.replace('_', '-')}", help=told)
+        parser.add_argument(f"--{name.replace('_', '-')}", help=_told(settings.model_fields[name]))
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
+
+
+def _variables(settings: type[FromEnviron], flags: Sequence[str]) -> str:
+    """Return every setting that has no flag, as the variable that it is read from."""
+    fields = settings.model_fields.items()
+    rest = {f"FLEETDIFF_{name.upper()}": told for name, told in fields if name not in flags}
+    layout: Any = {"width": 78, "initial_indent": " " * 6, "subsequent_indent": " " * 6}
+    lines = [f"  {name}\n{textwrap.fill(_told(told), **layout)}" for name, told in rest.items()]
+    return "\n".join(["each flag is a variable, too (FLEETDIFF_PORT); these have none:", *lines])
+
+
+def _told(setting: FieldInfo) -> str:
+    default = "" if setting.default in (None, PydanticUndefined, ()) else f"{setting.default}"
+    return f"{setting.description} (default {default})" if default else f"{setting.description}"
 
 
 def _say(line: str) -> None:

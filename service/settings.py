@@ -128,8 +128,12 @@ class Settings(FromEnviron):
     credential_lifetime_s: int = Field(
         default=30 * 86400, ge=60, description="age at which a device gets a new credential"
     )
-    canary_timeout_s: int = Field(default=600, ge=1, le=86400)
-    deployment_timeout_s: int = Field(default=86400, ge=10, le=30 * 86400)
+    canary_timeout_s: int = Field(
+        default=600, ge=1, le=86400, description="for a whole trial on a device"
+    )
+    deployment_timeout_s: int = Field(
+        default=86400, ge=10, le=30 * 86400, description="until an attempt has failed"
+    )
     oidc: Json[Oidc] | None = Field(
         default=None, description="identity provider, as JSON: issuer, audience, jwks_url, scopes"
     )
@@ -152,7 +156,7 @@ class Settings(FromEnviron):
     device_calls_per_min: int = Field(default=240, ge=1, description="of one device")
     enrolls_per_min: int = Field(default=300, ge=1, description="from one address")
     failed_calls_per_min: int = Field(default=60, ge=1, description="from one address")
-    artifact_bytes_max: int = Field(default=4 << 30, ge=1)
+    artifact_bytes_max: int = Field(default=4 << 30, ge=1, description="of one artifact")
     store_bytes_max: int = Field(default=1 << 40, ge=1, description="of all artifacts together")
     artifact_grace_s: int = Field(
         default=7 * 86400, ge=0, description="until what nothing needs may be deleted"
@@ -165,11 +169,11 @@ class Settings(FromEnviron):
         default=1 << 37, ge=1, description="of one caller, in no release yet"
     )
     uploads_max: int = Field(default=4, ge=1, le=32, description="at once; others wait")
-    upload_bytes_per_s_min: int = Field(default=16 << 10, ge=1)
-    connections_max: int = Field(default=10_000, ge=10)
+    upload_bytes_per_s_min: int = Field(default=16 << 10, ge=1, description="slower ones are cut")
+    connections_max: int = Field(default=10_000, ge=10, description="at once")
     head_s_max: float = Field(default=10, gt=0, description="for the head of a request to arrive")
     body_s_max: float = Field(default=30, gt=0, description="for its body, besides its bytes' time")
-    body_bytes_max: int = Field(default=1 << 20, ge=1024)
+    body_bytes_max: int = Field(default=1 << 20, ge=1024, description="of a request's document")
     url_lifetime_s_max: int = Field(default=900, ge=60, le=86400, description="of a secret URL")
     url_bytes_s_min: int = Field(default=64 << 10, ge=256, description="of a link that is slow")
 

@@ -1,11 +1,13 @@
 """What `deploy/` offers is what the programs take."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from device_agent.config import load_config
+from service.__main__ import main
 from service.settings import FromEnviron, PublisherSettings, Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -30,6 +32,19 @@ def test_the_example_of_an_environment_names_only_known_settings(
     assert {variable.removeprefix("FLEETDIFF_").lower() for variable in pairs} <= set(
         vars(settings)
     )
+
+
+@pytest.mark.parametrize(("command", "kind"), [("serve", Settings), ("publish", PublisherSettings)])
+def test_the_help_of_a_command_names_every_setting_and_what_it_is(
+    command: str, kind: type[FromEnviron], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z-]+)", shown)}
+    variables = {name.lower() for name in re.findall(r"^  FLEETDIFF_([A-Z_]+)$", shown, re.M)}
+    assert flags - {"help", "data", "log_level"} | variables == set(kind.model_fields)
+    assert all(field.description for field in kind.model_fields.values())
 
 
 @pytest.mark.attack("A25")
