@@ -73,7 +73,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], Reply]] = {
     "release plan MODEL RELEASE [--from] [--on]": plans.plan,
     "cohort create NAME --model [--device] [--filter]": fleet.create_cohort,
     "cohort list": fleet.list_cohorts,
-    "cohort show NAME": fleet.show_cohort,
+    "cohort show NAME [--exact]": fleet.show_cohort,
     f"rollout start {ROLLOUT} [--accept-full-downloads]": rollouts.start,
     f"rollout simulate {ROLLOUT}": rollouts.simulate,
     "rollout list [--model] [--state]": fleet.list_rollouts,

@@ -174,6 +174,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--cohort": _arg("the cohort", name),
     "--device": _many("a device, by id", identity, "ID"),
     "--filter": _many("what its devices are, as hardware=h1", filter_entry, "KEY=VALUE"),
+    "--exact": _arg("count each device, which takes seconds where there are millions"),
     "--limit": _arg("at most so many", count, default=100),
     "--uses": _arg("how many devices", count, default=1),
     "--ttl": _arg("how long it is good", duration_s, default="24h"),

@@ -115,16 +115,18 @@ def list_cohorts(args: Namespace, settings: Settings) -> Reply:
     Example:
       fleetdiff cohort list
     """
-    return read_list(settings, "/v1/cohorts", "name model kind count filter")
+    return read_list(settings, "/v1/cohorts", "name model kind count counted filter")
 
 
 def show_cohort(args: Namespace, settings: Settings) -> Reply:
-    """Show who is in a cohort.
+    """Show who is in a cohort. Where it is large and `counted` is no, a sample tells the numbers.
 
     Example:
       fleetdiff cohort show kitchen
+      fleetdiff cohort show kitchen --exact
     """
-    return Reply(connect(settings).get(f"/v1/cohorts/{args.name}"))
+    exact = "true" if args.exact else None
+    return Reply(connect(settings).get(f"/v1/cohorts/{args.name}", exact=exact))
 
 
 def create_cohort(args: Namespace, settings: Settings) -> Reply:

@@ -34,9 +34,14 @@ def list_cohorts(
 
 
 @router.get("/cohorts/{name}", responses=document(404, 422))
-def get_cohort(_caller: CanRead, name: Name, session: Reader) -> dict[str, Any]:
-    """Preview a cohort: how many devices, on which releases, and a sample."""
-    return cohort_view(session, catalog.cohort_named(session, name))
+def get_cohort(
+    _caller: CanRead, name: Name, session: Reader, exact: bool = False
+) -> dict[str, Any]:
+    """Preview a cohort: how many devices, on which releases, and some of them.
+
+    Of a large one a sample tells the numbers (`counted` is false), unless they shall be `exact`.
+    """
+    return cohort_view(session, catalog.cohort_named(session, name), exact=exact)
 
 
 @router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))

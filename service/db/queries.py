@@ -84,13 +84,14 @@ def devices_page(
     session: Session, model: str | None, cohort: Cohort | None, after: str, limit: int
 ) -> Sequence[DeviceModel]:
     """Return a page of devices with what they run, by id."""
-    rows = select(DeviceModel).join(DeviceModel.device).where(Device.id > after)
+    listed = DeviceModel.device_id  # the index of a model's devices goes by it
+    rows = select(DeviceModel).join(DeviceModel.device).where(listed > after)
     if model is not None:
         rows = rows.where(DeviceModel.model == model)
     if cohort is not None:
-        rows = rows.where(Device.id.in_(cohort_devices(cohort)))
+        rows = rows.where(*_membership(cohort))
     rows = rows.options(contains_eager(DeviceModel.device))
-    return session.scalars(rows.order_by(Device.id).limit(limit)).all()
+    return session.scalars(rows.order_by(listed).limit(limit)).all()
 
 
 _NEWEST = (Deployment.created_at.desc(), Deployment.id)
@@ -105,18 +106,20 @@ def deployments_of(session: Session, device_id: str) -> Sequence[Deployment]:
 
 def cohort_devices(cohort: Cohort, span: tuple[str, str] | None = None) -> Select[str]:
     """Return the query for the ids of a cohort's devices, or of those from one id to another."""
-    ids = (
-        select(Device.id)
-        .join(DeviceModel, DeviceModel.device_id == Device.id)
-        .where(DeviceModel.model == cohort.model, Device.status == "active")
-    )
+    ids = select(Device.id).join(DeviceModel, DeviceModel.device_id == Device.id)
+    return ids.where(*_membership(cohort, span))
+
+
+def _membership(cohort: Cohort, span: tuple[str, str] | None = None) -> list[Any]:
+    """Return what is true of a cohort's devices, and of no others."""
+    true = [DeviceModel.model == cohort.model, Device.status == "active"]
     members = select(CohortMember.device_id).filter_by(cohort_id=cohort.id)
     if span:
-        ids = ids.where(DeviceModel.device_id.between(*span))
+        true.append(DeviceModel.device_id.between(*span))
         members = members.where(CohortMember.device_id.between(*span))
     if cohort.filter is None:
-        return ids.where(Device.id.in_(members))
-    return ids.where(*_conditions(cohort.model, cohort.filter))
+        return [*true, Device.id.in_(members)]
+    return [*true, *_conditions(cohort.model, cohort.filter)]
 
 
 def rollout_devices(rollout: Rollout, span: tuple[str, str] | None = None) -> Select[str]:
@@ -158,7 +161,11 @@ def count_devices(session: Session, model: str) -> int:
 
 
 def count_reach(session: Session, rollout: Rollout) -> tuple[int, int]:
-    """Return how many devices a rollout goes to, and how many its release then was offered to."""
+    """Return how many devices a rollout goes to, and how many its release then was offered to.
+
+    Counted and never sampled, however long that takes: it says whether approvals are needed, and
+    whoever made the cohort must not be able to gain from what a sample happens to miss.
+    """
     cohort, others = rollout.cohort, func.count(Deployment.device_id.distinct())
     members = cohort_devices(cohort)
     before = (
@@ -175,6 +182,12 @@ def count_reach(session: Session, rollout: Rollout) -> tuple[int, int]:
     else:
         devices = session.execute(members.with_only_columns(func.count())).scalar_one()
     return devices, devices + session.execute(before).scalar_one()
+
+
+def any_runs(session: Session, cohort: Cohort, releases: Sequence[Release]) -> bool:
+    """Return whether a device of a cohort runs one of some releases."""
+    named = DeviceModel.running_release.in_([release.id for release in releases])
+    return session.execute(cohort_devices(cohort).where(named).limit(1)).first() is not None
 
 
 def in_cohort(session: Session, cohort: Cohort, device_id: str) -> bool:

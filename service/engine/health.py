@@ -150,16 +150,25 @@ def model_view(session: Session, model: Model) -> dict[str, Any]:
     }
 
 
-def cohort_view(session: Session, cohort: Cohort) -> dict[str, Any]:
-    """Return a cohort with the number of its devices, by release, and a sample."""
-    ids = queries.cohort_devices(cohort)
+def cohort_view(session: Session, cohort: Cohort, *, exact: bool = False) -> dict[str, Any]:
+    """Return a cohort with the number of its devices, by release, and some of them.
+
+    Of a large one a sample is looked at, and the numbers are told by that, unless they shall be
+    `exact`: then each device is counted, which takes seconds where there are millions.
+    """
+    seen = sample.of_members(session, cohort)
+    by_release = {release: seen.about(devices) for release, devices in seen.by_release.items()}
+    count, counted = seen.about(seen.devices), seen.times == 1
+    if exact and not counted:
+        by_release = sample.members_by_release(session, queries.cohort_devices(cohort))
+        count, counted = sum(by_release.values()), True
     names = {r.id: r.name for r in queries.releases_of(session, cohort.model)}
-    by_release = sample.members_by_release(session, ids)
     return cohort.shown("name model filter") | {
         "kind": "static" if cohort.filter is None else "filter",
-        "count": sum(by_release.values()),
+        "count": count,
+        "counted": counted,
         "by_release": {names.get(r or 0, "unknown"): n for r, n in by_release.items()},
-        "sample": list(session.scalars(ids.order_by(Device.id).limit(SAMPLE_MAX))),
+        "sample": list(session.scalars(seen.members.order_by(Device.id).limit(SAMPLE_MAX))),
     }
 
 

@@ -2,17 +2,19 @@
 
 Ids of devices are drawn at random, so neighbours by id have nothing else in common: a run of them
 is a fair sample, and how dense they lie says how many there are. Where the run begins is drawn
-with the rollout: whoever asks again sees the same devices.
+with the rollout, or follows from the cohort's name: whoever asks again sees the same devices.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.db import queries
-from service.db.rollout_tables import CohortMember, Deployment, Rollout
+from service.db.rollout_tables import Cohort, CohortMember, Deployment, Rollout
 from service.db.tables import Device, DeviceModel, Release
 
 EXAMINED_MAX = (2_000, 20_000)  # the second where a filter chose fewer than `CHOSEN_MIN`
@@ -48,14 +50,27 @@ class Sample:
 
 def of_cohort(session: Session, rollout: Rollout) -> Sample:
     """Return a rollout's sample of its cohort: everyone, if those are fewer than it looks at."""
-    cohort = rollout.cohort
+    members = partial(queries.rollout_devices, rollout)
+    return _from(session, rollout.cohort, rollout.salt[:ID_DIGITS], members)
+
+
+def of_members(session: Session, cohort: Cohort) -> Sample:
+    """Return a cohort's own sample, the same one each time; everyone, if those are few."""
+    begins = hashlib.sha256(cohort.name.encode()).hexdigest()[:ID_DIGITS]
+    return _from(session, cohort, begins, partial(queries.cohort_devices, cohort))
+
+
+def _from(
+    session: Session, cohort: Cohort, begins: str, members_in: Callable[..., Select[str]]
+) -> Sample:
+    """Return the sample of a cohort's devices that begins at an id; `members_in` takes its ends."""
     listed, ids = CohortMember.device_id, select(CohortMember.device_id)
     ids = ids.where(CohortMember.cohort_id == cohort.id)
     if cohort.filter is not None:
         listed = DeviceModel.device_id
         ids = select(listed).where(DeviceModel.model == cohort.model)
     for most in EXAMINED_MAX:
-        after = ids.where(listed >= rollout.salt[:ID_DIGITS]).order_by(listed)
+        after = ids.where(listed >= begins).order_by(listed)
         for some in (after, ids.order_by(listed.desc())):
             run = some.limit(most).subquery()
             ends = select(func.min(run.c.device_id), func.max(run.c.device_id), func.count())
@@ -63,7 +78,7 @@ def of_cohort(session: Session, rollout: Rollout) -> Sample:
             if examined == most:
                 break
         everyone = examined < most
-        members = queries.rollout_devices(rollout, None if everyone else (low, high))
+        members = members_in(None if everyone else (low, high))
         by_release = members_by_release(session, members)
         if everyone or sum(by_release.values()) >= CHOSEN_MIN:
             break

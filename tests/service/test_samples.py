@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from service.db import queries
 from service.db.rollout_tables import Cohort, CohortMember, Rollout
@@ -113,7 +113,47 @@ def test_how_many_a_large_cohort_has_is_told_by_how_dense_ids_lie(crowded: World
     half, whole = (stage["devices"] for stage in view["stages"])
     assert not view["counted"] and whole == 2 * half
     assert 1300 <= whole <= 2700 and whole == float(f"{whole:.2g}"), "400 tell it to 5 %"
-    assert crowded.ok("GET", "/v1/cohorts/all")["count"] == 2_000, "who asks for it, gets a count"
+
+
+def test_a_large_cohort_is_told_by_a_sample_and_counted_for_whoever_asks(crowded: World) -> None:
+    with crowded.app.state.database.writer() as session:
+        crowd(session, 500, "old-", crowded.now, runs="r1")
+        members = set(session.scalars(select(Device.id)))
+    found, again = (crowded.ok("GET", "/v1/cohorts/all") for _ in range(2))
+    assert found == again and not found["counted"]
+    assert 1700 <= found["count"] <= 3300 and 0.8 < 2_500 / found["count"] < 1.3
+    assert 0.1 < found["by_release"]["r1"] / found["count"] < 0.3, "a fifth"
+    assert len(found["sample"]) == 10 and members > set(found["sample"])
+    counted = crowded.ok("GET", "/v1/cohorts/all", params={"exact": True})
+    assert (counted["count"], counted["counted"]) == (2_500, True)
+    assert counted["by_release"] == {"r1": 500, "r2": 2_000}
+    assert crowded.ok("GET", "/v1/cohorts")["items"] == [found], "so does the list"
+    refused(crowded.call("GET", "/v1/cohorts/all?exact=perhaps"), 422)
+
+
+def test_a_small_cohort_is_counted_without_being_asked(crowded: World) -> None:
+    with crowded.app.state.database.reader() as session:
+        ids = list(session.scalars(select(Device.id).limit(9)))
+    name = cohort(crowded, "few", devices=ids)
+    found = crowded.ok("GET", f"/v1/cohorts/{name}")
+    assert (found["count"], found["counted"], found["by_release"]) == (9, True, {"r2": 9})
+    assert found["sample"] == sorted(ids)
+
+
+def test_no_rollback_is_refused_while_one_device_may_take_it_that_no_sample_holds(
+    crowded: World,
+) -> None:
+    release(crowded, 5, 3, back=True)
+    with crowded.app.state.database.writer() as session:
+        runs = {"running_release": queries.releases_of(session, MODEL)[3].id}
+        session.execute(update(DeviceModel).values(runs))
+    start = f"/v1/rollouts/{draft(crowded, 'r3', rollback=True)['id']}/start"
+    asked = {"accept_full_downloads": True}
+    told = refused(crowded.call("POST", start, params=asked), 409, "no-edge")["detail"]
+    assert "no way back from r4 to r3" in told
+    with crowded.app.state.database.writer() as session:
+        crowd(session, 1, "last-", crowded.now, runs="r5")
+    assert crowded.ok("POST", start, params=asked)["state"] == "running"
 
 
 def test_stragglers_that_no_sample_holds_are_found_by_what_they_run(crowded: World) -> None:
@@ -144,31 +184,39 @@ def test_the_fleet_of_a_model_is_counted_without_those_that_are_inactive(crowded
         assert queries.count_reach(session, session.get_one(Rollout, rollout)) == (1_998, 1_998)
 
 
-def test_a_start_costs_the_database_the_same_however_many_devices_there_are(
-    line_sqlite: World,
+@pytest.mark.parametrize("asked", ["start", "rollback", "cohort", "cohorts", "devices"])
+def test_what_is_asked_costs_the_database_the_same_however_many_devices_there_are(
+    line_sqlite: World, asked: str
 ) -> None:
     line = line_sqlite  # only SQLite counts its own steps
     database, steps = line.app.state.database, 0
+    release(line, 4, 3, back=True)
+    to, runs = {"rollback": ("r3", "r4")}.get(asked, ("r3", "r2"))
+    reads = {"cohort": "cohorts/all", "cohorts": "cohorts", "devices": "devices?cohort=all&limit=9"}
 
     def count() -> None:
         nonlocal steps
         steps += 1
 
-    def create_and_start() -> int:
+    def ask() -> int:
         nonlocal steps
         steps = 0
-        connection = database.writing.raw_connection()
-        connection.set_progress_handler(count, 100)  # instructions of SQLite's machine
-        connection.close()
-        rollout = draft(line, "r3")["id"]
-        line.ok("POST", f"/v1/rollouts/{rollout}/start")
+        if asked in reads:
+            line.ok("GET", f"/v1/{reads[asked]}")
+            return steps
+        rollout = draft(line, to, rollback=asked == "rollback")["id"]
+        line.ok("POST", f"/v1/rollouts/{rollout}/start?accept_full_downloads=true")
         used = steps
         line.ok("POST", f"/v1/rollouts/{rollout}/halt", json={"reason": "again"})
         return used
 
+    for engine in (database.engine, database.writing):
+        # Every 20 instructions of SQLite's machine.
+        event.listen(engine, "checkout", lambda raw, *_: raw.set_progress_handler(count, 20))
     few, many = [], []
     for devices, found in ((1_000, few), (7_000, many)):
         with database.writer() as session:
-            crowd(session, devices, f"{devices}-", line.now, runs="r2")
-        found += [create_and_start() for _ in range(3)]
-    assert 100 < min(many) <= max(many) < 1.1 * max(few)
+            crowd(session, devices, f"{devices}-", line.now, runs=runs)
+        found += [ask() for _ in range(3)]
+    assert min(many) > 10
+    assert max(many) < 1.1 * max(few) + 10
