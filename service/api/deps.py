@@ -166,7 +166,7 @@ def device(request: Request, _admitted: Admitted, session: Tx, now: Now, shown: 
     It is admitted first: a stranger never gets as far as a transaction. Routes ask for their
     caller before they ask for `Tx`, for the same reason.
     """
-    return devices.identify_device(session, shown, certificate_of(request), now, lock=True)
+    return devices.identify_device(session, shown, certificate_of(request), now)
 
 
 device.scope = fetching_device.scope = "device"  # type: ignore[attr-defined]

@@ -20,10 +20,9 @@ from trust.errors import Untrusted
 logger = logging.getLogger(__name__)
 MAKE_A_KEY = "key"  # in place of a new credential, to a device that signs
 # Made once: what a statement is compiled to is found again by what it is made of.
-_FRESH = select(Device).where(Device.id == bindparam("device"))
-_FRESH = _FRESH.execution_options(populate_existing=True)
+_LOCKED = select(Device).where(Device.id == bindparam("device"))
 # FOR NO KEY UPDATE: others may still refer to the row meanwhile.
-_LOCKED = _FRESH.with_for_update(key_share=True)
+_LOCKED = _LOCKED.with_for_update(key_share=True).execution_options(populate_existing=True)
 _COLUMNS: Any = Device.__table__.c
 _KNOWN = select(
     *(_COLUMNS[name] for name in "id status signed_number certificate_sha256".split()),
@@ -93,27 +92,21 @@ def enroll(
 
 
 def identify_device(
-    session: Session, shown: Shown, certificate: str | None, now: datetime, *, lock: bool = False
+    session: Session, shown: Shown, certificate: str | None, now: datetime
 ) -> Device:
-    """Return the device that a credential belongs to; a new one that is used is the one in force.
+    """Return the device that a credential belongs to, locked: what it numbered itself counts once.
 
     Args:
-        session: to read from.
+        session: of its request, one of which goes after the other.
         shown: what the device sent, or signed with.
         certificate: by which TLS knows the device, if it does.
         now: the time.
-        lock: one request of a device after the other; what it numbered itself counts once.
 
     Raises:
         Unauthorized: unknown, wrong, revoked or superseded, all alike.
     """
-    asked = {"device": shown.device_id}
-    device = session.scalars(_LOCKED if lock else _FRESH, asked).one_or_none()
-    if lock:
-        return recognised(session, device, shown, certificate, now)
-    check_shown(device, shown, certificate)
-    assert device is not None
-    return device
+    device = session.scalars(_LOCKED, {"device": shown.device_id}).one_or_none()
+    return recognised(session, device, shown, certificate, now)
 
 
 def recognised(
