@@ -146,9 +146,7 @@ def start(
 
     `approvals` sees to it that it has the patches and the approvals that it takes.
     """
-    rollout = changing(session, rollout_id, *UNSTARTED, "running")
-    if rollout.state == "running":
-        return rollout
+    rollout = changing(session, rollout_id, *UNSTARTED)
     if rollout.release.status != "active":
         raise WrongState(f"release {rollout.release.name} is {rollout.release.status}")
     take_turns(session, f"start {rollout.model}")  # or each of two would not see the other
