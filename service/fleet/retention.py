@@ -29,9 +29,9 @@ from service.db.tables import Artifact, CanarySet, Device, DeviceModel, Draft, R
 from service.fleet import plans
 from service.publishing.catalog import files_of
 from service.publishing.manifest import read_manifest
+from service.publishing.sight import SILENT
 from trust.roles import Family, family_role, read_family
 
-SILENT = timedelta(days=90)  # a device not seen for so long keeps nothing
 YOUNG = SILENT  # devices come with a release for so long after it was published
 SWEPT_AT_ONCE = 100
 FORGOTTEN_AT_ONCE = 5_000  # reports in one transaction; others write in between
