@@ -126,9 +126,15 @@ def collect_artifacts(
 @router.get("/artifacts/{sha256}", responses=ARTIFACT, response_class=Response)
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
-    _caller: CanRead, sha256: Sha256, request: Request, store: Store, config: Config
+    _caller: CanRead,
+    sha256: Sha256,
+    request: Request,
+    session: Reader,
+    store: Store,
+    config: Config,
 ) -> Response:
     """Return a blob, or redirect to where it lies."""
+    catalog.check_not_going(session, sha256)
     return send_artifact(sha256, request, store, config)
 
 

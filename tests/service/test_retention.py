@@ -240,6 +240,18 @@ def test_bytes_that_a_process_left_when_it_was_killed_go_at_the_next_beat(world:
     assert not stored(world, b"an orphan")
 
 
+def test_whoever_looks_before_an_upload_finds_nothing_of_what_is_going(world: World) -> None:
+    world.upload(b"an orphan")
+    world.ok("POST", "/v1/artifacts/collect")
+    world.now += GRACE
+    world.ok("POST", "/v1/artifacts/collect")
+    path = f"/v1/artifacts/{digest(b'an orphan')}"
+    assert stored(world, b"an orphan") and world.call("HEAD", path).status_code == 404
+    assert "upload it again" in refused(world.call("GET", path), 404, "not-found")["detail"]
+    assert world.call("PUT", path, content=b"an orphan").status_code == 201
+    assert world.call("HEAD", path).status_code == 200
+
+
 def test_a_store_that_fails_loses_nothing_and_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
