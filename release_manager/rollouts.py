@@ -22,7 +22,7 @@ REACHED, ENDED_OTHERWISE, TIME_OVER = 0, 3, 4
 # How long the server may hold one question, and the least pause between two.
 WAIT_S_MAX = 2
 PAUSE_S = 0.5
-BAR_WIDTH = 20
+BAR_WIDTH = 10
 
 
 def start(args: Namespace, settings: Settings) -> Reply:
@@ -230,4 +230,7 @@ def text(rollout: dict[str, Any]) -> str:
         filled = BAR_WIDTH * done // max(stage["devices"], 1)
         bar = f"{'#' * filled}{'.' * (BAR_WIDTH - filled)} {done}/{stage['devices']}"
         stages.append({**stage, "progress": bar})
-    return show.as_text({**rollout, "stages": stages})
+    first = {name: rollout.get(name) for name in ("id", "model", "state", "reasons")}
+    health = {**rollout.get("health", {})}
+    first["waiting_for"] = health.pop("waiting_for", None)
+    return show.as_text({**first, **rollout, "health": health, "stages": stages})

@@ -9,11 +9,15 @@ reads them.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import zip_longest
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Any
 
 from rich import filesize
@@ -47,6 +51,10 @@ SECTIONS = {
     "events": "",
 }
 KEYIDS, KEYID_SHOWN = ("signed_by", "may_sign"), 12  # as much of a key's id as tells it apart
+POINTS = ("change", "lower", "upper", "resolution", "detects")  # a rate less another rate
+DIGEST = re.compile(r"[0-9a-f]{64}")
+MOMENT = re.compile(r"^([0-9-]{10})T([0-9:]{8})(?:\.[0-9]+)?(?:Z|\+00:00)$")
+GAP = "  "
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -115,15 +123,43 @@ def outcome(done: Mapping[str, Any]) -> str:
     return f"{headline}\n{as_text(done)}"
 
 
-def as_table(items: Sequence[Mapping[str, Any]], columns: str) -> str:
-    """Return a table of these fields of every item (none named: all), or `none`."""
+def as_table(items: Sequence[Mapping[str, Any]], columns: str, most: int = 0) -> str:
+    """Return a table of these fields of every item (none named: all), or `none`.
+
+    On a terminal, which is `most` letters wide, digests are cut, and cells that make a row too wide
+    take several lines; elsewhere, as for grep, a row is a line and whole.
+    """
     if not items:
         return "none"
     names = columns.split() or list(items[0])
+    most = most or (get_terminal_size().columns if sys.stdout.isatty() else 0)
     rows = [[_label(name).upper() for name in names]]
-    rows += [[value_text(name, item.get(name)) for name in names] for item in items]
+    rows += [[_cell(value_text(name, item.get(name)), most) for name in names] for item in items]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    # No word is broken, for people copy them.
+    slack = [
+        w - max(map(_longest, c)) for w, c in zip(widths, zip(*rows, strict=True), strict=True)
+    ]
+    while most and max(slack) and sum(widths) + len(GAP) * (len(widths) - 1) > most:
+        place = slack.index(max(slack))
+        widths[place], slack[place] = widths[place] - 1, slack[place] - 1
+    return "\n".join(line for row in rows for line in _lines(row, widths))
+
+
+def _lines(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """Give the lines of one row; its cells are broken between words to these widths."""
+    whole: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    cells = [wrap(cell, width, **whole) for cell, width in zip(row, widths, strict=True)]
+    for line in zip_longest(*cells, fillvalue=""):
+        yield GAP.join(map(str.ljust, line, widths)).rstrip()
+
+
+def _longest(cell: str) -> int:
+    return max(map(len, cell.split()), default=0)
+
+
+def _cell(text: str, most: int) -> str:
+    return f"{text[:KEYID_SHOWN]}…" if most and DIGEST.fullmatch(text) else text
 
 
 def value_text(name: str, value: Any) -> str:
@@ -139,7 +175,7 @@ def value_text(name: str, value: Any) -> str:
         return ", ".join(value_text(name if name in KEYIDS else "", v) for v in value)
     if isinstance(value, int | float) and (number := _number_text(name.split("_"), value)):
         return number
-    text = _clean(str(value))
+    text = MOMENT.sub(r"\1 \2Z", _clean(str(value)))
     return f"{text[:KEYID_SHOWN]}…" if name in KEYIDS else text
 
 
@@ -148,7 +184,7 @@ def _number_text(words: Sequence[str], value: float) -> str:
     if words[0] == "seconds":
         return str(timedelta(seconds=value))
     if words[-1] == "bp":
-        return f"{value / 100:.2f} %"
+        return f"{value / 100:.2f} {'points' if words[0] in POINTS else '%'}"
     if "bytes" in (words[0], words[-1]):
         return filesize.decimal(int(value))
     if words[0] in ("share", "density"):
