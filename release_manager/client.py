@@ -31,12 +31,12 @@ JSON_BYTES_MAX = 64 << 20
 PROBLEM_BYTES_MAX = 64 << 10
 TRANSIENT = frozenset({429, 502, 503, 504})
 _ADVICE = {
-    401: "log in again: fleetdiff login --server URL --token TOKEN",
-    403: "use a token with the scope that the message names",
+    401: "log in again (fleetdiff login --server URL --token -); FLEETDIFF_TOKEN wins over that",
     404: "check the name; the list commands show what is there",
     409: "look at the present state first, then run the command again if it still makes sense",
     413: "publish a smaller file, or raise the server's limit",
 }
+_WHOSE = "check that the address is that of a Fleetdiff server, not of something in front of it"
 _Read = Callable[[HTTPResponse], Any]
 _Body = bytes | Path | None
 
@@ -65,7 +65,7 @@ def hash_file(path: Path) -> tuple[str, int]:
     """
     digest = sha256()
     with path.open("rb") as file:
-        for block in show.blocks(file.read, path.stat().st_size, f"hashing {path.name}"):
+        for block in show.blocks(file.read, path.stat().st_size, f"hashing {path.name[:24]}"):
             digest.update(block)
         size = file.tell()
     if not size:
@@ -159,7 +159,10 @@ class Client:
             except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
                 trouble, pause_s = str(getattr(error, "reason", error)), 0.0
             if attempt < TRIES - 1:
-                time.sleep(max(pause_s, FIRST_PAUSE_S * 2**attempt))
+                pause_s = max(pause_s, FIRST_PAUSE_S * 2**attempt)
+                if attempt:  # A first pause is over before anybody wonders.
+                    show.note(f"{self.server}: {trouble}; asking again in {pause_s:.0f} s")
+                time.sleep(pause_s)
         raise Unreachable(
             f"{self.server} cannot be reached: {trouble} (tries: {TRIES})",
             "check the address and that the server runs, then run the same command again",
@@ -193,7 +196,9 @@ def _raise_if_final(error: HTTPError) -> None:
         problem = json.loads(error.read(PROBLEM_BYTES_MAX))
     except (ValueError, HTTPException, OSError):
         problem = None  # a proxy's page, or none at all: the status says enough
-    told: dict[str, Any] = problem if isinstance(problem, dict) else {}
+    if not isinstance(problem, dict):
+        raise Refused(f"the server answered {error.code}", _WHOSE, error.code)
+    told: dict[str, Any] = problem
     parts = [str(told.get("title") or f"the server answered {error.code}"), told.get("detail")]
     message = ": ".join(str(part) for part in parts if part)
     known = ("type", "title", "status", "detail", "instance")
@@ -201,6 +206,7 @@ def _raise_if_final(error: HTTPError) -> None:
         f"{k}={v}" for k, v in told.items() if k not in known and not isinstance(v, list | dict)
     ]
     advice = _ADVICE.get(error.code, "correct what the message names, then run the command again")
+    advice = "use a token with the scope that the message names" if "scope" in told else advice
     raise Refused(f"{message} ({', '.join(more)})" if more else message, advice, error.code)
 
 
@@ -232,7 +238,4 @@ def _is_whole(response: HTTPResponse) -> bool:
 
 
 def _not_ours(what: str) -> Refused:
-    return Refused(
-        f"the server answered with {what}",
-        "check that the address is that of a Fleetdiff server, not of something in front of it",
-    )
+    return Refused(f"the server answered with {what}", _WHOSE)

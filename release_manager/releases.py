@@ -116,10 +116,8 @@ def withdraw(args: Namespace, settings: Settings) -> Reply:
         if args.fallback:
             back = _named(args, args.fallback, family)
             if back.status != "active" or back.seq >= release.seq:
-                raise Refused(
-                    f"{back.name} is {back.status}, or not older than {release.name}",
-                    "give an older release that is active",
-                )
+                wrong = f"not older than {release.name}" if back.status == "active" else back.status
+                raise Refused(f"{back.name} is {wrong}", "give an older release that is active")
             edges = dict.fromkeys((*back.rollback_from, release.name))
             changed.append(replace(back, rollback_from=tuple(edges), rollback_until=0))
         return changed

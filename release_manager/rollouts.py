@@ -9,7 +9,7 @@ from typing import Any
 from release_manager import show
 from release_manager.client import Client, connect
 from release_manager.config import Settings
-from release_manager.errors import Refused
+from release_manager.errors import Refused, Usage
 from release_manager.show import Reply
 
 STATES = (
@@ -44,7 +44,8 @@ def start(args: Namespace, settings: Settings) -> Reply:
     try:
         return _act(client, rollout["id"], _accepting(args, "start"), "started")
     except Refused as error:
-        error.advice = f"it is a draft now; start it: fleetdiff rollout resume {rollout['id']}"
+        start, drop = (f"fleetdiff rollout {verb} {rollout['id']}" for verb in ("resume", "halt"))
+        error.advice = f"it is a draft now; start it: {start}; or drop it: {drop} --reason TEXT"
         raise
 
 
@@ -136,6 +137,8 @@ def change(args: Namespace, settings: Settings) -> Reply:
     """
     asked = {"per_minute_max": args.per_minute, "bytes_max": args.bytes, "start_at": args.at}
     given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        raise Usage("nothing is said to change", "give --per-minute, --bytes or --at")
     rollout = connect(settings).patch(f"/v1/rollouts/{args.id}", given)
     return Reply(rollout, text(rollout))
 
