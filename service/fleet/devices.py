@@ -68,8 +68,8 @@ def enroll(
         raise unauthorized("the enrollment token is used up", token)
     if queries.first(session, Device, serial=serial) is not None:
         raise SerialTaken(
-            f"serial {serial} is enrolled; an operator must revoke that device first: "
-            'PATCH /v1/devices/ID {"status": "revoked"}'
+            f"serial {serial} is enrolled; an operator must revoke that device first "
+            "(fleetdiff device list, fleetdiff device revoke ID), and give a new token"
         )
     check_sight(session, described["attributes"])
     device_id, digest, credential = new_secret("fc")
