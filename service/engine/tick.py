@@ -26,14 +26,13 @@ from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
 from service.engine import approvals, rollouts
-from service.fleet import deployments, ground, plans, rules, sample, sums
+from service.fleet import deployments, plans, rules, sample, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
 ANSWERS_KEPT = timedelta(days=1)  # for who sends a request again
 SILENT = timedelta(days=7)  # a device not seen for so long holds no rollout up
 REMAINING_MAX = 1000
-YET_TO_COME_MAX = 50  # devices whose bytes are looked up where a budget is nearly spent
 CLASS_SHARE_LEAST = 0.02  # smaller classes are shown, and ride on the test of all
 VERIFIED_EVERY = timedelta(days=1)
 
@@ -202,26 +201,14 @@ def _obstacles(
     budget = rollout.budget
     if budget is not None and budget.bytes_max is not None:
         found["bytes_left"] = left = budget.bytes_max - budget.bytes_committed
-        full = (
-            rollout.release.bytes
-        )  # the last way of all; before it come patches, if there are any
+        full = rollout.release.bytes  # the last way; before it come patches, if there are any
         is_close = not found["under_way"] and full <= left < PIPELINES_MAX * full
-        found["bytes_each"] = _bytes_least(session, rollout, now) if is_close else full
+        found["bytes_each"] = plans.bytes_least(session, rollout) if is_close else full
     if ends := rules.signed_ends(session, rollout.model):
         found["signed_s"] = (min(ends) - now - timeout).total_seconds()
     if "patches_missing" in rollout.reasons:
         found["lacking"] = plans.lacking(session, rollout)
     return found
-
-
-def _bytes_least(session: Session, rollout: Rollout, now: datetime) -> int:
-    """Return the least that is reserved for one of the devices that have yet to come."""
-    seen = sample.of_cohort(session, rollout)
-    ids = sample.without_outcome(session, rollout, seen, YET_TO_COME_MAX)[1]
-    land = ground.read(session, rollout.model, now)
-    rows = (session.get_one(DeviceModel, device_id) for device_id in ids)
-    each = (plans.bytes_worst(session, land, rollout, row) for row in rows)
-    return min(each, default=rollout.release.bytes)
 
 
 def pairs_of(rollout: Rollout, found: sums.Scopes) -> Pairs:

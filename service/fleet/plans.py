@@ -79,6 +79,17 @@ def bytes_worst(session: Session, ground: Ground, rollout: Rollout, row: DeviceM
     return sum(step.bytes for way in ways for step in way.steps)
 
 
+def bytes_least(session: Session, rollout: Rollout) -> int:
+    """Return the least `bytes_worst` of a cohort, of what is known: most others never ask."""
+    planner = planner_of(session, rollout.release, Limits(goes_back=rollout.rollback))
+    running, worst = sample.of_cohort(session, rollout).by_release, []
+    for release in queries.releases_of(session, rollout.model):
+        if running.get(release.id) and release.id != rollout.release_id and rollout.takes(release):
+            ways = planner.pipelines(release.sha256)
+            worst.append(sum(step.bytes for way in ways for step in way.steps))
+    return min(worst, default=rollout.release.bytes)
+
+
 def floor_of(session: Session, target: Release, running: Release | None) -> Floor | None:
     """Return the lowest floor that must run before a release may; unknown bytes passed none."""
     return floor_below(queries.floors_of(session, target.model), target, running)

@@ -11,7 +11,7 @@ from service.app import _beat
 from service.core import policy
 from service.db.rollout_tables import CanarySums, Rollout
 from service.engine import rollouts, tick
-from tests.service.line import started
+from tests.service.line import file, patch, started
 from tests.service.phone import Phone
 from tests.service.publishing import ALL, write
 from tests.service.test_rollouts import SMALL_GATE
@@ -66,6 +66,28 @@ def test_a_budget_that_is_spent_pauses_until_it_is_raised(world: World) -> None:
     assert phones[1].offered()["release"] == "r2"
     by = [("start", "tester"), ("pause", "tick"), ("change", "tester"), ("resume", "tick")]
     assert log(world, rollout) == by
+
+
+def test_a_budget_that_is_enough_for_the_full_file_alone_is_spent_where_patches_come_first(
+    line: World,
+) -> None:
+    patches = len(patch(1, 2)) + len(patch(2, 3))
+    each = patches + len(file(3))  # kept for a device: if the patches fail, it fetches the file
+    rollout = line.start_rollout("r3", "all", stages=ALL, bytes_max=each + patches - 1)
+    phones = line.fleet(2, digest(file(1)))
+    line.enroll("s1", runs=digest(b"nothing that is known")).poll()
+    plan = phones[0].offered()
+    phones[0].say("applied", plan["deployment"], bytes=patches)
+    phones[0].runs, phones[0].etag = plan["sha256"], ""
+    phones[0].poll()
+    assert phones[1].offered() == "budget"
+    line.tick()
+    assert held(line, rollout) == ("paused", ["budget"])
+    problem = refused(line.call("POST", at(rollout, "/resume")), 409, "still-held")
+    assert f"{each - 1} bytes" in problem["detail"] and f"takes {each}" in problem["detail"]
+    line.ok("PATCH", at(rollout), json={"bytes_max": each + patches})
+    line.tick()
+    assert phones[1].offered()["release"] == "r3"
 
 
 def test_what_a_person_paused_runs_again_only_when_both_the_person_and_the_budget_say_so(
