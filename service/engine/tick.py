@@ -49,15 +49,13 @@ def tick(
         limits: of how far a rollout may go.
 
     Raises:
-        ExceptionGroup: some rollouts could not be looked at; all others were.
+        ExceptionGroup: some of it could not be done; all else was.
     """
-    with database.writer() as session:
-        _reap(session, now)
-        session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))
     with database.reader() as session:
         live = queries.recent_rollouts(session, states=LIVE)
         starting = due.starting(session, now)
-    parts = [partial(_start, database, rollout, now, timeout, limits) for rollout in starting]
+    parts = [partial(_reap, database, now)]
+    parts += [partial(_start, database, rollout, now, timeout, limits) for rollout in starting]
     parts += [partial(_look, database, rollout, now, timeout) for rollout in live]
     bugs = []
     for part in parts:
@@ -68,7 +66,7 @@ def tick(
         except Exception as error:  # what is wrong with one hides no harm that another does
             bugs.append(error)
     if bugs:
-        raise ExceptionGroup("not every rollout was looked at", bugs)
+        raise ExceptionGroup("not everything was done", bugs)
 
 
 def _start(
@@ -240,10 +238,12 @@ def _classes(session: Session, rollout: Rollout) -> list[str]:
     return sorted(name for name, number in devices.items() if number >= least)
 
 
-def _reap(session: Session, now: datetime) -> None:
+def _reap(database: Database, now: datetime) -> None:
     """Silence has a deadline: an update that is never heard of again counts as failed."""
-    for deployment in due.overdue(session, now, OVERDUE_PER_TICK_MAX):
-        row = session.get_one(DeviceModel, deployment.device_id)
-        told = row.order_deployment == deployment.id
-        outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame
-        deployments.finish(session, deployment, outcome, "silent", now)
+    with database.writer() as session:
+        for deployment in due.overdue(session, now, OVERDUE_PER_TICK_MAX):
+            row = session.get_one(DeviceModel, deployment.device_id)
+            told = row.order_deployment == deployment.id
+            outcome = "failed" if told else "canceled"  # whom nobody ordered, nobody may blame
+            deployments.finish(session, deployment, outcome, "silent", now)
+        session.execute(delete(Answer).where(Answer.at < now - ANSWERS_KEPT))

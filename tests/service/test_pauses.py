@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from service.app import _beat
 from service.core import policy
-from service.db.rollout_tables import CanarySums, Rollout
+from service.db.rollout_tables import CanarySums, Rollout, Stage
 from service.engine import rollouts, tick
 from tests.service.line import file, patch, started
 from tests.service.phone import Phone
@@ -281,7 +281,7 @@ def broken_beside(world: World) -> str:
 
 def test_a_rollout_that_no_tick_understands_hides_no_other(world: World) -> None:
     spent = broken_beside(world)
-    with pytest.raises(ExceptionGroup, match="not every rollout"):
+    with pytest.raises(ExceptionGroup, match="not everything"):
         world.tick()
     assert held(world, spent) == ("paused", ["budget"])
 
@@ -294,3 +294,14 @@ def test_a_tick_that_fails_keeps_no_order_up(world_sqlite: World) -> None:
     world.app.state.wake = Mock()
     _beat(world.app, world.publisher, Mock(is_set=Mock(side_effect=[False, True])))
     assert phone.poll()["order"]
+
+
+def test_a_device_that_cannot_be_reaped_hides_no_rollout(world: World) -> None:
+    rollout, phones = spend(world)
+    world.ok("PATCH", at(rollout), json={"bytes_max": 2 * len(BETTER)})
+    assert phones[1].offered()["release"] == "r2"
+    write(world, update(Stage).values(in_flight=0))  # a place is gone that it will give back
+    world.now += timedelta(days=2)
+    with pytest.raises(ExceptionGroup, match="not everything"):
+        world.tick()
+    assert held(world, rollout) == ("paused", ["budget"])
