@@ -261,7 +261,7 @@ def resume_rollout(
 def retry_rollout(
     _caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, int]:
-    """Let every device try again now whose attempt failed or that refused."""
+    """Let every device try again now whose attempt failed or that refused; halted: its way back."""
     return {"retried": rollouts.retry(session, rollout_id, reason, now)}
 
 

@@ -216,8 +216,8 @@ def go_on(
 
 
 def retry(session: Session, rollout_id: str, reason: str, now: datetime) -> int:
-    """Let the devices of a rollout whose attempts failed try again now."""
-    rollout = changing(session, rollout_id, *LIVE)
+    """Let the devices of a rollout whose attempts failed try again now; halted: the way back."""
+    rollout = changing(session, rollout_id, *LIVE, "halted")
     ours = Deployment.rollout_id == rollout.id
     retried = deployments.retry(session, now, of_model(rollout.model), ours)
     audit.record(session, "rollout.retry", rollout.id, now, reason=reason, devices=retried)

@@ -91,7 +91,7 @@ def test_a_person_ends_the_pauses_of_a_rollout_and_of_no_other(world: World) -> 
     entry = world.ok("GET", "/v1/audit")["items"]
     assert any(e["action"] == "rollout.retry" and e["details"]["devices"] == 2 for e in entry)
     world.ok("POST", f"/v1/rollouts/{rollout}/halt")
-    refused(world.call("POST", f"/v1/rollouts/{rollout}/retry"), 409, "wrong-state")
+    assert world.ok("POST", f"/v1/rollouts/{rollout}/retry") == {"retried": 0}, "none goes back"
     refused(world.call("POST", "/v1/rollouts/nothing/retry"), 404)
     refused(world.call("POST", "/v1/devices/nothing/retry"), 404)
 
@@ -134,7 +134,7 @@ def sent_back(world: World) -> Phone:
     return phone
 
 
-@pytest.mark.parametrize("by", ["time", "person"])
+@pytest.mark.parametrize("by", ["time", "device", "rollout"])
 def test_a_way_back_that_failed_is_tried_again_too(world: World, by: str) -> None:
     phone = sent_back(world)
     first = fails(phone)["deployment"]
@@ -143,7 +143,8 @@ def test_a_way_back_that_failed_is_tried_again_too(world: World, by: str) -> Non
     if by == "time":
         world.now += timedelta(seconds=1)
     else:
-        assert world.ok("POST", f"/v1/devices/{phone.id}/retry") == {"retried": 1}
+        named = phone.id if by == "device" else world.ok("GET", "/v1/rollouts")["items"][0]["id"]
+        assert world.ok("POST", f"/v1/{by}s/{named}/retry") == {"retried": 1}
     again = phone.offered()
     assert again["direction"] == "back" and again["deployment"] != first
 
