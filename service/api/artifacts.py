@@ -134,7 +134,7 @@ def get_artifact(
     config: Config,
 ) -> Response:
     """Return a blob, or redirect to where it lies."""
-    catalog.check_not_going(session, sha256)
+    retention.check_not_going(session, sha256)
     return send_artifact(sha256, request, store, config)
 
 

@@ -19,6 +19,7 @@ from tuf.api.metadata import Metadata, Targets
 from service.blobs import Blobs
 from service.core import audit
 from service.core.chain import between
+from service.core.errors import NotFound
 from service.db import documents, queries
 from service.db.changes import touched
 from service.db.entries import EVERYTHING
@@ -52,6 +53,13 @@ def page(
         due = since + grace if since and row.state == "stored" else None
         shown.append(row.shown(SHOWN) | {"needed": why, "unneeded_since": since, "due_at": due})
     return shown
+
+
+def check_not_going(session: Session, sha256: str) -> None:
+    """Refuse what is to be deleted, though its bytes may be there still: it takes an upload."""
+    row = session.get(Artifact, sha256)
+    if row is not None and row.state != "stored":
+        raise NotFound(f"artifact {sha256} was deleted; upload it again")
 
 
 def collect(

@@ -68,13 +68,6 @@ def record_artifact(session: Session, sha256: str, size: int, now: datetime) -> 
     return added.first() is not None
 
 
-def check_not_going(session: Session, sha256: str) -> None:
-    """Refuse what is to be deleted, though its bytes may be there still: it takes an upload."""
-    row = session.get(Artifact, sha256)
-    if row is not None and row.state != "stored":
-        raise errors.NotFound(f"artifact {sha256} was deleted; upload it again")
-
-
 def metadata_file(session: Session, filename: str) -> bytes:
     """Return a signed document by its TUF file name, e.g. `3.family-asr.json`."""
     match = _FILENAME.match(filename)

@@ -130,24 +130,6 @@ def test_the_way_back_that_is_signed_is_kept(world: World) -> None:
     assert plan(world)[digest(BASE)]["needed"] == ["r1 is the way back from r2"]
 
 
-def test_what_a_rollback_that_is_halted_sends_its_devices_forward_to_is_kept(world: World) -> None:
-    world.publish_all()
-    phone = world.enroll("s1", runs=digest(BETTER))
-    phone.poll()
-    rollout = world.start_rollout("r1", "all", stages=ALL, rollback=True)
-    phone.runs, phone.etag = phone.offered()["sha256"], ""
-    phone.poll()
-    world.publish("r3", b"the third model")
-    old(world)
-    for verb in ("pause", "halt"):
-        world.ok("POST", f"/v1/rollouts/{rollout}/{verb}")
-        assert plan(world)[digest(BETTER)]["needed"] == [
-            f"r2 is where rollout {rollout} sends its devices if it is halted"
-        ]
-    phone.etag = ""
-    assert phone.offered()["sha256"] == digest(BETTER)
-
-
 def test_a_floor_is_kept(world: World) -> None:
     world.publish_all()
     old(world)
@@ -240,18 +222,6 @@ def test_bytes_that_a_process_left_when_it_was_killed_go_at_the_next_beat(world:
     assert not stored(world, b"an orphan")
 
 
-def test_whoever_looks_before_an_upload_finds_nothing_of_what_is_going(world: World) -> None:
-    world.upload(b"an orphan")
-    world.ok("POST", "/v1/artifacts/collect")
-    world.now += GRACE
-    world.ok("POST", "/v1/artifacts/collect")
-    path = f"/v1/artifacts/{digest(b'an orphan')}"
-    assert stored(world, b"an orphan") and world.call("HEAD", path).status_code == 404
-    assert "upload it again" in refused(world.call("GET", path), 404, "not-found")["detail"]
-    assert world.call("PUT", path, content=b"an orphan").status_code == 201
-    assert world.call("HEAD", path).status_code == 200
-
-
 def test_a_store_that_fails_loses_nothing_and_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,16 +250,6 @@ def test_an_upload_under_way_is_not_deleted_under_its_feet(world: World) -> None
     world.upload(b"an orphan")  # its bytes were there still
     sweep(world)
     assert stored(world, b"an orphan") and plan(world)[digest(b"an orphan")]["state"] == "stored"
-
-
-def test_whoever_uploads_a_candidate_again_has_the_whole_time_of_grace_to_publish_it(
-    world: World,
-) -> None:
-    world.upload(b"an orphan")
-    collect(world)
-    world.now += GRACE
-    world.upload(b"an orphan")
-    assert collect(world)["deleting"] == NONE and stored(world, b"an orphan")
 
 
 def test_a_rollout_made_while_somebody_collects_finds_its_file_or_is_refused(world: World) -> None:
