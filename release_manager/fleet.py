@@ -43,7 +43,13 @@ def status(args: Namespace, settings: Settings) -> Reply:
     """
     client = connect(settings)
     document = {"whoami": client.get("/v1/whoami"), "health": client.get("/v1/health")}
-    return Reply(document, show.as_text({"server": client.server, **document}))
+    models = [
+        {**release, "model": model["name"], "release": release["name"]}
+        for model in document["health"].get("models", [])
+        for release in reversed(model["releases"])
+    ]
+    told = {"server": client.server, **document, "health": document["health"] | {"models": models}}
+    return Reply(document, show.as_text(told))
 
 
 def list_models(args: Namespace, settings: Settings) -> Reply:

@@ -28,9 +28,9 @@ BLOCK_BYTES = 1 << 20
 SECTIONS = {
     "whoami": "",
     "health": "",
-    "models": "name releases",
+    "models": "model release status bytes devices",
     "releases": "name status back_from",
-    "rollouts": "id model release cohort state",
+    "rollouts": "id model release cohort state reasons",
     "publisher": "",
     "staged": "",
     "components": "name bytes sha256",

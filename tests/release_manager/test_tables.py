@@ -3,6 +3,7 @@
 import pytest
 
 from release_manager import rollouts, show
+from tests.release_manager.desk import Desk
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,16 @@ def test_what_a_rollout_waits_for_is_among_the_first_lines() -> None:
     text = rollouts.text({"id": "ro1", "state": "paused", "cohort": "c", "health": health})
     assert text.splitlines()[2].split(maxsplit=2) == ["waiting", "for", "a person resumes it"]
     assert text.count("a person resumes it") == 1
+
+
+def test_the_fleet_is_shown_with_a_line_for_each_release_the_newest_first(desk: Desk) -> None:
+    releases = [{"name": f"r{n}", "status": "active", "devices": n, "bytes": 1} for n in range(30)]
+    paused = {"id": "ro1", "state": "paused", "reasons": ["budget", "operator"]}
+    models = [{"name": "asr", "releases": releases, "unknown": 0}]
+    desk.server.answers["GET /v1/whoami"] = {"name": "me"}
+    desk.server.answers["GET /v1/health"] = {"models": models, "rollouts": [paused]}
+    assert desk.run("status") == 0
+    rows = [line.split() for line in desk.out.splitlines() if line.startswith("asr ")]
+    assert len(rows) == 30 and rows[0] == ["asr", "r29", "active", "1", "byte", "29"]
+    assert "budget, operator" in desk.out
+    assert desk.json("status")["health"]["models"] == models
