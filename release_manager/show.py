@@ -184,7 +184,8 @@ def _number_text(words: Sequence[str], value: float) -> str:
     if words[0] == "seconds":
         return str(timedelta(seconds=value))
     if words[-1] == "bp":
-        return f"{value / 100:.2f} {'points' if words[0] in POINTS else '%'}"
+        number = f"{value / 100:.2f}".removesuffix(".00")
+        return f"{number} {'points' if words[0] in POINTS else '%'}"
     if "bytes" in (words[0], words[-1]):
         return filesize.decimal(int(value))
     if words[0] in ("share", "density"):

@@ -10,6 +10,7 @@ from tests.release_manager.desk import Desk
     ("name", "value", "text"),
     [
         ("change_bp", -285, "-2.85 points"),
+        ("share_bp", 10_000, "100 %"),
         ("last_seen_at", "2026-11-27T00:44:57.932934Z", "2026-11-27 00:44:57Z"),
         ("at", "2026-11-27T00:46:55.574012+00:00", "2026-11-27 00:46:55Z"),
         ("reason", "since 2026-11-27T00:44:57Z", "since 2026-11-27T00:44:57Z"),
