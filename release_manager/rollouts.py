@@ -45,7 +45,7 @@ def start(args: Namespace, settings: Settings) -> Reply:
         return _act(client, rollout["id"], _accepting(args, "start"), "started")
     except Refused as error:
         start, drop = (f"fleetdiff rollout {verb} {rollout['id']}" for verb in ("resume", "halt"))
-        error.advice = f"it is a draft now; start it: {start}; or drop it: {drop} --reason TEXT"
+        error.advice = f"it is a draft now: {start} starts it, {drop} --reason TEXT drops it"
         raise
 
 
