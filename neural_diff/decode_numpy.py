@@ -21,6 +21,7 @@ from neural_diff.view import ordinal, plane_join
 from neural_diff.view_numpy import Integers, Raw, elements_of, keys_of
 
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
+_PICKED = 1 << 18  # elements among which changes are looked for at a time: a sort takes 16 B each
 
 Change = Callable[[bytearray, int], None]
 
@@ -96,10 +97,12 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
-        at, value = pick(first, keys_of(raw, region))
-        if adds:
-            value = ordinal(ordinal(raw.take(at), region) + value & mask, region)
-        raw[at] = value
+        for low in range(0, len(raw), _PICKED):
+            some = raw[low : low + _PICKED]
+            at, value = pick(first + low, keys_of(some, region))
+            if adds:
+                value = ordinal(ordinal(some.take(at), region) + value & mask, region)
+            some[at] = value
         told.check_end(first + len(raw))
 
     return change
