@@ -65,8 +65,8 @@ def test_a_list_is_a_table(desk: Desk) -> None:
     desk.server.answers["GET /v1/cohorts"] = {"items": [{"name": "k", "model": "asr", "count": 3}]}
     assert desk.run("cohort", "list") == 0
     assert [line.split() for line in desk.out.splitlines()] == [
-        ["NAME", "MODEL", "KIND", "COUNT", "FILTER"],
-        ["k", "asr", "-", "3", "-"],
+        ["NAME", "MODEL", "KIND", "COUNT", "COUNTED", "FILTER"],
+        ["k", "asr", "-", "3", "-", "-"],
     ]
 
 
