@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from neural_diff import codec
 from neural_diff.codec import VALUE_LITERAL_BITS
-from neural_diff.view_numpy import Raw
+from neural_diff.view_numpy import Integers, Raw
 
 _TOKENS = 1 << 14
 """At a time: arrays as small as theirs are not mapped anew by the operating system each time."""
@@ -53,7 +53,7 @@ def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> NDArray[np.uint32]
 
 
 def _with_bits(
-    token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Raw, masks: Raw
+    token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Integers, masks: Raw
 ) -> NDArray[np.uint32]:
     # The 32 bits where a number begins and the 32 after them hold it, wherever it begins; no number
     # needs more than four bytes of them.
@@ -82,7 +82,7 @@ def _with_bits(
 
 
 @cache
-def _table(literal_bits: int) -> tuple[Raw, Raw, Raw]:
+def _table(literal_bits: int) -> tuple[Raw, Integers, Raw]:
     lowest, extra = codec.token_table(literal_bits)
     masks = [(1 << bits) - 1 for bits in extra]
-    return np.array(lowest, np.uint32), np.array(extra, np.uint8), np.array(masks, np.uint32)
+    return np.array(lowest, np.uint32), np.array(extra, np.int64), np.array(masks, np.uint32)
