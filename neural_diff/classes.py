@@ -28,7 +28,7 @@ _TOKENS = 128
 # What the work of a device is worth: to look up the class of a change; to look at every element,
 # as ranks need, once for each class of sizes; or the sort that other classes need.
 _CHANGE_BITS = 0.05
-_LOOK_BITS = 3e-4
+_LOOK_BITS = 6e-4
 _SORT_LOOKS = 16
 
 Tables = Iterator[tuple[NDArray[np.uint8], int, bool]]
