@@ -1,10 +1,11 @@
 """Which classes of old values, or of rows, to tell apart when a change is encoded (maker side).
 
-A class is a set of old values, as `view_numpy.keys_of` tells them apart. Two kinds of table are
-looked at: one puts together values that change equally often (it pays when changes follow
-magnitude), the other values that change equally far (it pays for floats and for 4 bits); each class
-gets about the same number of changes. The entropies of counts say what a table leads to, so only
-the best need be tried in earnest; and the best of a third kind, of runs of elements.
+A class is a set of old values, as `view_numpy.keys_of` tells them apart. Three kinds of table are
+looked at: values of a range of sizes together (it pays when changes follow magnitude, and costs a
+device least), those that change equally often, or equally far (it pays for floats and for 4 bits);
+each class gets about the same number of changes. The entropies of counts, and what the work of a
+device is worth, say what a table leads to, so only the best need be tried in earnest; and the best
+of another kind, of runs of elements.
 """
 
 from collections.abc import Iterator
