@@ -40,6 +40,7 @@ SECTIONS = {
     "regions": "name kind width elements how changed density bits_per_change bytes",
     "parts": "part state pairs change_bp lower_bp upper_bp",
     "signals": "signal state devices worse better",
+    "below_floor": "floor devices running reason help",
     "stages": "number share_bp state progress refused failed rolled_back bytes_sent "
     "old_wer_bp new_wer_bp",
     "foretold": "number share_bp devices bytes seconds detects_wer_bp decides",

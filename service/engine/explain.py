@@ -17,7 +17,7 @@ from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
 from service.engine.tick import observe
-from service.fleet import offers, plans, sample
+from service.fleet import floors, offers, plans, sample
 from service.fleet.bundle import hold_of
 from service.fleet.holds import Finding, Hold
 from service.fleet.offers import Answer
@@ -91,6 +91,7 @@ def rollout(
         "cohort": rollout.cohort.name,
         "next": following and {"kind": following.kind, "because": following.because},
         "patches_missing": plans.missing(session, rollout)["missing"] if waiting else [],
+        "below_floor": floors.held(session, rollout, seen),
         "devices": {"cohort": devices, "on_the_release": there, "without_outcome": count}
         | {state: n for state, n in outcomes.items() if n},
         "counted": seen.times == 1,

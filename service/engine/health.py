@@ -17,7 +17,7 @@ from service.db import queries
 from service.db.rollout_tables import ENDED, LIVE, OPEN, UNSTARTED, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
 from service.engine.tick import observe
-from service.fleet import sample, sums
+from service.fleet import floors, sample, sums
 from service.fleet.devices import authentication
 from service.publishing.freshness import publisher_view
 
@@ -44,6 +44,7 @@ def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str,
         "cohort": rollout.cohort.name,
         "approved_by": [one["by"] for one in rollout.approvals or []],
         "counted": seen.times == 1,
+        "below_floor": floors.held(session, rollout, seen),
         "stages": stages,
         "health": health_view(session, rollout, now),
         "bytes_sent": sum(stage["bytes_sent"] for stage in stages),

@@ -15,7 +15,7 @@ from service.core.words import counted
 from service.db import queries
 from service.db.rollout_tables import Rollout
 from service.db.tables import Device, DeviceModel, Release
-from service.fleet import plans, sample
+from service.fleet import floors, plans, sample
 
 ROLLOUTS_LOOKED_AT = 5  # the last ones of the model, to see how many devices get there
 
@@ -26,7 +26,8 @@ def rollout(
     """Return what a rollout takes, in devices by release and network, bytes, time and evidence."""
     stages = [Step(**stage.shown("share_bp soak_s in_flight_max")) for stage in asked.stages]
     budget = asked.budget.shown("per_minute_max bytes_max") if asked.budget else {}
-    groups, zones, untold = _groups(session, asked)
+    seen = sample.of_cohort(session, asked)
+    groups, zones, untold = _groups(session, asked, seen)
     hours = None
     if "window" in asked.conditions:
         at = asked.start_at or now
@@ -35,11 +36,16 @@ def rollout(
     pace = Pace(poll_s, soon_s, success=_success(session, asked.model), hours=hours, **budget)
     gate, target = policy.gate_of(asked.gate), asked.release
     lacking = [row["release"] for row in plans.missing(session, asked)["missing"]]
-    told = {"model": asked.model, "release": target.name, "cohort": asked.cohort.name}
+    told: dict[str, Any] = {
+        "model": asked.model,
+        "release": target.name,
+        "cohort": asked.cohort.name,
+    }
     found = forecast.forecast(groups, target.bytes, stages, gate, pace)
     notes = {**_window_note(found, hours), **_budget_note(found), **_untold_note(untold)}
     shown = [{"about": about, "says": says} for about, says in notes.items()]
-    return told | {"patches_missing": lacking, "untold": untold, "notes": shown} | found
+    told |= {"patches_missing": lacking, "below_floor": floors.held(session, asked, seen)}
+    return told | {"untold": untold, "notes": shown} | found
 
 
 def _window_note(found: Mapping[str, Any], hours: Hours | None) -> dict[str, str]:
@@ -72,8 +78,10 @@ def _untold_note(untold: int) -> dict[str, str]:
     return {"conditions": says} if untold else {}
 
 
-def _groups(session: Session, asked: Rollout) -> tuple[list[Group], list[int], int]:
-    """Return the devices that an update is for, by release and network class, and their zones.
+def _groups(
+    session: Session, asked: Rollout, seen: sample.Sample
+) -> tuple[list[Group], list[int], int]:
+    """Return the devices that an update may reach, by release and network class, and their zones.
 
     With conditions only those that tell their surroundings; the third is how many do not.
     """
@@ -81,7 +89,7 @@ def _groups(session: Session, asked: Rollout) -> tuple[list[Group], list[int], i
     here = func.nullif(said["network"].as_string(), "")
     network = func.coalesce(here, Device.attributes["network"].as_string(), "")
     zone = said["utc_offset_s"].as_integer()
-    seen = sample.of_cohort(session, asked)
+    barriers = queries.floors_of(session, asked.model)
     kinds = (release, network, zone)
     rows = seen.members.with_only_columns(*kinds, func.count()).group_by(*kinds)
     known = {r.id: r for r in queries.releases_of(session, asked.model)}
@@ -89,7 +97,7 @@ def _groups(session: Session, asked: Rollout) -> tuple[list[Group], list[int], i
     zones, untold = set[int](), 0
     for release_id, link, offset_s, number in session.execute(rows.order_by(*kinds)):
         running = known.get(release_id)
-        if not asked.takes(running):
+        if not asked.takes(running) or floors.floor_below(barriers, asked.release, running):
             continue
         if asked.conditions and offset_s is None:
             untold += number

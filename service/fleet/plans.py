@@ -4,7 +4,6 @@ A patch that turns out bad is withdrawn here, at once and without a signature, s
 takes a way away; a floor is a release that must have run before a later one is offered.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,7 @@ from service.core.errors import InvalidRequest, NotFound, PatchesMissing, found
 from service.db import artifacts, queries
 from service.db.rollout_tables import Floor, Rollout
 from service.db.tables import DeviceModel, Patch, Release
-from service.fleet import sample
+from service.fleet import floors, sample
 from service.fleet.ground import Ground
 from service.publishing import catalog
 
@@ -90,17 +89,6 @@ def bytes_least(session: Session, rollout: Rollout) -> int:
     return min(worst, default=rollout.release.bytes)
 
 
-def floor_of(session: Session, target: Release, running: Release | None) -> Floor | None:
-    """Return the lowest floor that must run before a release may; unknown bytes passed none."""
-    return floor_below(queries.floors_of(session, target.model), target, running)
-
-
-def floor_below(floors: Sequence[Floor], target: Release, running: Release | None) -> Floor | None:
-    """Return the lowest of a model's floors that stands between two releases."""
-    passed = running.seq if running else 0
-    return next((f for f in floors if passed < f.release.seq < target.seq), None)
-
-
 def explain(
     session: Session, source: Release | None, target: Release, running: str, limits: Limits
 ) -> dict[str, Any]:
@@ -138,7 +126,6 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
     running, total = seen.by_release, seen.devices
     planner = planner_of(session, target, Limits(goes_back=rollout.rollback))
     lacking: list[dict[str, Any]] = []
-    below: list[dict[str, Any]] = []
     for release in queries.releases_of(session, target.model):
         devices = running.get(release.id, 0)
         row = {
@@ -148,9 +135,8 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
         }
         if not devices or not rollout.takes(release):
             continue
-        if (floor := floor_of(session, target, release)) is not None:
-            below.append(row | {"floor": floor.release.name, "reason": floor.reason})
-        elif devices * BP > over_bp * total and planner.lacks_chain(release.sha256):
+        waits = floors.floor_of(session, target, release) is not None
+        if not waits and devices * BP > over_bp * total and planner.lacks_chain(release.sha256):
             lacking.append(row)
     return {
         "rollout": rollout.id,
@@ -160,7 +146,7 @@ def missing(session: Session, rollout: Rollout, over_bp: int = MISSING_OVER_BP) 
         "everyone": seen.times == 1,
         "unknown": running.get(None, 0),
         "missing": lacking,
-        "below_floor": below,
+        "below_floor": floors.held(session, rollout, seen),
     }
 
 
@@ -288,7 +274,7 @@ def _barred(session: Session, source: Release | None, target: Release) -> dict[s
         found["status"] = f"{target.name} is {target.status}"
     if source and source.seq > target.seq and source.name not in target.rollback_from:
         found["downgrade"] = f"the family signs no way back from {source.name} to {target.name}"
-    if (floor := floor_of(session, target, source)) is not None:
+    if (floor := floors.floor_of(session, target, source)) is not None:
         found["floor"] = f"{floor.release.name} must run first: {floor.reason}"
     return found
 

@@ -14,7 +14,7 @@ from service.core import conditions, policy
 from service.db import documents, queries
 from service.db.rollout_tables import LIVE, OPEN, Cohort, Deployment, Rollout
 from service.db.tables import DeviceModel, Release
-from service.fleet import deployments, edges, plans
+from service.fleet import deployments, edges, floors, plans
 from service.fleet.ground import Ground, offline
 from service.fleet.holds import Finding, Hold
 from trust.fields import is_at_least
@@ -199,7 +199,7 @@ def _barriers(case: Case, rollout: Rollout) -> Applied:
     recent = is_at_least(device.agent_version, release.min_agent)
     both = f"{device.agent_version}; it takes {release.min_agent or 'any'}"
     yield "agent", both, _or(recent, Hold.AGENT_TOO_OLD)
-    floor = plans.floor_below(case.ground.floors, release, case.release)
+    floor = floors.floor_below(case.ground.floors, release, case.release)
     first = f"{floor.release.name} must run first: {floor.reason}" if floor else "below no floor"
     if back and (floor := edges.undone_floor(case.ground.floors, release, back)):
         first = f"the way back would undo the floor {floor.release.name}: {floor.reason}"

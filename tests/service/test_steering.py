@@ -50,8 +50,8 @@ def test_below_a_floor_no_later_release_is_offered_until_the_floor_runs(line: Wo
     for way in found["excluded"]:
         assert way["excluded"]["floor"] == "r2 must run first: it moves the cache"
     told = line.ok("GET", "/v1/patches/missing", params={"rollout": rollout})["below_floor"]
-    assert [(r["release"], r["floor"], r["reason"]) for r in told] == [
-        ("r1", "r2", "it moves the cache")
+    assert [(r["running"], r["floor"], r["reason"]) for r in told] == [
+        (["r1"], "r2", "it moves the cache")
     ]
     phone.runs = digest(file(2))
     assert ops(phone.offered()) == [["patch"], ["full"]], "r2 runs: its poll proves it"
