@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.core import canary, evaluation, policy, signals
@@ -42,6 +42,7 @@ KEPT = (
     "report_id canary_set shard runtime gate ref_words old_ms new_ms "
     "worse_utts better_utts window_start differ_utts old_empty new_empty together"
 ).split()
+EVENTS_KEPT_MAX, REPORTS_KEPT_MAX = 1_000, 20  # of a device; of one in a rollout
 CLOCK_WRONG_MAX = timedelta(days=1)  # of a device
 BATCH_PAIRS_LEAST = 3  # of one enrollment token count in any case
 _HIGHEST = select(func.max(Event.seq)).where(Event.device_id == bindparam("device"))
@@ -77,6 +78,10 @@ def record_events(
             deployments.progress(session, deployment, event.kind, now)
         elif outcome := OUTCOMES[deployment.direction].get(event.kind):
             deployments.finish(session, deployment, outcome, event.reason, now)
+    ours = Event.device_id == device.id
+    old = select(Event.seq).where(ours).order_by(Event.seq.desc()).offset(EVENTS_KEPT_MAX).limit(1)
+    forgetting = delete(Event).where(ours, Event.seq <= old.scalar_subquery())
+    session.execute(forgetting, execution_options={"synchronize_session": False})
     return highest
 
 
@@ -112,6 +117,10 @@ def record_pair(session: Session, device: Device, pair: NewCanaryReport, now: da
         raise ReportClosed(f"rollout {rollout.id} is {rollout.state}")
     result = _standing(session, device, rollout, arm, pair)
     counted = result == "counted"
+    ours = (CanaryReport.rollout_id == rollout.id, CanaryReport.device_id == device.id)
+    kept = select(func.count()).select_from(CanaryReport).where(*ours)
+    if not counted and session.scalars(kept).one() >= REPORTS_KEPT_MAX:
+        return result
     known = _known_change(session, gate, rollout, pair)
     scopes = _scopes(gate, device, deployment.stage, arm, pair, known) if counted else {}
     added = {"d": scopes["all"].d, "b": scopes["all"].b} if counted else {}
