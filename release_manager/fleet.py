@@ -112,6 +112,9 @@ def explain_device(args: Namespace, settings: Settings) -> Reply:
     found = connect(settings).get(path, rollout=args.rollout)
     stop = found["stopped_by"]
     told = {**found, "stopped_by": stop and f"{stop['rule']}: {stop['compared']}"}
+    if way := found["under_way"]:
+        said = "".join(f", {t['reason']}: {t['detail']}" for t in [way["trouble"]] if t)
+        told["under_way"] = f"{way['state']} since {way['updated_at']}{said}"
     return Reply(found, show.as_text(told))
 
 

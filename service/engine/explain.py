@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.core import policy
 from service.db import queries
-from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Rollout
+from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Deployment, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
 from service.engine.tick import observe
@@ -21,8 +21,10 @@ from service.fleet import floors, offers, plans, sample
 from service.fleet.bundle import hold_of
 from service.fleet.holds import Finding, Hold
 from service.fleet.offers import Answer
+from service.fleet.reports import AGENT
 
 SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
+EVENTS_MAX = 20  # of a device, among which its last trouble is looked for
 
 
 def device(
@@ -51,8 +53,21 @@ def device(
         "rollout": rollout.id if rollout else None,
         "answer": stop.hold if stop else "offer",
         "stopped_by": stop and asdict(stop),
+        "under_way": None if stop else _under_way(session, row, now),
         "rules": [asdict(finding) | {"passes": finding.hold is None} for finding in findings],
     }
+
+
+def _under_way(session: Session, row: DeviceModel, now: datetime) -> dict[str, Any] | None:
+    """Return how far a device is with what it was offered, and what it said of trouble since."""
+    deployment = session.get(Deployment, row.deployment_id or "")
+    if deployment is None or deployment.created_at == now:  # the rehearsal made it
+        return None
+    last = queries.last_events(session, row.device_id, EVENTS_MAX)
+    notes = (e for e in last if e.kind == "note" and (e.kind, e.reason) != AGENT)
+    said = next((e for e in notes if e.received_at >= deployment.created_at), None)
+    told = deployment.shown("id state created_at updated_at deadline_at")
+    return told | {"trouble": said and said.shown("reason detail received_at")}
 
 
 def rollout(

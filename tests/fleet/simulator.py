@@ -253,9 +253,12 @@ class Fleet:
         reasons = {}
         for device in self.devices:
             if device.slots.here != target:
-                told = self.world.ok("GET", f"/v1/devices/{device.device_id}/explain")["stopped_by"]
-                attempt = ended.get(device.device_id, "")
-                reasons[device.number] = f"{told['hold']}, {attempt}".strip(", ") if told else ""
+                told = self.world.ok("GET", f"/v1/devices/{device.device_id}/explain")
+                reason, way = ended.get(device.device_id, ""), told["under_way"]
+                if way and (trouble := way["trouble"]):
+                    reason = f"{way['state']} {trouble['reason']}"
+                hold = (told["stopped_by"] or {"hold": "under way" if way else ""})["hold"]
+                reasons[device.number] = f"{hold}, {reason}".strip(", ") if hold else ""
         return reasons
 
     def peak_to_mean(self, from_s: float, to_s: float, buckets: int = 20) -> float:

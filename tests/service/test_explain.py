@@ -58,6 +58,21 @@ def test_every_rule_is_listed_in_its_order_up_to_the_one_that_stops_the_device(
     assert (found["answer"], found["stopped_by"]) == ("offer", None)
 
 
+def test_a_device_under_way_is_said_to_be_and_what_it_told_of_trouble_last(world: World) -> None:
+    rollout = world.ready()
+    phone = asked(world)
+    assert told(world, phone)["under_way"] is None, "it waits for its order"
+    plan = phone.offered()
+    phone.say("downloading", plan["deployment"])
+    seen = told(world, phone)
+    assert (seen["answer"], seen["under_way"]["state"]) == ("offer", "downloading")
+    assert (seen["under_way"]["id"], seen["under_way"]["trouble"]) == (plan["deployment"], None)
+    phone.say("note", reason="E_SLOW", detail="100 bytes in a second")
+    phone.say("note", reason="agent", detail="1.2")
+    trouble = told(world, phone, rollout)["under_way"]["trouble"]
+    assert (trouble["reason"], trouble["detail"]) == ("E_SLOW", "100 bytes in a second")
+
+
 def test_explaining_changes_nothing_and_takes_no_place(world: World) -> None:
     rollout = world.ready(stages=[{"share_bp": 10_000, "in_flight_max": 1}])
     phone = world.enroll("s1", runs=digest(BASE))
