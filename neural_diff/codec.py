@@ -160,8 +160,7 @@ class Told:
         self, section: Section, places: Sequence[Any], values: Sequence[Any], table: bytes | None
     ) -> None:
         """Refuses classes that do not have as many values as places."""
-        self.places, self.values = list(places), list(values)
-        self.used = [0] * section.classes
+        self.places, self.values, self.used = places, values, [0] * section.classes
         self.table = table.ljust(256, b"\0") if table and section.looks else None
         self.ranked = self.table is not None and section.codec == CLASS_GAPS
         self._count = section.count

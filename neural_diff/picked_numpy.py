@@ -106,12 +106,13 @@ def _due(told: Told, bounds: list[int]) -> tuple[Integers, Raw]:
 
     They come as ranks among all elements, those of one class after those of another (`bounds`).
     """
-    ranked, found = [], []
+    ranked, found, left = [], [], []
     for number, (low, high) in enumerate(pairwise(bounds)):
         start = told.use(number, high - low)
         ranks, values = told.places[number], told.values[number]
         reached = int(ranks.searchsorted(told.used[number]))
         ranked.append(ranks[:reached] + (low - start))
         found.append(values[:reached])
-        told.places[number], told.values[number] = ranks[reached:], values[reached:]
+        left.append((ranks[reached:], values[reached:]))
+    told.places, told.values = zip(*left, strict=True)
     return np.concatenate(ranked), np.concatenate(found)
