@@ -21,7 +21,6 @@ from neural_diff.view import ordinal, plane_join
 from neural_diff.view_numpy import Integers, Raw, elements_of, keys_of
 
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
-_PICKED = 1 << 18  # elements among which changes are looked for at a time: a sort takes 16 B each
 
 Change = Callable[[bytearray, int], None]
 
@@ -94,11 +93,13 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
         values = [elements_of(plane_join(streams[0], region), region)]
     told = codec.Told(section, places, values, table)
     pick = pick_of(told, region)
+    # Elements looked at in one go; 4-bit ones mostly need a sort, which takes 16 bytes each.
+    step = 1 << (17 if region.width == 4 else 18)
 
     def change(elements: bytearray, first: int) -> None:
         raw = elements_of(elements, region)
-        for low in range(0, len(raw), _PICKED):
-            some = raw[low : low + _PICKED]
+        for low in range(0, len(raw), step):
+            some = raw[low : low + step]
             at, value = pick(first + low, keys_of(some, region))
             if adds:
                 value = ordinal(ordinal(some.take(at), region) + value & mask, region)
