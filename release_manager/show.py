@@ -119,8 +119,8 @@ def outcome(done: Mapping[str, Any]) -> str:
     """Return the text of what was published, or found to be published before."""
     headline = "published" if done["published"] else "already published; nothing changed"
     if staged := done.get("staged"):
-        more = f"{staged['missing']} more of its holders sign it: fleetdiff sign {staged['role']}"
-        headline = f"staged; it is published when {more}"
+        how = f"its holders sign it with fleetdiff sign {staged['role']}"
+        headline = f"staged; signatures missing: {staged['missing']}; {how}"
     return f"{headline}\n{as_text(done)}"
 
 

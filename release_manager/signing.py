@@ -152,7 +152,7 @@ def _sign(
     rows = difference(held.signed.to_dict() if held else {}, document.signed.to_dict())
     asked = delegators(document, before, beside)
     missing = signatures_of(role, document, asked).missing
-    title = f"{role} {document.signed.version}, {missing} signatures missing"
+    title = f"{role} {document.signed.version}, signatures missing: {missing}"
     for line in (title, *as_lines(rows)):
         show.note(line)
     _ask(yes, "sign this?", "drop it if it is wrong: fleetdiff draft drop")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from service.core import canary, signals
 from service.core.canary import Evidence, Gate, Pairs, Sums
+from service.core.words import counted
 
 T = TypeVar("T")
 BUCKETS = 10_000
@@ -138,8 +139,9 @@ def held_by(seen: Observation) -> dict[str, str]:
     if seen.lacking:
         found["patches_missing"] = seen.lacking
     if seen.bytes_left is not None and seen.bytes_left < seen.bytes_each:
-        short = f"{seen.bytes_left} bytes of its budget are left, and a device takes"
-        found["budget"] = f"{short} {seen.bytes_each}"
+        left = ("byte of its budget is left", "bytes of its budget are left")
+        takes = f"and a device takes {seen.bytes_each}"
+        found["budget"] = f"{counted(seen.bytes_left, *left)}, {takes}"
     return found
 
 
@@ -186,8 +188,9 @@ def _judge(seen: Observation, found: Evidence) -> tuple[str, str, str]:
         told = f"{_told(seen)}: too few to halt, too many to go on"
         return "pause", "failure_rate", told
     if (finished + seen.silent) * gate.proven_share_least > finished + gate.hostile_count:
-        silent = f"{seen.silent} of {seen.under_way} devices under way were not heard of for long"
-        return "pause", "silence", f"{silent}; {finished} have an outcome"
+        silent = f"{seen.silent} of {counted(seen.under_way, 'device')} under way fell silent"
+        told = counted(finished, "has an outcome", "have an outcome")
+        return "pause", "silence", f"{silent}; {told}"
     kind, reason, because = _proceed(seen)
     so = held_by(seen) if kind != "finish" else {}
     if reason == "soak" or kind != "hold" or seen.under_way:
@@ -205,8 +208,8 @@ def _harm(seen: Observation) -> tuple[str, str] | None:
     verdict, test = canary.judge(seen.gate, seen.pairs)
     if verdict == "halt":
         sums = canary.tests_of(seen.gate, seen.pairs)[test][1]
-        change, where = sums.sd / sums.n / canary.UNIT * 100, _where(test)
-        return "wer", f"word error rate {change:+.1f} points (clipped) on {sums.n} {where}"
+        change = sums.sd / sums.n / canary.UNIT * 100
+        return "wer", f"word error rate {change:+.1f} points (clipped) on {_which(sums.n, test)}"
     if signal := signals.halting(seen.gate, seen.signals):
         return "signals", signals.sentence(signal, seen.signals[signal])
     return None
@@ -214,27 +217,28 @@ def _harm(seen: Observation) -> tuple[str, str] | None:
 
 def _told(seen: Observation) -> str:
     failures, finished = seen.outcomes
-    return f"{failures} of {finished} devices refused or failed"
+    return f"{failures} of {counted(finished, 'device')} refused or failed"
 
 
 def _proceed(seen: Observation) -> tuple[str, str, str]:
     """Return where a rollout stands in which nothing went wrong."""
     n, gate = seen.pairs.pooled.n, seen.gate
+    devices, have = counted(n, "device"), ("device has", "devices have")
     verdict, test = canary.judge(gate, seen.pairs)
     if doubt := None if seen.overridden else _doubt(seen, verdict, test):
         reason, because = doubt
         if seen.stage_s < gate.undecided_s:
             return "hold", reason, because
-        return "pause", "gate_undecided", f"no verdict after {n} devices: a person decides"
-    unproven = n - seen.finished
+        return "pause", "gate_undecided", f"no verdict after {devices}: a person decides"
     if n and seen.finished < gate.proven_share_least * n and not seen.overridden:
-        return "hold", "unproven", f"safe; {unproven} devices have yet to show the new bytes"
+        unproven = counted(n - seen.finished, *have)
+        return "hold", "unproven", f"safe; {unproven} yet to show the new bytes"
     if seen.stage_s < seen.soak_s:
         return "hold", "soak", f"safe; soaking for another {seen.soak_s - seen.stage_s:.0f} s"
     if seen.stage < seen.stages:
-        return "advance", "safe", f"safe on {n} devices"
+        return "advance", "safe", f"safe on {devices}"
     if seen.remaining:
-        return "hold", "spreading", f"safe; {seen.remaining} devices have yet to take it"
+        return "hold", "spreading", f"safe; {counted(seen.remaining, *have)} yet to take it"
     return "finish", "done", "every device of the cohort has an outcome"
 
 
@@ -260,17 +264,15 @@ def _doubt(seen: Observation, verdict: str | None, test: str) -> tuple[str, str]
 
 
 def _how_many_more(gate: Gate, sums: Sums, test: str) -> str:
-    missing, where = canary.pairs_missing(gate, sums), _where(test)
+    missing, which = canary.pairs_missing(gate, sums), _which(sums.n, test)
     if missing is None:
-        return f"{sums.n} {where} reported; no verdict is in sight yet"
-    return f"{sums.n} {where} reported; a verdict needs about {missing} more"
+        return f"{which} reported; no verdict is in sight yet"
+    return f"{which} reported; a verdict needs about {missing} more"
 
 
-def _where(test: str) -> str:
-    return {
-        "pooled": "devices",
-        "chain": "devices, against the base of the chain,",
-    }.get(test, f"devices of {test}")
+def _which(number: int, test: str) -> str:
+    of = {"pooled": "", "chain": ", against the base of the chain,"}.get(test, f" of {test}")
+    return counted(number, "device") + of
 
 
 def gate_of(document: dict[str, Any]) -> Gate:

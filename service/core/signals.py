@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from service.core.canary import UNIT, Gate, Sums, harm
+from service.core.words import counted
 
 # Transcripts that differ have no sign: those of a better model do, too.
 MAY_HALT = {"differ": False, "empty": True, "latency": True}
@@ -83,4 +84,4 @@ def devices(sums: Sums) -> tuple[int, int]:
 def sentence(name: str, sums: Sums) -> str:
     """Return what a signal says, for people."""
     worse, better = devices(sums)
-    return f"{name}: worse on {worse} of {sums.n} devices, better on {better}"
+    return f"{name}: worse on {worse} of {counted(sums.n, 'device')}, better on {better}"

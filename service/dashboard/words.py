@@ -1,5 +1,7 @@
 """Numbers as people read them, one form each; the templates know them as filters."""
 
+from service.core.words import counted
+
 NONE = "–"
 UNITS = ("kB", "MB", "GB", "TB")
 
@@ -40,9 +42,9 @@ def grouped(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
-def devices(number: int) -> str:
-    """Return so many devices, in words."""
-    return f"{grouped(number)} device{'' if number == 1 else 's'}"
+def devices(number: int, does: str = "", do: str = "") -> str:
+    """Return so many devices, in words, and what one of them does or several do."""
+    return counted(number, f"device{does}", f"devices{do}").replace(str(number), grouped(number))
 
 
 FILTERS = {word.__name__: word for word in (percent, points, share, size, grouped, devices)}

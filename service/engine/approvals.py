@@ -23,6 +23,7 @@ from service.core.errors import (
     WrongState,
 )
 from service.core.rollout_limits import BP, RolloutLimits
+from service.core.words import counted
 from service.db import queries
 from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Rollout
 from service.engine import rollouts
@@ -146,8 +147,9 @@ def _ask(
         return False
     devices, reached, fleet = asked
     waiting = (
-        f"{limits.approvals} to approve it, others than who made it: it goes to {devices} "
-        f"devices, and reaches {reached} of {fleet} of {rollout.model}; {actor} asks"
+        f"{limits.approvals} to approve it, others than who made it: it goes to "
+        f"{counted(devices, 'device')}, and reaches {reached} of {fleet} of "
+        f"{rollout.model}; {actor} asks"
     )
     asking: dict[str, Any] = {"state": "awaiting_approval", "asked_by": actor, "approvals": None}
     asking |= {"devices": devices, "waiting_for": waiting}
@@ -255,7 +257,7 @@ def _check(
         step, most = (stage.share_bp - before_bp) * devices / BP, most_bp * fleet / BP
         if step > max(1, most):
             raise BeyondLimits(
-                f"stage {stage.number} adds about {step:.0f} of {fleet} devices of "
+                f"stage {stage.number} adds about {step:.0f} of {counted(fleet, 'device')} of "
                 f"{rollout.model}; at most {most_bp / 100:g} % may be added there",
                 share_bp_max=most_bp,
             )

@@ -18,6 +18,7 @@ from service.core import audit, policy
 from service.core.bodies import ANYTIME, Conditions, NewStage
 from service.core.conditions import kept
 from service.core.errors import InvalidRequest, NotAsSeen, WrongState, found
+from service.core.words import counted
 from service.db import queries
 from service.db.entries import of_model
 from service.db.rollout_tables import LIVE, UNSTARTED, Budget, Decision, Deployment, Rollout, Stage
@@ -132,9 +133,9 @@ def check_unchanged(session: Session, rollout_id: str, generation: str) -> None:
     """Refuse if a rollout changed since the caller saw it; until the commit it cannot."""
     rollout = rollout_named(session, rollout_id, to_change=True)
     if str(rollout.generation) != generation:
+        times = counted(rollout.generation, "time")
         raise NotAsSeen(
-            f"rollout {rollout.id} was changed {rollout.generation} times, you saw {generation}; "
-            "look again",
+            f"rollout {rollout.id} was changed {times}, you saw {generation}; look again",
             generation=rollout.generation,
         )
 

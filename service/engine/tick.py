@@ -20,6 +20,7 @@ from service.core.canary import Pairs, Sums
 from service.core.chain import PIPELINES_MAX
 from service.core.errors import WrongState
 from service.core.rollout_limits import RolloutLimits
+from service.core.words import counted
 from service.db import due, queries
 from service.db.pipelines import Answer
 from service.db.rollout_tables import LIVE, Rollout
@@ -102,7 +103,8 @@ def verify(database: Database, rollout_id: str, now: datetime) -> list[str]:
         if wrong:
             logger.error("sums disagree", extra={"rollout": rollout.id, "scopes": wrong})
         if wrong and rollout.state in LIVE and policy.SUMS_DISAGREE not in rollout.reasons:
-            reason = f"{policy.SUMS_DISAGREE}: {len(wrong)} sums are not what the reports add up to"
+            some = counted(len(wrong), "sum is", "sums are")
+            reason = f"{policy.SUMS_DISAGREE}: {some} not what the reports add up to"
             reasons, evidence = {*rollout.reasons, policy.SUMS_DISAGREE}, {"disagreements": wrong}
             rollouts.pause_for(session, rollout, reasons, reason, "tick", now, evidence)
     return wrong

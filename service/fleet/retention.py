@@ -20,6 +20,7 @@ from service.blobs import Blobs
 from service.core import audit
 from service.core.chain import between
 from service.core.errors import NotFound
+from service.core.words import counted
 from service.db import documents, queries
 from service.db.changes import touched
 from service.db.entries import EVERYTHING
@@ -156,7 +157,7 @@ def _of_model(session: Session, model: str, now: datetime) -> Iterator[tuple[str
     edges = [edge for edge in plans.edges_of(session, model) if not edge.withdrawn]
     for release in releases:
         if devices := running.get(release.id):
-            yield release.sha256, f"{release.name} runs on {devices} devices"
+            yield release.sha256, f"{release.name} runs on {counted(devices, 'device')}"
         if release.id in young:
             yield release.sha256, f"{release.name} was published within {YOUNG.days} days"
         for why in goals.get(release.id, ()):

@@ -20,6 +20,7 @@ from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from service.blobs import Blobs
 from service.core import audit, errors
+from service.core.words import counted
 from service.db import documents, queries
 from service.db.pipelines import Upload
 from service.db.rollout_tables import Cohort
@@ -202,7 +203,8 @@ def _check_below(session: Session, role: str, signed: Delegator) -> None:
         if body := newest_body(session, name):
             missing = signatures_of(name, Metadata[Any].from_bytes(body), [signed]).missing
             first = f"first let those sign {name} again who stay, or whom the one before adds"
-            require(not missing, "E_SIG", f"{missing} signatures would be missing; {first}")
+            some = counted(missing, "signature would", "signatures would")
+            require(not missing, "E_SIG", f"{some} be missing; {first}")
 
 
 def _check_files(session: Session, blobs: Blobs, family: Family) -> dict[str, Any] | None:

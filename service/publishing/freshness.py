@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.core.words import counted
 from service.db import documents, queries
 from service.db.tables import PublisherState
 from trust.roles import ONLINE_ROLES, TOP_LEVEL_ROLES, family_role
@@ -127,7 +128,7 @@ def _reasons(
             yield {"reason": "expired", "role": role, "detail": told}
         elif _alarmed(role, end, now):
             hours = round((end - now).total_seconds() / 3600)
-            left = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+            left = f"{hours // 24} days" if hours >= 48 else counted(hours, "hour")
             told = f"{role} expires in {left}; {whose} must sign it again"
             yield {"reason": "expires_soon", "role": role, "detail": told}
     if last is None or now - last.round_at > SILENT:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Key, Metadata
 
 from service.core import errors
+from service.core.words import counted
 from service.db import documents, queries
 from trust.accept import Delegator
 from trust.errors import require
@@ -40,7 +41,8 @@ def check_devices(
     blind = queries.devices_without(session, P256, now - SILENT) if P256 in new else ()
     how = "sign with Ed25519, give them fleetdiff[p256] and enroll them again, or revoke them"
     named = ", ".join(blind[:SHOWN_MAX])
-    require(not blind, "E_SIG", f"{len(blind)} devices cannot verify {P256} ({named}); {how}")
+    some = counted(len(blind), "device cannot", "devices cannot")
+    require(not blind, "E_SIG", f"{some} verify {P256} ({named}); {how}")
 
 
 def _keys_of(signed: Any) -> dict[str, Key]:

@@ -41,11 +41,11 @@ def test_each_person_is_shown_what_the_signature_changes(
     monkeypatch.setattr(metadata, "utc_now", lambda: later)
     words = ("release", "publish", "asr", "r2", files[1], "--rollback-from-here")
     assert team.anne.run(*words) == 0
-    assert "staged; it is published when 2 more of its holders sign it" in team.anne.out
+    assert "staged; signatures missing: 2; its holders sign it with" in team.anne.out
     key = team.ben.folder / "family-asr.pem"
     assert team.ben.run("sign", "family-asr", "--key", key, "--yes") == 0
     lines = team.ben.err.splitlines()
-    assert lines[0] == "family-asr 2, 2 signatures missing"
+    assert lines[0] == "family-asr 2, signatures missing: 2"
     assert "changed  version: 1 -> 2" in lines
     assert 'changed  target asr/r1.model custom rollback_from: [] -> ["r2"]' in lines
     assert any(line.startswith("added    target asr/r2.model: ") for line in lines)
@@ -137,7 +137,7 @@ def test_a_server_that_changes_the_draft_between_two_people_wins_nothing(team: T
     forge(team, evil)
     # Carl is shown what he would sign; Ben's signature is not one of this document.
     assert team.carl.run("sign", "family-asr", "--key", team.carl.folder / "family-asr.pem") == 2
-    assert team.carl.err.splitlines()[0] == "family-asr 1, 2 signatures missing"
+    assert team.carl.err.splitlines()[0] == "family-asr 1, signatures missing: 2"
     assert "asr/r0.model" in team.carl.err and "e" * 64 in team.carl.err
     assert "family-asr" not in team.world.ok("GET", "/v1/metadata")
 

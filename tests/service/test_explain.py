@@ -156,7 +156,7 @@ def test_a_rollout_is_explained_by_outcomes_counted_and_reasons_sampled(world: W
     held = {(one["answer"], one["rule"]): one["devices"] for one in found["held"]}
     assert held == {("stage_full", "in_flight"): 3, ("order_pending", "order"): 2}
     assert found["sampled"] == 5
-    assert found["next"]["kind"] == "hold" and "1 devices reported" in found["next"]["because"]
+    assert found["next"]["kind"] == "hold" and "1 device reported" in found["next"]["because"]
 
 
 def test_who_enrolled_after_the_start_and_is_not_meant_is_not_counted(world: World) -> None:

@@ -117,7 +117,7 @@ def test_devices_under_way_that_are_not_heard_of_pause_before_they_are_blamed(
     world.tick()
     assert held(world, rollout) == ("paused", ["silence"])
     said = world.ok("GET", at(rollout, "/decisions"))["items"][-1]["reason"]
-    assert said.startswith("silence: 6 of 6 devices under way were not heard of for long")
+    assert said.startswith("silence: 6 of 6 devices under way fell silent")
     world.tick(86400)
     assert shown(world, rollout)["stages"][0]["failed"] == 0
     world.ok("POST", at(rollout, "/resume"), json={"reason": "the link is back"})

@@ -103,7 +103,7 @@ def test_every_artifact_that_is_kept_says_for_what(world: World) -> None:
     world.enroll("s1", runs=digest(BASE)).poll()
     on_its_way = "r2 is where devices are on their way to"
     said = {name: item["needed"] for name, item in plan(world).items()}
-    assert said[digest(BASE)] == ["r1 runs on 1 devices"]
+    assert said[digest(BASE)] == ["r1 runs on 1 device"]
     brought = f"r2 is what rollout {rollout} brings"
     assert said[digest(BETTER)] == ["r2 is the newest release", brought, on_its_way]
     assert said[digest(PATCH)] == ["it is on a way to r2"]
