@@ -238,7 +238,7 @@ def test_changes_that_follow_magnitude_have_classes_of_sizes_and_few_changes_hav
     region = Region("w", 0, count, 8, kind, bias, -127, 127)
     code = np.rint(rng.standard_normal(count) * 38).clip(-120, 120).astype(int)
     chance = (np.abs(code) + 1) ** 1.5
-    for density in (0.005, 0.1):
+    for density in (0.02, 0.2):
         moved = rng.random(count) < density * chance / chance.mean()
         step = moved * rng.choice([-1, 1], count) * (1 + np.abs(code) * rng.random(count) // 20)
         old, new = ((side + bias).astype(np.uint8) for side in (code, code + step.astype(int)))
