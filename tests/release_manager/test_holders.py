@@ -19,7 +19,7 @@ def test_a_release_manager_is_replaced_by_another(both: Town) -> None:
     # What Ben and Carl signed would be left with one signature, and every device would refuse it.
     words = [*rotate, "--add", str(dora.key("family-asr")), "--remove", gone]
     assert both.anne.run(*words) == 1
-    assert "1 signatures would be missing" in both.anne.err
+    assert "1 signature would be missing" in both.anne.err
     assert both.anne.json(*words[:-2])["staged"]["missing"] == 2
     both.anne.sign("targets")
     shown = both.ben.sign("targets")
