@@ -267,27 +267,6 @@ def test_expiry_is_announced_a_day_ahead(client: TestClient, hours: int, tone: s
     assert f'<p id="publisher" class="publisher {tone}">' in client.get("/status").text
 
 
-@pytest.mark.parametrize(
-    ("acts", "sentence"),
-    [
-        ([], "A draft: a person has yet to start it."),
-        (["halt"], "Canceled before it started; no device was asked."),
-        (["start"], "Just started; the next look is due soon."),
-        (["start", "pause"], "asked for it (mina: too slow). Waiting: a person resumes it."),
-        (["start", "halt"], "Halted by mina: too slow. As planned, 0 devices keep the release."),
-    ],
-)
-def test_each_state_of_a_rollout_is_explained(
-    client: TestClient, acts: list[str], sentence: str
-) -> None:
-    with database(client).writer() as session:
-        made = one_rollout(session)
-        for act in acts:
-            reason = [] if act == "start" else ["too slow"]
-            getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
-    assert sentence in text_of(client.get("/status").text)
-
-
 def test_a_rollout_that_waits_for_approval_says_for_whose(client: TestClient) -> None:
     bounds = {"first_share_bp": 10_000, "step_share_bp": 10_000, "soak_s": 0}
     limits = RolloutLimits(**bounds, approval_above_bp=0)

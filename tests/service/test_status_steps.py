@@ -29,6 +29,16 @@ def commands(client: TestClient) -> list[str]:
     return re.findall(r'<p class="steps.*?<code>(.*?)</code>', client.get("/").text)
 
 
+def after(client: TestClient, acts: list[str]) -> str:
+    """Make a rollout and do these things to it; returns its id."""
+    with database(client).writer() as session:
+        made = one_rollout(session)
+        for act in acts:
+            reason = [] if act == "start" else ["too slow"]
+            getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
+        return made.id
+
+
 def test_no_rollout_that_runs_is_hidden_by_newer_ones(client: TestClient) -> None:
     with database(client).writer() as session:
         old = one_rollout(session)
@@ -46,6 +56,23 @@ def test_no_rollout_that_runs_is_hidden_by_newer_ones(client: TestClient) -> Non
 
 
 @pytest.mark.parametrize(
+    ("acts", "sentence"),
+    [
+        ([], "A draft: a person has yet to start it."),
+        (["halt"], "Canceled before it started; no device was asked."),
+        (["start"], "Just started; the next look is due soon."),
+        (["start", "pause"], "asked for it (mina: too slow). Waiting: a person resumes it."),
+        (["start", "halt"], "Halted by mina: too slow. As planned, 0 devices keep the release."),
+    ],
+)
+def test_each_state_of_a_rollout_is_explained(
+    client: TestClient, acts: list[str], sentence: str
+) -> None:
+    after(client, acts)
+    assert sentence in text_of(client.get("/status").text)
+
+
+@pytest.mark.parametrize(
     ("acts", "verb"),
     [
         ([], "resume"),
@@ -57,12 +84,7 @@ def test_no_rollout_that_runs_is_hidden_by_newer_ones(client: TestClient) -> Non
 def test_a_rollout_names_the_command_that_comes_next(
     client: TestClient, acts: list[str], verb: str
 ) -> None:
-    with database(client).writer() as session:
-        made = one_rollout(session)
-        for act in acts:
-            reason = [] if act == "start" else ["too slow"]
-            getattr(rollouts, act)(session, made.id, *reason, "mina", NOW)
-        identity = made.id
+    identity = after(client, acts)
     assert f"fleetdiff rollout {verb} {identity}" in commands(client)
 
 
