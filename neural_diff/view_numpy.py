@@ -23,24 +23,24 @@ def taken_out(region: Region, held: bytearray) -> Any:
     stored = _stored(region, held)
     if region.width != 4:
         return stored.ravel()
-    halves = np.empty(2 * stored.size, np.uint8)
-    low, high = _halves(region, halves)
-    np.bitwise_and(stored.ravel(), 15, out=low)
-    np.right_shift(stored.ravel(), 4, out=high)
-    return halves
+    # Both elements of a byte at once, in a word: to write every other byte takes far longer.
+    words = stored.ravel().astype("<u2")
+    words = words << 8 | words >> 4 if _high_first(region) else words << 4 | words
+    words &= 0x0F0F
+    return words.view(np.uint8)
 
 
-def put_back(region: Region, elements: Any, held: bytearray) -> bytearray:
+def put_back(region: Region, elements: Any, held: bytearray) -> Any:
     """Puts elements back into their window, as `view.put_elements` does."""
     if region.layout is None and region.width != 4:
         return held
     stored, given = _stored(region, held), elements
     if region.width == 4:
-        low, high = _halves(region, elements)
-        given = high << 4
-        given |= low
+        words = elements.view("<u2")
+        words = words << 4 | words >> 8 if _high_first(region) else words >> 4 | words
+        given = words.astype(np.uint8)
     stored[...] = given.reshape(stored.shape)
-    return bytearray(given)
+    return given
 
 
 def _stored(region: Region, held: bytearray) -> NDArray[np.uint8]:
@@ -52,10 +52,8 @@ def _stored(region: Region, held: bytearray) -> NDArray[np.uint8]:
     return data.reshape(-1, region.layout.stride)[:, first : first + size]
 
 
-def _halves(region: Region, elements: Raw) -> tuple[Raw, Raw]:
-    """Gives the 4-bit elements in the low halves of bytes, and those in the high ones."""
-    high_first = int(region.layout is not None and region.layout.nibble_order == "high")
-    return elements[high_first::2], elements[1 - high_first :: 2]
+def _high_first(region: Region) -> bool:
+    return region.layout is not None and region.layout.nibble_order == "high"
 
 
 def keys_of(raw: Raw, region: Region) -> NDArray[np.uint8]:
