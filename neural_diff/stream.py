@@ -26,6 +26,10 @@ NUMPY = find_spec("numpy") is not None
 
 PIECE_BYTES = 1 << (18 if NUMPY else 17)
 
+# The C library of Linux gives what is free at the end of its heap back, and every page of it costs
+# a fault when it is asked for anew, unless it has seen a larger block come and go (mallopt(3)).
+bytes(1 << 22)
+
 Take = Callable[[int], bytearray]
 """Gives the next bytes of a file, exactly as many as asked for, for the caller to change."""
 
