@@ -1,6 +1,5 @@
 """Numbers of a stream as numpy arrays: what `codec.numbers` does, faster."""
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,10 @@ from numpy.typing import NDArray
 
 from neural_diff import codec
 from neural_diff.codec import VALUE_LITERAL_BITS
-from neural_diff.view_numpy import Integers, Raw
+from neural_diff.view_numpy import Raw
 
-_TOKENS = 1 << 14
-"""At a time: arrays as small as theirs are not mapped anew by the operating system each time."""
+_TOKENS = 1 << 13
+"""At a time: what they need stays in the processor's cache."""
 
 
 def signed(
@@ -40,49 +39,48 @@ def signed(
 def numbers(tokens: bytes, bits: bytes, literal_bits: int) -> NDArray[np.uint32]:
     """Decodes hybrid tokens to numbers below 2^32."""
     token = np.frombuffer(tokens, np.uint8)
-    lowest, extra, masks = _table(literal_bits)
     codec.check_token(int(token.max(initial=0)), literal_bits)
     longer = token >= 1 << literal_bits
     if 2 * np.count_nonzero(longer) > len(token):
         # Picking the literals out costs more than to treat them as numbers with no raw bits.
-        return _with_bits(token, bits, lowest, extra, masks)
+        return _with_bits(token, bits, literal_bits)
     found = token.astype(np.uint32)
     places = np.flatnonzero(longer)
-    found[places] = _with_bits(token.take(places), bits, lowest, extra, masks)
+    found[places] = _with_bits(token.take(places), bits, literal_bits)
     return found
 
 
-def _with_bits(
-    token: NDArray[np.uint8], bits: bytes, lowest: Raw, extra: Integers, masks: Raw
-) -> NDArray[np.uint32]:
+def _with_bits(token: NDArray[np.uint8], bits: bytes, literal_bits: int) -> NDArray[np.uint32]:
     # The 32 bits where a number begins and the 32 after them hold it, wherever it begins; no number
     # needs more than four bytes of them.
     most = bits[: 4 * len(token)]
     words = np.frombuffer(most + bytes(8 + -len(most) % 4), "<u4").astype(np.uint64)
     pairs = words[:-1] | words[1:] << np.uint64(32)
+    # `codec.token_table` as arithmetic, which a register does for many tokens at once.
+    longer = token >= 1 << literal_bits
+    extra = ((token >> 2) + np.uint8(literal_bits - 2 - (1 << literal_bits - 2) & 255)) * longer
+    leading = token & 3 | 4
+    leading ^= (leading ^ token) * ~longer
     found, used = np.empty(len(token), np.uint32), 0
+    room = np.empty(_TOKENS + 1, np.int64), np.empty(_TOKENS, np.int64), np.empty(_TOKENS, "<u8")
     for low in range(0, len(token), _TOKENS):
-        some = token[low : low + _TOKENS].astype(np.intp)
-        need = extra.take(some)
-        starts = np.cumsum(need, dtype=np.int64)
-        starts += used
-        used = int(starts[-1])
-        starts -= need
+        shift = extra[low : low + _TOKENS].astype(np.uint32)
+        ends, word, held = room[0][: len(shift) + 1], room[1][: len(shift)], room[2][: len(shift)]
+        ends[0], ends[1:] = used, shift
+        np.cumsum(ends, out=ends)
+        used = int(ends[-1])
         if used > 8 * len(bits):
             break
-        held = pairs.take(starts >> 5)
-        starts &= 31
-        held >>= starts.view(np.uint64)
-        number = held.astype(np.uint32)
-        number &= masks.take(some)
-        number += lowest.take(some)
-        found[low : low + _TOKENS] = number
+        # None is out of bounds, and "wrap" is the way that does not look at each.
+        pairs.take(np.right_shift(ends[:-1], 5, out=word), out=held, mode="wrap")
+        ends &= 31
+        held >>= ends[:-1].view(np.uint64)
+        number = found[low : low + _TOKENS]
+        number[:] = held
+        # The leading bits take the place of what is above the number's own.
+        above = number >> shift
+        above ^= leading[low : low + _TOKENS]
+        above <<= shift
+        number ^= above
     codec.check_bits(bits, used)
     return found
-
-
-@cache
-def _table(literal_bits: int) -> tuple[Raw, Integers, Raw]:
-    lowest, extra = codec.token_table(literal_bits)
-    masks = [(1 << bits) - 1 for bits in extra]
-    return np.array(lowest, np.uint32), np.array(extra, np.int64), np.array(masks, np.uint32)

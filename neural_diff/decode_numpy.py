@@ -124,11 +124,10 @@ def _bounds(streams: Sequence[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def _rising(gaps: NDArray[np.uint32]) -> Integers:
-    # At most 1 Mi gaps below 2^32: the sum stays below 2^52.
+    # At most 1 Mi gaps below 2^32: the sum stays below 2^53.
     found = gaps.astype(np.int64)
-    np.cumsum(found, out=found)
-    found += np.arange(len(found))
-    return found
+    found[1:] += 1
+    return np.cumsum(found, out=found)
 
 
 def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
