@@ -16,7 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import compress
+from itertools import accumulate, compress
 from typing import Any
 
 from neural_diff.errors import Malformed
@@ -26,7 +26,8 @@ from neural_diff.view import HIGH_HALF, LOW_HALF
 GAP_LITERAL_BITS = 4
 VALUE_LITERAL_BITS = 3
 _NUMBER_BITS_MAX = 32
-_STEP = 1 << 13  # numbers that the plain decoder holds as objects at a time
+_STEP = 1 << 11  # numbers that the plain decoder holds as objects at a time
+_PLACES = list(range(_STEP))
 
 
 def unpack(streams: tuple[Stream, ...], payload: bytes) -> list[bytes]:
@@ -84,24 +85,46 @@ def numbers(
     known, tables = bytes(range(len(extra))), bytes(extra).ljust(256, b"\0")
     check_token(max(max(some.translate(None, known), default=0) for some in streams), literal_bits)
     check_bits(bits, sum(sum(some.translate(tables)) for some in streams))
-    rest = [low + more for low in lowest]
-    masks = [(1 << need) - 1 for need in extra]
+    rows = [
+        _row(low + more, need) if any(token in some for some in streams) else ()
+        for token, (low, need) in enumerate(zip(lowest, extra, strict=True))
+    ]
     added, literals = bytes([*range(more, 256), *range(more)]), bytes(range(1 << literal_bits))
-    held = held_bits = at = 0
+    wide, used = bytes(need > 8 for need in extra).ljust(256, b"\0"), 0
     for stream, first in ((n, f) for n, s in enumerate(streams) for f in range(0, len(s), _STEP)):
         tokens = streams[stream][first : first + _STEP]
-        found = list(tokens.translate(added))
-        places = compress(range(len(tokens)), tokens.translate(tables))
-        for place, token in zip(places, tokens.translate(None, literals), strict=False):
-            need = extra[token]
-            if held_bits < need:
-                held |= int.from_bytes(bits[at : at + 4], "little") << held_bits
-                held_bits += 32
-                at += 4
-            found[place] = rest[token] + (held & masks[token])
-            held >>= need
-            held_bits -= need
+        longer = tokens.translate(None, literals)
+        # Picking the literals out of few costs more than to take them for numbers with no raw bits.
+        some = tokens if 4 * len(longer) > len(tokens) else longer
+        starts = list(accumulate(some.translate(tables), initial=used & 7))
+        byte = _byte_at(bits[used >> 3 : (used + starts[-1] >> 3) + 1])
+        used += starts[-1] - starts[0]
+        found = [rows[token][byte[at]] for token, at in zip(some, starts, strict=False)]
+        for place in compress(_PLACES, some.translate(wide)):
+            upper = byte[starts[place] + 8 : starts[place] + 25 : 8]
+            mask = (1 << extra[some[place]]) - 1
+            found[place] += int.from_bytes(upper, "little") << 8 & mask
+        if some is longer:
+            found, rest = list(tokens.translate(added)), found
+            places = compress(_PLACES, tokens.translate(tables))
+            for place, number in zip(places, rest, strict=False):
+                found[place] = number
         yield stream, found
+
+
+@cache
+def _row(least: int, need: int) -> tuple[int, ...]:
+    """Gives the number of a token by the next byte of raw bits, of which it needs so many."""
+    told = min(need, 8)
+    return tuple(range(least, least + (1 << told))) * (256 >> told)
+
+
+def _byte_at(bits: bytes) -> bytearray:
+    """Gives, for every bit, the byte that begins there."""
+    found, word = bytearray(8 * len(bits) + 32), int.from_bytes(bits, "little")
+    for shift in range(8):
+        found[shift : 8 * len(bits) : 8] = (word >> shift).to_bytes(len(bits), "little")
+    return found
 
 
 def halves(pairs: bytes) -> bytearray:

@@ -25,7 +25,6 @@ counted from the section's first. Blocks must come in order, each once."""
 
 Integers = Sequence[int]
 _Work = Callable[[MutableSequence[int], int], None]  # the same, of elements as integers
-_STEP = 1 << 13  # numbers that are whole objects of the language at a time
 _TYPES = {1: "B", 2: "H", 4: "I"}  # of an array, by the bytes of an element
 _BITS = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 

@@ -70,6 +70,22 @@ def test_numbers_survive_being_split_into_tokens(values: list[int], literal_bits
     assert codec_numpy.numbers(tokens, bits, literal_bits).tolist() == values
 
 
+@pytest.mark.parametrize("literal_bits", [GAP_LITERAL_BITS, VALUE_LITERAL_BITS])
+@pytest.mark.parametrize("largest", [2, 12, 600, 2**32])  # none, few, most and wide raw bits
+def test_each_step_of_a_stream_takes_up_the_bits_where_the_one_before_ended(
+    largest: int, literal_bits: int
+) -> None:
+    values = np.random.default_rng(7).geometric(1 / largest, 20_000).clip(0, 2**32 - 1)
+    tokens, bits = encode._split_numbers(values, literal_bits)
+    assert codec_numpy.numbers(tokens, bits, literal_bits).tolist() == values.tolist()
+    streams = [tokens[:5_000], b"", tokens[5_000:]]
+    found: list[list[int]] = [[], [], []]
+    for stream, some in numbers(streams, bits, literal_bits, 1):
+        found[stream] += some
+    assert [len(one) for one in found] == [5_000, 0, 15_000]
+    assert [*found[0], *found[2]] == (values + 1).tolist()
+
+
 def test_tokens_stand_for_adjoining_ranges_up_to_32_bits() -> None:
     for literal_bits in (GAP_LITERAL_BITS, VALUE_LITERAL_BITS):
         lowest, extra = token_table(literal_bits)
