@@ -91,7 +91,9 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
             values = [((some ^ mask) + 1 & mask).astype(some.dtype) for some in values]
     else:
         values = [elements_of(plane_join(streams[0], region), region)]
-    told = codec.Told(section, places, values, table)
+    # A section has at most 2^32 elements: half of the bytes suffice while it is open.
+    kept = [some.astype(np.uint32) for some in places]
+    told = codec.Told(section, kept, values, table)
     pick = pick_of(told, region)
     # Elements looked at in one go; 4-bit ones mostly need a sort, which takes 16 bytes each.
     step = 1 << (17 if region.width == 4 else 18)

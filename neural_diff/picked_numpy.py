@@ -5,6 +5,7 @@ whatever changes. Classes that are ranges of sizes cost little: a register full 
 compared at once, and counted 64 to a word. Other tables cost a sort.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -39,17 +40,22 @@ def pick_of(told: Told, region: Region) -> Pick:
 
 
 def _placed(told: Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
-    of = [slice(*some.searchsorted((first, first + len(keys)))) for some in told.places]
-    at: Integers = np.concatenate([some[n] for some, n in zip(told.places, of, strict=True)])
+    ends = first, first + len(keys)
+    of = [slice(*(bisect_left(some, end) for end in ends)) for some in told.places]
+    at = _joined([some[n] for some, n in zip(told.places, of, strict=True)]).astype(np.int64)
     at -= first
     if told.table is None:
-        return at, np.concatenate([some[n] for some, n in zip(told.values, of, strict=True)])
+        return at, _joined([some[n] for some, n in zip(told.values, of, strict=True)])
     order, bounds = _grouped(told, keys.take(at))
     counts = [high - low for low, high in pairwise(bounds)]
     starts = [told.use(number, count) for number, count in enumerate(counts)]
     given = zip(told.values, starts, counts, strict=True)
     found = [values[start : start + count] for values, start, count in given]
     return at.take(order), np.concatenate(found)
+
+
+def _joined(parts: list[Raw]) -> Raw:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _sorted(told: Told, first: int, keys: NDArray[np.uint8]) -> tuple[Integers, Raw]:
@@ -110,8 +116,8 @@ def _due(told: Told, bounds: list[int]) -> tuple[Integers, Raw]:
     for number, (low, high) in enumerate(pairwise(bounds)):
         start = told.use(number, high - low)
         ranks, values = told.places[number], told.values[number]
-        reached = int(ranks.searchsorted(told.used[number]))
-        ranked.append(ranks[:reached] + (low - start))
+        reached = bisect_left(ranks, told.used[number])
+        ranked.append(ranks[:reached].astype(np.int64) + (low - start))
         found.append(values[:reached])
         left.append((ranks[reached:], values[reached:]))
     told.places, told.values = zip(*left, strict=True)
