@@ -18,11 +18,13 @@ from neural_diff.picked_numpy import pick_of
 from neural_diff.region import Region
 from neural_diff.section import BLOCK_ELEMENTS, BLOCKS, CLASS_GAPS, Section
 from neural_diff.view import ordinal, plane_join
-from neural_diff.view_numpy import Integers, Raw, elements_of, keys_of
+from neural_diff.view_numpy import Raw, elements_of, keys_of
 
+_GAPS = 1 << 13  # of eight bytes each at a time
 _STEP = 1 << 16  # elements; what one step needs stays in the processor's cache
 
 Change = Callable[[bytearray, int], None]
+Places = NDArray[np.uint32]  # of elements, or ranks: a section has at most 2^32
 
 
 def change_of(
@@ -42,7 +44,7 @@ def change_of(
 
 def positions_of(
     section: Section, streams: Sequence[bytes], table: bytes
-) -> tuple[list[Integers], Sequence[bytes]]:
+) -> tuple[list[Places], Sequence[bytes]]:
     """Gives the changed places of each class (of one, if not class-gaps), and the other streams.
 
     Places count from the section's first element or, where old values tell, within the class.
@@ -50,25 +52,22 @@ def positions_of(
     if section.codec == CLASS_GAPS:
         tokens, (bits, *values) = streams[: section.classes], streams[section.classes :]
         gaps = numbers(b"".join(tokens), bits, GAP_LITERAL_BITS)
-        found = [_rising(gaps[start:end]) for start, end in _bounds(tokens)]
-        for ranks in found:
-            codec.check_last(int(ranks[-1]) if len(ranks) else -1, section.count)
+        found = [_rising(gaps[start:end], section.count) for start, end in _bounds(tokens)]
         return (list(_in_runs(found, table, section)) if section.runs else found), values
     if section.codec == BLOCKS:
         codec.check_blocks(streams[2], section.changes)
-    places = _rising(numbers(streams[0], streams[1], GAP_LITERAL_BITS))
-    streams = streams[2:]
-    if section.codec == BLOCKS:
-        codec.check_last(int(places[-1]), -(-section.count // BLOCK_ELEMENTS))
-        flags = np.unpackbits(np.frombuffer(streams[0], np.uint8), bitorder="little")
-        within = np.flatnonzero(flags)
-        places = places[within // BLOCK_ELEMENTS] * BLOCK_ELEMENTS + within % BLOCK_ELEMENTS
-        streams = streams[1:]
+    gaps = numbers(streams[0], streams[1], GAP_LITERAL_BITS)
+    if section.codec != BLOCKS:
+        return [_rising(gaps, section.count)], streams[2:]
+    starts = _rising(gaps, -(-section.count // BLOCK_ELEMENTS)) * np.uint32(BLOCK_ELEMENTS)
+    flags = np.unpackbits(np.frombuffer(streams[2], np.uint8), bitorder="little")
+    within = np.flatnonzero(flags).astype(np.uint32)
+    places = starts[within // BLOCK_ELEMENTS] + within % BLOCK_ELEMENTS
     codec.check_last(int(places[-1]), section.count)
-    return [places], streams
+    return [places], streams[3:]
 
 
-def _in_runs(ranked: list[Integers], table: bytes, section: Section) -> Iterator[Integers]:
+def _in_runs(ranked: list[Places], table: bytes, section: Section) -> Iterator[Places]:
     """Turns ranks among the elements of a class of runs into places."""
     run, of = section.params["run"], np.frombuffer(table, np.uint8)
     starts = [np.flatnonzero(of == number) * run for number in range(section.classes)]
@@ -76,7 +75,7 @@ def _in_runs(ranked: list[Integers], table: bytes, section: Section) -> Iterator
     for some, ranks in zip(starts, ranked, strict=True):
         places = some[ranks // run] + ranks % run
         codec.check_last(int(places[-1]) if len(places) else -1, section.count)
-        yield places
+        yield places.astype(np.uint32)
 
 
 def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bool) -> Change:
@@ -91,9 +90,7 @@ def _sparse(section: Section, region: Region, streams: Sequence[bytes], back: bo
             values = [((some ^ mask) + 1 & mask).astype(some.dtype) for some in values]
     else:
         values = [elements_of(plane_join(streams[0], region), region)]
-    # A section has at most 2^32 elements: half of the bytes suffice while it is open.
-    kept = [some.astype(np.uint32) for some in places]
-    told = codec.Told(section, kept, values, table)
+    told = codec.Told(section, places, values, table)
     pick = pick_of(told, region)
     # Elements looked at in one go; 4-bit ones mostly need a sort, which takes 16 bytes each.
     step = 1 << (17 if region.width == 4 else 18)
@@ -125,11 +122,18 @@ def _bounds(streams: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     return pairwise(accumulate(map(len, streams), initial=0))
 
 
-def _rising(gaps: NDArray[np.uint32]) -> Integers:
-    # At most 1 Mi gaps below 2^32: the sum stays below 2^53.
-    found = gaps.astype(np.int64)
-    found[1:] += 1
-    return np.cumsum(found, out=found)
+def _rising(gaps: Places, limit: int) -> Places:
+    """Turns gaps into the places that they lead to; refuses any that is not below a limit."""
+    last = -1
+    for low in range(0, len(gaps), _GAPS):
+        # At most 1 Mi gaps below 2^32: the sum stays below 2^53.
+        found = gaps[low : low + _GAPS].astype(np.int64)
+        found += 1
+        found[0] += last
+        gaps[low : low + _GAPS] = np.cumsum(found, out=found)
+        last = int(found[-1])
+    codec.check_last(last, limit)
+    return gaps
 
 
 def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
