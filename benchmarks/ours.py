@@ -12,16 +12,16 @@ def make_command(old: Path, new: Path, buckets: Path | None, patch: Path) -> lis
     return [*words, "make", old, new, patch, *([buckets] if buckets else [])]
 
 
-def apply_command(old: Path, patch: Path, new: Path, *, numpy: bool) -> list[str | Path]:
-    """Give the command that applies a patch; without numpy, as on a device that has none."""
+def apply_command(old: Path, new: Path, *patches: Path, numpy: bool) -> list[str | Path]:
+    """Give the command that applies a chain; without numpy, as on a device that has none."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path\n"
         "from neural_diff.apply import apply; from neural_diff.stream import NUMPY\n"
         f"assert NUMPY is {numpy}\n"
-        "apply(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]))"
+        "apply(Path(sys.argv[1]), [*map(Path, sys.argv[3:])], Path(sys.argv[2]))"
     )
     bare = [] if numpy else ["-I", "-S"]
-    return [sys.executable, *bare, "-c", program, old, patch, new]
+    return [sys.executable, *bare, "-c", program, old, new, *patches]
 
 
 def idle_command(*, numpy: bool) -> list[str | Path]:

@@ -13,7 +13,8 @@ The rules:
   the same target goes on from the last section of it that is right, or removes it.
 - Whatever `progress` raises ends the run like an error: that is how to cancel it.
 - `shutil` and `tempfile` are not used: they bring lzma, a fifth of the memory of a whole run.
-- Memory holds a piece and one section's payload and streams for every patch of a fused chain.
+- Memory holds a piece and one section's payload and streams for every patch of a fused chain; where
+  numpy decodes, the sections of a chain are decoded ahead by a thread, and it holds the next ones.
 """
 
 import contextlib
@@ -45,6 +46,8 @@ from neural_diff.patch import Patch
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
+
+    from neural_diff.ahead import Begin
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes to do; both count bytes of the files that are made."""
@@ -86,12 +89,17 @@ def apply(
         parts = [_part(target, run[-1].patch.to_sha256) for run in runs]
         _sweep(target, keep=parts[-1])
         _check_space(runs, target.parent)
+        ahead = None
+        if stream.NUMPY and len(chain) > 1:  # nothing else goes on beside a thread
+            from neural_diff.ahead import worker
+
+            ahead = opened.enter_context(worker())
         done, total = 0, sum(link.patch.to_size for link in chain)
         for run, part in zip(runs, parts, strict=True):
             work, part = opened.enter_context(_new_file(part))
             os.fchmod(work.fileno(), mode)
             before = done
-            for done in write_new(source, run, work, base, back):
+            for done in write_new(source, run, work, base, back, ahead):
                 if progress:
                     progress(before + done, total)
             source, base = work, part
@@ -104,7 +112,12 @@ def apply(
 
 
 def write_new(
-    source: BinaryIO, run: Sequence[Link], work: BinaryIO, base: Path, back: bool
+    source: BinaryIO,
+    run: Sequence[Link],
+    work: BinaryIO,
+    base: Path,
+    back: bool,
+    ahead: "Begin | None" = None,
 ) -> Iterator[int]:
     """Makes a new file of an old one by patches that can be fused; gives the bytes done."""
     first, last = run[0].patch, run[-1].patch
@@ -120,7 +133,7 @@ def write_new(
             source.seek(0)
             take = _hashing(source, old)
         for link in run:
-            changes = stream.Changes(link.patch, link.file, str(link.path), back=back)
+            changes = stream.Changes(link.patch, link.file, str(link.path), back=back, ahead=ahead)
             prefix = new if link is run[-1] else None
             made = stream.stage(link.patch, changes, take, prefix, start)
             take = stream.taken_from(made)

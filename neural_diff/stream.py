@@ -8,6 +8,7 @@ open sections of each stage. Only the last stage of a chain checks the digests o
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -20,6 +21,8 @@ from neural_diff.section import Section
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
+
+    from neural_diff.ahead import Begin
 
 NUMPY = find_spec("numpy") is not None
 """Whether numpy decodes. It is loaded when a section is decoded, not by importing this module."""
@@ -114,9 +117,22 @@ def ended(patch: Patch, piece: Piece) -> Iterator[int]:
 class Changes:
     """The sections of a patch: decoded when first needed, forgotten after their last piece."""
 
-    def __init__(self, patch: Patch, file: BinaryIO, name: str, *, back: bool = False) -> None:
-        """Takes the open patch `file`, called `name` in errors; `back` undoes what it adds."""
+    def __init__(
+        self,
+        patch: Patch,
+        file: BinaryIO,
+        name: str,
+        *,
+        back: bool = False,
+        ahead: "Begin | None" = None,
+    ) -> None:
+        """Takes the open patch `file`, called `name` in errors; `back` undoes what it adds.
+
+        With `ahead` the next section is decoded while one is carried out.
+        """
         self._patch, self._file, self._name, self._back = patch, file, name, back
+        self._ahead = ahead
+        self._begun: list[Callable[[], decode.Change]] = []
         self._open: dict[int, tuple[decode.Change, Hash]] = {}
         self._change_of: Callable[..., decode.Change] = decode.change_of
         self._take_out, self._put_back = view.elements_of, view.put_elements
@@ -141,7 +157,7 @@ class Changes:
             elements = self._take_out(region, held)
             try:
                 if number not in self._open:
-                    self._open[number] = (self._decode(section, region), hashlib.sha256())
+                    self._open[number] = (self._decoded(number), hashlib.sha256())
                 change, result = self._open[number]
                 change(elements, first)
             except NeuralDiffError as error:
@@ -160,12 +176,22 @@ class Changes:
                     f"{self._name}: section {number}: does not lead to the promised bytes"
                 )
 
-    def _decode(self, section: Section, region: Region) -> decode.Change:
+    def _decoded(self, number: int) -> decode.Change:
+        sections = self._patch.sections
+        if not self._ahead:
+            return self._decode(sections[number])
+        for section in sections[len(self._begun) : number + 2]:
+            self._begun.append(self._ahead(partial(self._decode, section)))
+        return self._begun[number]()
+
+    def _decode(self, section: Section) -> decode.Change:
         self._file.seek(section.offset)
         payload = self._file.read(section.payload_bytes)
         if len(payload) < section.payload_bytes:
             raise Corrupt("became shorter while it was read")
         streams = codec.unpack(section.streams, payload)
+        del payload
+        region = self._patch.regions[section.region]
         return self._change_of(section, region, streams, self._back)
 
 

@@ -62,9 +62,9 @@ def decoded_sections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     decode = stream.Changes._decode
 
-    def record(self: stream.Changes, section: object, region: object) -> object:
+    def record(self: stream.Changes, section: object) -> object:
         seen.append(self._patch.sections.index(section))  # type: ignore[arg-type]
-        return decode(self, section, region)  # type: ignore[arg-type]
+        return decode(self, section)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stream.Changes, "_decode", record)
     return seen

@@ -5,6 +5,7 @@
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,9 +215,11 @@ def _applied(base: bytes, patches: Sequence[bytes], numpy: bool, pieces: int) ->
         paths = [room / f"patch {number}" for number in range(len(patches))]
         for path, patch in zip(paths, patches, strict=True):
             path.write_bytes(patch)
+        threads = threading.active_count()
         try:
             apply(room / "base", paths, room / "target")
         except NeuralDiffError as error:
+            assert threading.active_count() == threads
             assert {path.name for path in room.iterdir()} == {"base", *(p.name for p in paths)}
             return f"{type(error).__name__}: {error}".replace(name, "")
         return (room / "target").read_bytes()
