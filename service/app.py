@@ -21,6 +21,7 @@ from service.core.identity import Provider
 from service.core.network import Buckets
 from service.core.rollout_limits import RolloutLimits, read_limits
 from service.dashboard import pages
+from service.db.changes import Stop
 from service.db.session import Database
 from service.engine.tick import tick
 from service.fleet import retention
@@ -87,7 +88,7 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
 @asynccontextmanager
 async def _life(app: FastAPI, publisher: Publisher | None, ticking: bool) -> AsyncIterator[None]:
     """Run what works beside the requests, for as long as the application does."""
-    stop, database = threading.Event(), app.state.database
+    stop, database = Stop(), app.state.database
     threads = [threading.Thread(target=database.watch, args=(stop,), name="watch")]
     if ticking:
         beat = threading.Thread(target=_beat, args=(app, publisher, stop), name="tick")

@@ -8,6 +8,7 @@ never wrong.
 import json
 import logging
 import select
+import socket
 import time
 from threading import Event
 from typing import Any
@@ -35,6 +36,20 @@ HARMLESS = {
     "rollout": {"waiting_for", "classes", "verified_at", "reports_deleted_at"},
     "stage": {"in_flight", "finished", "failures"},
 }
+
+
+class Stop(Event):
+    """Ends a watch at once: `select` can wait for it, beside the database."""
+
+    def __init__(self) -> None:
+        """Make one that is not set; `watch` closes what it holds."""
+        super().__init__()
+        self.heard, self._said = socket.socketpair()
+
+    def set(self) -> None:
+        """End the watch."""
+        super().set()
+        self._said.close()
 
 
 def touched(session: Session) -> set[str]:
@@ -102,7 +117,7 @@ def _executed(state: ORMExecuteState) -> None:
         touched(state.session).update(state.execution_options.get("touches", (EVERYTHING,)))
 
 
-def watch(engine: Engine, entries: Entries, stop: Event) -> None:
+def watch(engine: Engine, entries: Entries, stop: Stop) -> None:
     """Tell the entries what other processes change, until told to stop.
 
     Args:
@@ -118,9 +133,10 @@ def watch(engine: Engine, entries: Entries, stop: Event) -> None:
         except Exception:  # the database is away: what changes meanwhile is not heard
             logger.exception("watch failed")
             stop.wait(WATCH_S)
+    stop.heard.close()
 
 
-def _ask_sqlite(engine: Engine, entries: Entries, stop: Event) -> None:
+def _ask_sqlite(engine: Engine, entries: Entries, stop: Stop) -> None:
     known: tuple[object, int] | None = None
     while not stop.is_set():
         at_s, connection = time.monotonic(), engine.raw_connection()
@@ -136,7 +152,7 @@ def _ask_sqlite(engine: Engine, entries: Entries, stop: Event) -> None:
         stop.wait(WATCH_S)
 
 
-def _ask_postgresql(engine: Engine, entries: Entries, stop: Event) -> None:
+def _ask_postgresql(engine: Engine, entries: Entries, stop: Stop) -> None:
     def hear(told: psycopg.Notify) -> None:
         who, *scopes = json.loads(told.payload)
         if who != entries.name:  # we know already what we did
@@ -152,4 +168,4 @@ def _ask_postgresql(engine: Engine, entries: Entries, stop: Event) -> None:
             at_s = time.monotonic()
             connection.execute("SELECT 1")  # the answer comes after all that was committed before
             entries.heard(at_s)
-            select.select([connection], [], [], WATCH_S)
+            select.select([connection, stop.heard], [], [], WATCH_S)

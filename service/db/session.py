@@ -8,7 +8,6 @@ conditional updates.
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Event
 from typing import Any
 
 from sqlalchemy import Engine, Executable, Update, create_engine, event, func, select
@@ -78,7 +77,7 @@ class Database:
         """Enter a session whose changes are never kept."""
         return self._readers()
 
-    def watch(self, stop: Event) -> None:
+    def watch(self, stop: changes.Stop) -> None:
         """Keep the entries true to what other processes change, until told to stop."""
         changes.watch(self.writing, self.entries, stop)
 

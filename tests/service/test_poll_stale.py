@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from sqlalchemy import update
 
 from service.app import flush_seen
 from service.core.access import SCOPES
+from service.db import changes
 from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.db.tables import Device
+from service.settings import Settings
 from tests.service.memory import Memory, settle, updated
 from tests.service.phone import Phone
-from tests.service.programs import eventually
+from tests.service.programs import START_S_MAX, eventually
 from tests.service.world import BASE, BETTER, World, digest, refused
 
 
@@ -126,3 +129,17 @@ def test_what_another_process_changes_is_heard_of(world: World, memory: Memory) 
     entries = world.app.state.database.entries
     eventually(lambda: entries.find(phone.id) is None, "the entry is gone")
     refused(ask(), 401)
+
+
+def test_a_watch_that_is_told_to_stop_waits_for_no_news(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "WATCH_S", 10 * START_S_MAX)
+    database, stop = Database(settings.database), changes.Stop()
+    watching = Thread(target=database.watch, args=(stop,), daemon=True)
+    watching.start()
+    eventually(lambda: database.entries._heard_until_s, "it has begun")
+    stop.set()
+    watching.join(START_S_MAX)
+    assert not watching.is_alive()
+    database.close()
