@@ -75,11 +75,12 @@ def create_app(settings: Settings, *, ticking: bool = True, durable: bool = True
     app.state.rollout_limits = limits
     app.state.wake, app.state.reports = threading.Event(), Tally()
     problems.install(app)
-    # The last are the devices': what comes most is looked for first.
+    # The last are the devices': what comes most is looked for first. Each route is taken as it was
+    # made: `include_router` would make it anew when the first request comes, and nest it.
     for _, routers in reversed(contract.AUDIENCES.values()):
         for router in routers:
-            app.include_router(router)
-    app.include_router(pages.router)
+            app.router.routes.extend(router.routes)
+    app.router.routes.extend(pages.router.routes)
     app.add_middleware(body_limit, settings=settings)
     app.add_middleware(poll.unchanged, state=app.state)
     return app

@@ -1,6 +1,6 @@
 """Every route of an app, flat, with the scopes that its dependencies carry."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
@@ -31,18 +31,14 @@ def routes_of(app: FastAPI) -> list[Served]:
     """Return what the app serves; a route of an unknown kind is an error, not a gap."""
     return [
         Served(method, route.path, frozenset(_scopes(route.dependant)))
-        for route in _walk(app.routes)
+        for route in map(_carrying, app.routes)
         for method in sorted(route.methods or ())
     ]
 
 
-def _walk(routes: Iterable[Any]) -> Iterator[APIRoute]:
-    for route in routes:
-        if hasattr(route, "original_router"):  # what `include_router` leaves behind
-            yield from _walk(route.original_router.routes)
-        else:
-            assert isinstance(route, APIRoute), f"{route!r} cannot carry a scope"
-            yield route
+def _carrying(route: Any) -> APIRoute:
+    assert isinstance(route, APIRoute), f"{route!r} cannot carry a scope"
+    return route
 
 
 def _scopes(dependant: Any) -> Iterator[str]:
