@@ -2,7 +2,7 @@
 
 A shell stands between the run and the server. It holds the read end of a pipe; when the run
 closes the pipe, or dies (Ctrl-C, SIGTERM, SIGKILL), the shell signals the server, waits for it
-and removes its folder. That is the only way a server is stopped, so it is tried every time.
+and removes its folders. That is the only way a server is stopped, so it is tried every time.
 """
 
 import os
@@ -19,6 +19,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.02
 LOG_BYTES_MAX = 1 << 20
+MEMORY, MEMORY_BYTES_MIN = "/dev/shm", 1 << 30  # many a container has 64 MB of it
 
 _GUARD = """
 exec 3<&0
@@ -26,7 +27,7 @@ exec 3<&0
 { read -r _; kill -s "$SIGNAL" "$server"; } <&3 2>/dev/null & watcher=$!
 wait "$server"; status=$?
 kill "$watcher" 2>/dev/null
-rm -rf "$FOLDER"
+rm -rf $FOLDERS
 exit "$status"
 """
 
@@ -40,20 +41,26 @@ class NotStarted(Exception):
 
 
 @contextmanager
-def folder(name: str) -> Iterator[Path]:
+def folder(name: str, where: str = "/tmp") -> Iterator[Path]:
     """Yield a new folder that any user can reach, and remove it at the end."""
-    made = Path(tempfile.mkdtemp(prefix=f"fleetdiff-{name}-", dir="/tmp"))
+    made = Path(tempfile.mkdtemp(prefix=f"fleetdiff-{name}-", dir=where))
     try:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)  # the shell was probably quicker
 
 
+def memory_or_disk() -> str:
+    """Return where files are made that need not last: in memory, if it has room for them."""
+    has_room = Path(MEMORY).is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN
+    return MEMORY if has_room else "/tmp"
+
+
 @contextmanager
 def server(
     command: Sequence[str | Path],
     *,
-    home: Path,
+    folders: Sequence[Path],
     is_ready: Callable[[str], bool],
     signal: str = "TERM",
     user: str | None = None,
@@ -63,7 +70,7 @@ def server(
 
     Args:
         command: the server; it must stay in the foreground.
-        home: its folder, removed when it ends.
+        folders: its own, removed when it ends; the first takes its log.
         is_ready: told the log so far, says whether the server answers.
         signal: what ends it.
         user: whom to run it as; None: as ourselves.
@@ -72,8 +79,8 @@ def server(
     Raises:
         NotStarted: it ended, or was not ready in START_TIMEOUT_S.
     """
-    chosen = {"PATH": "/usr/bin:/bin", "SIGNAL": signal, "FOLDER": str(home)}
-    with (home / "server.log").open("w+b") as log:
+    chosen = {"PATH": "/usr/bin:/bin", "SIGNAL": signal, "FOLDERS": " ".join(map(str, folders))}
+    with (folders[0] / "server.log").open("w+b") as log:
         guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "guard", *command],
             stdin=subprocess.PIPE,

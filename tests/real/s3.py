@@ -65,7 +65,7 @@ def run_s3() -> Iterator[S3Server]:
             "HOME": str(home),
             "RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"',  # keys stay out of `ps`
         }
-        with server(command, home=home, is_ready=_answers, environ=environ) as log:
+        with server(command, folders=[home], is_ready=_answers, environ=environ) as log:
             yield S3Server(_endpoint(log), BUCKET, REGION, access_key, secret_key)
 
 
