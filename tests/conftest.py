@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from service.blobs import Blobs, open_blobs
+from service.db import session
+from service.publishing import patches
 from tests.attacks.table import names_of_rows
+from tests.found_once import applied_once, compiled_once
 from tests.real.installed import missing
 from tests.real.postgres import PostgresServer, run_postgres
 from tests.real.process import Missing
@@ -23,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("attack"):
             if unknown := set(mark.args) - names_of_rows().keys():
                 raise pytest.UsageError(f"{item.nodeid}: {unknown} is not in the table of attacks")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def found_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(patches, "_check", applied_once(patches._check))
+        patched.setattr(session, "create_engine", compiled_once(session.create_engine))
+        yield
 
 
 def _start(server: AbstractContextManager[Any], running: ExitStack) -> Any:
