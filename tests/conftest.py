@@ -3,10 +3,12 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import create_loader
 
 from service.blobs import Blobs, open_blobs
 from service.db import session
@@ -51,7 +53,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    with ExitStack() as running:
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patched:
+        # What botocore knows of AWS is a megabyte of JSON, which it would read for each client.
+        patched.setattr("botocore.session.create_loader", cache(create_loader))
         yield _start(run_s3(), running)
 
 
