@@ -5,7 +5,7 @@ Nothing here decides or writes.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
@@ -235,24 +235,6 @@ def open_deployments(session: Session, device_id: str) -> Sequence[Deployment]:
     """Return the deployments of a device that have no outcome yet."""
     rows = select(Deployment).where(Deployment.device_id == device_id, Deployment.state.in_(OPEN))
     return session.scalars(rows.order_by(Deployment.created_at)).all()
-
-
-class Tally(NamedTuple):
-    """How many deployments of a stage are in one state, and the bytes their devices fetched."""
-
-    stage: int
-    direction: str
-    state: str
-    devices: int
-    bytes_sent: int
-
-
-def tallies(session: Session, rollout_id: str) -> list[Tally]:
-    """Return the deployments of a rollout, counted."""
-    kinds = (Deployment.stage, Deployment.direction, Deployment.state)
-    rows = select(*kinds, func.count(), func.sum(Deployment.bytes_sent)).group_by(*kinds)
-    found = session.execute(rows.where(Deployment.rollout_id == rollout_id))
-    return [Tally(stage, way, state, n, int(sent)) for stage, way, state, n, sent in found]
 
 
 def decisions_of(session: Session, rollout_id: str) -> Sequence[Decision]:

@@ -17,6 +17,7 @@ OPEN = ("offered", "downloading", "applied", "activated")  # a deployment withou
 LIVE = ("running", "paused")
 UNSTARTED = ("draft", "awaiting_approval", "scheduled")
 ENDED = ("completed", "halted", "canceled")
+COUNTED = {"forward": ("confirmed", "refused", "failed", "canceled"), "back": ("rolled_back",)}
 STATES = (*UNSTARTED, *LIVE, *ENDED)
 
 
@@ -109,14 +110,20 @@ class Rollout(Table):
 
 
 class Stage(Table):
-    """One share of a rollout."""
+    """One share of a rollout, with what became of its deployments: no view has to count them."""
 
     rollout_id: Mapped[str] = mapped_column(ForeignKey("rollout.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     share_bp: Mapped[int]
     soak_s: Mapped[int]
     in_flight_max: Mapped[int | None]
-    in_flight: Mapped[int] = mapped_column(default=0)
+    in_flight: Mapped[int] = mapped_column(default=0)  # and COUNTED, with their bytes, as they are
+    confirmed: Mapped[int] = mapped_column(default=0, server_default="0")
+    refused: Mapped[int] = mapped_column(default=0, server_default="0")
+    failed: Mapped[int] = mapped_column(default=0, server_default="0")
+    canceled: Mapped[int] = mapped_column(default=0, server_default="0")
+    rolled_back: Mapped[int] = mapped_column(default=0, server_default="0")
+    bytes_sent: Mapped[int] = mapped_column(default=0, server_default="0")
     finished: Mapped[int] = mapped_column(default=0, server_default="0")  # devices with an outcome
     failures: Mapped[int] = mapped_column(default=0, server_default="0")  # that refused or failed
     state: Mapped[str] = mapped_column(default="waiting")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.core import policy
 from service.db import queries
-from service.db.rollout_tables import LIVE, OPEN, UNSTARTED, Deployment, Rollout
+from service.db.rollout_tables import COUNTED, LIVE, UNSTARTED, Deployment, Rollout
 from service.db.session import undone
 from service.db.tables import DeviceModel
 from service.engine.tick import observe
@@ -24,6 +24,7 @@ from service.fleet.offers import Answer
 from service.fleet.reports import AGENT
 
 SAMPLE_MAX = 50  # devices of a rollout whose polls are rehearsed
+SHOWN = " ".join(COUNTED["forward"])
 EVENTS_MAX = 20  # of a device, among which its last trouble is looked for
 
 
@@ -82,9 +83,8 @@ def rollout(
     devices = seen.about(seen.devices)
     there = seen.about(seen.by_release.get(rollout.release_id, 0))
     outcomes: Counter[str] = Counter()
-    for tally in queries.tallies(session, rollout.id):
-        outcome = "on_their_way" if tally.state in OPEN else tally.state
-        outcomes[outcome] += tally.devices * (tally.direction == "forward")
+    for stage in rollout.stages:
+        outcomes.update({"on_their_way": stage.in_flight} | stage.shown(SHOWN))
     following = None
     if rollout.state in LIVE:
         following = policy.decide(observe(session, rollout, now, timeout))

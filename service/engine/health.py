@@ -14,7 +14,7 @@ from service.core import canary, signals
 from service.core.canary import Gate, Sums
 from service.core.policy import Observation
 from service.db import queries
-from service.db.rollout_tables import ENDED, LIVE, OPEN, UNSTARTED, Cohort, Rollout
+from service.db.rollout_tables import COUNTED, ENDED, LIVE, UNSTARTED, Cohort, Rollout
 from service.db.tables import CanarySet, Device, DeviceModel, Model
 from service.engine.tick import observe
 from service.fleet import floors, sample, sums
@@ -27,7 +27,7 @@ SAMPLE_MAX = 10
 ROLLOUTS_MAX = 20  # of the whole fleet, unless more are live
 STATES = {"promote": "safe", "halt": "halt", None: "wait"}
 THIN_SHOWN_MAX = 20
-OUTCOMES = ("offered", "confirmed", "refused", "failed", "canceled", "rolled_back")
+SHOWN = "number share_bp state started_at rolled_back bytes_sent"
 
 
 def rollout_view(session: Session, rollout: Rollout, now: datetime) -> dict[str, Any]:
@@ -182,26 +182,19 @@ def device_view(row: DeviceModel) -> dict[str, Any]:
 
 
 def _stage_views(session: Session, rollout: Rollout, devices: int) -> list[dict[str, Any]]:
-    tallies = queries.tallies(session, rollout.id)
     found = sums.by_scope(session, rollout.id)
     asked = 0
     views = []
     for stage in rollout.stages:
-        ours = [tally for tally in tallies if tally.stage == stage.number]
-        counts = dict.fromkeys(OUTCOMES, 0)
-        for tally in ours:
-            outcome = "offered" if tally.state in OPEN else tally.state
-            if tally.direction == ("back" if outcome == "rolled_back" else "forward"):
-                counts[outcome] += tally.devices
-        asked += sum(counts.values()) - counts["rolled_back"]
+        counts = {"offered": stage.in_flight} | stage.shown(" ".join(COUNTED["forward"]))
+        asked += sum(counts.values())
         views.append(
-            stage.shown("number share_bp state started_at")
+            stage.shown(SHOWN)
             | counts
             | _rates(*found.get(("canary", f"stage:{stage.number}"), sums.NOTHING)[1])
             | {
                 # Each is drawn by itself: of a share, only about so many are in it.
                 "devices": max(round(devices * stage.share_bp / BP), asked),
-                "bytes_sent": sum(tally.bytes_sent for tally in ours),
             }
         )
     return views

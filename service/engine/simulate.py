@@ -118,9 +118,8 @@ def _groups(
 
 def _success(session: Session, model: str) -> float:
     """Return the share of devices that confirmed, of those with an outcome in recent rollouts."""
-    ended: Counter[str] = Counter()
-    for recent in queries.recent_rollouts(session, limit=ROLLOUTS_LOOKED_AT, model=model):
-        for tally in queries.tallies(session, recent.id):
-            ended[tally.state] += tally.devices * (tally.direction == "forward")
-    outcomes = sum(ended[state] for state in ("confirmed", "refused", "failed"))
-    return ended["confirmed"] / outcomes if outcomes else 1.0
+    recent = queries.recent_rollouts(session, limit=ROLLOUTS_LOOKED_AT, model=model)
+    stages = [stage for rollout in recent for stage in rollout.stages]
+    confirmed = sum(stage.confirmed for stage in stages)
+    outcomes = confirmed + sum(stage.refused + stage.failed for stage in stages)
+    return confirmed / outcomes if outcomes else 1.0

@@ -16,7 +16,7 @@ from sqlalchemy.orm.attributes import instance_dict, manager_of_class, set_commi
 
 from service.db import queries
 from service.db.entries import of_device
-from service.db.rollout_tables import LIVE, OPEN, Budget, Deployment, Rollout, Stage
+from service.db.rollout_tables import COUNTED, LIVE, OPEN, Budget, Deployment, Rollout, Stage
 from service.db.session import changed, written
 from service.db.tables import DeviceModel, Model, Release
 from service.fleet.ground import Ground
@@ -77,7 +77,7 @@ def grant(
         return "", 0
     reached, committed = _spend(session, rollout.budget, bytes_worst, now)
     if reached:
-        _free(session, rollout.id, rollout.stage, 1)
+        count(session, rollout.id, rollout.stage, in_flight=-1)
     return reached, committed
 
 
@@ -127,6 +127,8 @@ def offer(
         made: Deployment = manager_of_class(Deployment).new_instance()
         instance_dict(made).update(values)  # as if it had been read: the unit of work knows nothing
         return made
+    if before.state in COUNTED[direction]:
+        count(session, rollout.id, before.stage, **{before.state: -1})
     if before.state not in (*OPEN, "canceled"):
         # Another attempt: the device gave up on the one before by its id.
         row.deployment_id = None
@@ -181,8 +183,8 @@ def cancel_all(session: Session, rollout: Rollout, closed: str, now: datetime) -
         .execution_options(synchronize_session=False)
     )
     for _ in range(2):
-        for number, count in Counter(session.scalars(calling_off)).items():
-            _free(session, rollout.id, number, count)
+        for number, places in Counter(session.scalars(calling_off)).items():
+            count(session, rollout.id, number, in_flight=-places, canceled=places)
         rollout.current_stage.state = closed
         session.flush()
     session.expire_all()
@@ -206,15 +208,25 @@ def finish(
     touches = [of_device(deployment.device_id)]
     ended = changed(session, still_open.values(outcome), touches)
     session.refresh(deployment)
-    if ended and deployment.direction == "forward":
-        # A device counts by its first outcome, however often it tries.
-        counted = "canceled" if before else state
-        _free(session, deployment.rollout_id, deployment.stage, 1, counted)
+    if ended and state in COUNTED[deployment.direction]:
+        more = {state: 1}
+        if deployment.direction == "forward":
+            # In the test of failures a device counts by its first outcome, however often it tries.
+            failures = int(not before and state in ("refused", "failed"))
+            finished = int(not before and state != "canceled")
+            more |= {"in_flight": -1, "finished": finished, "failures": failures}
+        count(session, deployment.rollout_id, deployment.stage, **more)
         unspent = max(0, deployment.bytes_reserved - deployment.bytes_sent)
         budget = update(Budget).where(Budget.rollout_id == deployment.rollout_id)
         if unspent:
             back = budget.values(bytes_committed=Budget.bytes_committed - unspent)
             session.execute(back, execution_options={"touches": ()})
+
+
+def confirm_late(session: Session, deployment: Deployment) -> None:
+    """Count as a success what was called off after the device had switched."""
+    deployment.state, deployment.reason = "confirmed", "after the halt"
+    count(session, deployment.rollout_id, deployment.stage, canceled=-1, confirmed=1)
 
 
 def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetime) -> None:
@@ -230,10 +242,8 @@ def withdraw_success(session: Session, row: DeviceModel, left: str, now: datetim
             gone.state, gone.reason, gone.updated_at = "failed", "went_back", now
             worse = int(not gone.failures)  # it counts once
             gone.failures += 1
-            stage = update(Stage).where(Stage.rollout_id == gone.rollout_id)
-            stage = stage.where(Stage.number == gone.stage)
-            failing = stage.values(failures=Stage.failures + worse)
-            session.execute(failing, execution_options={"touches": ()})
+            more = {"confirmed": -1, "failed": 1, "failures": worse}
+            count(session, gone.rollout_id, gone.stage, **more)
 
 
 def retry(session: Session, now: datetime, touches: str, *which: Any) -> int:
@@ -247,13 +257,8 @@ def retry(session: Session, now: datetime, touches: str, *which: Any) -> int:
     return int(done.rowcount)
 
 
-def _free(
-    session: Session, rollout_id: str, number: int, places: int, outcome: str = "canceled"
-) -> None:
-    """Free places of a stage, and count the outcome if that is one: devices, never events."""
-    failures = places if outcome in ("refused", "failed") else 0
-    finished = places if outcome == "confirmed" else failures
-    changes = {"in_flight": -places, "finished": finished, "failures": failures}
-    values = {getattr(Stage, name): getattr(Stage, name) + n for name, n in changes.items()}
+def count(session: Session, rollout_id: str, number: int, **more: int) -> None:
+    """Add to what a stage counts: devices, never events, and their bytes."""
+    values = {name: getattr(Stage, name) + n for name, n in more.items() if n}
     stage = update(Stage).where(Stage.rollout_id == rollout_id, Stage.number == number)
     session.execute(stage.values(values), execution_options={"touches": ()})

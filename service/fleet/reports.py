@@ -72,7 +72,9 @@ def record_events(
         deployment = session.get(Deployment, event.deployment_id)
         if deployment is None or deployment.device_id != device.id:
             continue
-        deployment.bytes_sent = min(deployment.bytes_sent + event.bytes, BYTES_SENT_MAX)
+        if more := min(event.bytes, BYTES_SENT_MAX - deployment.bytes_sent):
+            deployment.bytes_sent += more
+            deployments.count(session, deployment.rollout_id, deployment.stage, bytes_sent=more)
         ways.note_said(session, device, deployment, event)
         if event.kind in OPEN:
             deployments.progress(session, deployment, event.kind, now)

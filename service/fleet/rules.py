@@ -122,7 +122,7 @@ def _standing(row: DeviceModel) -> Applied:
 def _way_back(case: Case, undo: Deployment, trail: list[Finding]) -> Deployment | None:
     if undo.state == "canceled":
         # It was called off too late: the device's own poll proves that it had switched.
-        undo.state, undo.reason = "confirmed", "after the halt"
+        deployments.confirm_late(case.session, undo)
     rollout, before = case.ground.rollouts[undo.rollout_id], case.ground.release(undo.from_sha256)
     existing = case.tried(rollout, "back")
 

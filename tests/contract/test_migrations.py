@@ -20,6 +20,7 @@ from service.db.rollout_tables import Rollout
 from service.db.session import Database
 from service.fleet import sums
 from tests.real.postgres import PostgresServer, clone
+from tests.service import tally
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
@@ -201,6 +202,29 @@ def test_pairs_that_were_counted_are_summed_by_scope_and_outcomes_by_stage(
     assert found["hw:h0"][0] == 2 and found["hw:h1"][0] == 3
     assert whole.sd == round(clip * 100_000) + 4 * 2_000 and whole.sb == 5 * 10_000
     assert counts == [(3, 2), (1, 0)], "what was called off, is open or led back is no outcome"
+
+
+def test_what_became_of_deployments_is_counted_by_stage(urls: tuple[str, str]) -> None:
+    ends = ("confirmed", "confirmed", "refused", "failed", "canceled", "downloading")
+    with before(urls[0], "0022-1") as connection:
+        rollout(connection, "ro")
+        rollout(connection, "bare", state="draft")
+        for of, number in (("ro", 1), ("ro", 2), ("bare", 1)):
+            share = {"share_bp": 5000 * number, "in_flight": int((of, number) == ("ro", 1))}
+            put(connection, "stage", rollout_id=of, number=number, state="running", **share)
+        for number, state in enumerate((*ends, "confirmed", "rolled_back", "failed")):
+            device = f"d{number}"
+            put(connection, "device", id=device, serial=device, status="active")
+            of = {"rollout_id": "ro", "device_id": device, "release_id": 1, "bytes_sent": 10}
+            of |= {"stage": 1 + number // 6, "direction": "back" if number > 6 else "forward"}
+            put(connection, "deployment", id=device, state=state, **of)
+    database = Database(urls[0])
+    with database.reader() as session:
+        kept = tally.kept(session)
+        assert kept == tally.counted(session)
+        assert kept["ro", 1]["confirmed"] == 2 and kept["ro", 2]["rolled_back"] == 1
+        assert tally.sent(session) == ({"ro": 90}, {"ro": 90})
+    database.close()
 
 
 def test_a_paused_rollout_is_paused_since_its_last_decision_or_else_its_making(

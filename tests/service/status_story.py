@@ -28,6 +28,7 @@ from service.db.tables import (
 )
 from service.engine import cohorts, rollouts, tick
 from service.fleet import sums
+from tests.service import tally
 from trust.audit import FIRST
 
 NOW = datetime(2026, 3, 14, 9, 26, tzinfo=UTC)
@@ -179,7 +180,7 @@ def _stage(
         _deploy(session, rollout, release, device_id, state, now)
         if state == "confirmed":
             _report(session, rollout, device_id, dice, change, now)
-    session.flush()
+    tally.recount(session)
     tick.step(session, rollout, now, timedelta(days=1))
 
 
@@ -277,4 +278,4 @@ def _send_back(session: Session, rollout: Rollout, now: datetime) -> None:
         if home:
             row = session.get_one(DeviceModel, way.device_id)
             row.running_sha256, row.running_release = back.sha256, back.id
-    session.flush()
+    tally.recount(session)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.db import queries
+from service.db.rollout_tables import Deployment
 from service.db.session import Database
 from tests.service.memory import before_each
 from tests.service.world import BASE, BETTER, World, digest
@@ -16,6 +17,7 @@ WHOLE_FLEET = re.compile(
     r"SCAN (device|device_model|deployment|event|canary_report)\b"
     r"|INDEX ix_device_model_model_running_release"
 )
+WHOLE_ROLLOUT = re.compile(r"SEARCH deployment USING \S* ?INDEX \S+ \(rollout_id=\?\)")
 
 
 @contextmanager
@@ -66,7 +68,25 @@ def test_no_device_on_its_way_has_the_server_look_through_the_others(rolling: Wo
     assert [plan for plan in found if WHOLE_FLEET.search(plan)] == []
 
 
+@pytest.mark.parametrize(
+    "asked", ["rollouts", "rollouts/{}", "rollouts/{}/explain", "health", "rollouts/simulate"]
+)
+def test_no_view_of_a_rollout_looks_through_its_deployments(rolling: World, asked: str) -> None:
+    (rollout,) = rolling.ok("GET", "/v1/rollouts")["items"]
+    path = f"/v1/{asked}".format(rollout["id"])
+    body = {"model": "asr", "release": "r2", "cohort": "all", "stages": [{"share_bp": 10_000}]}
+    with plans(rolling.app.state.database) as found:
+        if asked == "rollouts/simulate":
+            rolling.ok("POST", path, json=body)
+        else:
+            rolling.ok("GET", path)
+    assert len(found) > 10, "it was asked"
+    assert [plan for plan in found if WHOLE_ROLLOUT.search(plan)] == []
+
+
 def test_a_question_that_scans_would_be_found(rolling: World) -> None:
     with plans(rolling.app.state.database) as found, rolling.app.state.database.reader() as session:
         queries.count_devices(session, "asr")
+        session.query(Deployment).filter_by(rollout_id="").count()
     assert any(WHOLE_FLEET.search(plan) for plan in found)
+    assert any(WHOLE_ROLLOUT.search(plan) for plan in found)

@@ -213,7 +213,7 @@ def test_a_grant_on_old_ground_takes_no_place(line: World, change: Any) -> None:
         old = ground.read(session, MODEL, line.now)
     (rollout,) = old.rollouts.values()
     elsewhere(line, change)
-    with database.writer() as session:
+    with database.rehearsal() as session:
         with pytest.raises(Stale):
             deployments.grant(session, old, rollout, 0, line.now)
         assert session.scalars(select(Stage.in_flight)).one() == 0

@@ -50,3 +50,4 @@ def test_a_device_that_cannot_be_reaped_hides_no_rollout(world: World) -> None:
     with pytest.raises(ExceptionGroup, match="not everything"):
         world.tick()
     assert held(world, rollout) == ("paused", ["budget"])
+    write(world, update(Stage).values(in_flight=1))

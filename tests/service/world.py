@@ -32,6 +32,7 @@ from service.fleet import devices, offers, registry
 from service.settings import Settings
 from service.signing import publisher
 from service.signing.keys import OnlineKeys, Publisher
+from tests.service import tally
 from tests.service.phone import Phone
 from trust import sign
 from trust.roles import CanaryTarget, PatchTarget, Release, patch_path, read_family
@@ -92,6 +93,7 @@ def opened(settings: Settings, folder: Path) -> Iterator["World"]:
     app = create_app(settings, ticking=False, durable=False)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield World(client, app, folder / "keys")
+        tally.check(app.state.database)
 
 
 COUNTED = {"normaliser": "nfkc-casefold/1", "unit": "word"}
@@ -235,13 +237,8 @@ class World:
     ) -> Phone:
         asked = {"model": MODEL, "cohort": cohort}
         token = self.ok("POST", "/v1/enrollment-tokens", json=asked)["token"]
-        body = {
-            "enrollment_token": token,
-            "model": MODEL,
-            "serial": serial,
-            "hardware": "h1",
-            "agent_version": "1",
-        } | more
+        body = {"enrollment_token": token, "model": MODEL, "serial": serial, "hardware": "h1"}
+        body |= {"agent_version": "1"} | more
         reply = self.client.post("/device/v1/enroll", json=body)
         assert reply.status_code == 201, reply.text
         return Phone(self, reply.json()["device_id"], reply.json()["credential"], runs)
