@@ -82,6 +82,12 @@ async def rehearsal(request: Request) -> AsyncIterator[Session]:
         yield session
 
 
+def supposing(database: Data) -> Iterator[Session]:
+    """Yield a session in which a poll can be walked through; it writes nothing, nobody waits."""
+    with database.supposing() as session:
+        yield session
+
+
 def reading(database: Data) -> Iterator[Session]:
     """Yield a session whose changes are not kept."""
     with database.reader() as session:
@@ -90,6 +96,7 @@ def reading(database: Data) -> Iterator[Session]:
 
 Tx = Annotated[Session, Depends(transaction, scope="function")]
 Rehearsal = Annotated[Session, Depends(rehearsal, scope="function")]
+Supposed = Annotated[Session, Depends(supposing, scope="function")]
 Reader = Annotated[Session, Depends(reading, scope="function")]
 
 

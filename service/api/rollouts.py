@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from service.api.deps import Config, Data, Now, Reader, Rehearsal, Tx, of_app, operator
+from service.api.deps import Config, Data, Now, Reader, Rehearsal, Supposed, Tx, of_app, operator
 from service.api.paging import LIMIT, Limit, page
 from service.api.problems import document
 from service.api.strict import for_people
@@ -127,7 +127,7 @@ def change_rollout(
 
 @router.get("/rollouts/{rollout_id}/explain", responses=document(404, 422))
 def explain_rollout(
-    _caller: CanRead, rollout_id: Label, session: Rehearsal, config: Config, now: Now
+    _caller: CanRead, rollout_id: Label, session: Supposed, config: Config, now: Now
 ) -> dict[str, Any]:
     """Show why a rollout does not move, what is missing, and what holds its devices.
 

@@ -6,7 +6,7 @@ conditional updates.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from service.db.entries import EVERYTHING, Entries
 
 THREADS_MAX = 40  # the thread pool that serves `def` routes
 BUSY_TIMEOUT_S = 20
+_ONE_MOMENT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 class Database:
@@ -73,6 +74,16 @@ class Database:
         with self._writers() as session:
             yield session
 
+    def supposing(self) -> Session:
+        """Return a session that writes nothing and makes nobody wait, and supposes that it did.
+
+        An UPDATE finds the rows that it would find (`changed`, `written`); what is set on an object
+        stays in memory. What follows from that is read from one moment's state of the database.
+        """
+        options = {} if self.is_sqlite else _ONE_MOMENT
+        reading = self.engine.execution_options(**options)
+        return _Supposing(reading, autoflush=False, info={"grounds": {}})
+
     def reader(self) -> AbstractContextManager[Session]:
         """Enter a session whose changes are never kept."""
         return self._readers()
@@ -87,13 +98,17 @@ class Database:
         self.writing.dispose()
 
 
-@contextmanager
-def undone(session: Session) -> Iterator[None]:
-    """Enter a part of a transaction of which nothing is kept."""
-    with session.begin_nested() as nested:
-        yield
-        nested.rollback()
-    session.expire_all()
+class _Supposing(Session):
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Write nothing."""
+
+    def would_find(self, statement: Executable, values: dict[str, Any]) -> int:
+        """Return how many rows an INSERT or UPDATE would add or change."""
+        if not isinstance(statement, Update):
+            return 1
+        rows = select(func.count()).select_from(statement.table)
+        rows = rows if statement.whereclause is None else rows.where(statement.whereclause)
+        return self.connection().execute(rows, values).scalar_one()
 
 
 def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERYTHING,)) -> bool:
@@ -104,6 +119,8 @@ def changed(session: Session, statement: Update, touches: Iterable[str] = (EVERY
         statement: the UPDATE.
         touches: whose answers it may change, see `service.db.changes`.
     """
+    if isinstance(session, _Supposing):
+        return session.would_find(statement, {}) == 1
     done = session.execute(statement, execution_options={"touches": touches})
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
 
@@ -119,6 +136,8 @@ def written(
         values: of its parameters.
         touches: whose answers it may change, see `service.db.changes`.
     """
+    if isinstance(session, _Supposing):
+        return session.would_find(statement, values)
     changes.touched(session).update(touches)
     return session.connection().execute(statement, values).rowcount
 

@@ -1,7 +1,7 @@
 """Why does this device get nothing, and why does this rollout not move?
 
-By no second opinion: a device's poll is rehearsed, in a transaction that is rolled back, and a
-rollout is judged as the next tick will judge it.
+By no second opinion: a device's poll is rehearsed, in a transaction that only supposes what it
+writes, and a rollout is judged as the next tick will judge it.
 """
 
 from collections import Counter
@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 from service.core import policy
 from service.db import queries
 from service.db.rollout_tables import COUNTED, LIVE, UNSTARTED, Deployment, Rollout
-from service.db.session import undone
-from service.db.tables import DeviceModel
+from service.db.tables import DeviceModel, Model
 from service.engine.tick import observe
 from service.fleet import floors, offers, plans, sample
 from service.fleet.bundle import hold_of
@@ -38,7 +37,7 @@ def device(
     """Return what a device would be told if it asked now, and every rule behind that.
 
     Args:
-        session: a rehearsal; nothing of it may be kept.
+        session: that supposes, see `Database.supposing`.
         row: the device, as it was when it asked last.
         rollout: only the rules of this one, and those before any.
         timeout: of a deployment.
@@ -92,10 +91,10 @@ def rollout(
     count, ids = sample.without_outcome(session, rollout, seen, SAMPLE_MAX)
     told: dict[tuple[str, str], dict[str, Any]] = {}
     for device_id in ids:
-        with undone(session):
-            row = session.get_one(DeviceModel, device_id)
-            stop, findings = _told(session, row, rollout, timeout, now)
-            last = stop or findings[-1]
+        row = session.get_one(DeviceModel, device_id)
+        stop, findings = _told(session, row, rollout, timeout, now)
+        last = stop or findings[-1]
+        session.expire_all()  # what this one was given is there for the next one
         told.setdefault(
             (last.hold or "offer", last.rule),
             {"devices": 0, "for_example": device_id, "compared": last.compared},
@@ -119,7 +118,8 @@ def _told(
     session: Session, row: DeviceModel, rollout: Rollout | None, timeout: timedelta, now: datetime
 ) -> tuple[Finding | None, list[Finding]]:
     """Return the rule that stops a device, or one rollout for it, and all that were applied."""
-    answer = offers.check_in(session, row.device, row.running_sha256, timeout, now)
+    known = offers.Read(row.device, row, session.get_one(Model, row.model).generation)
+    answer = offers.check_in(session, row.device, row.running_sha256, timeout, now, known)
     hold = hold_of(answer)
     findings = list(answer.findings)
     if hold is Hold.NOTHING_PUBLISHED:

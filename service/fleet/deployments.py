@@ -94,10 +94,11 @@ def _spend(session: Session, budget: Budget, bytes_worst: int, now: datetime) ->
     }
     spending = update(Budget).where(ours, turn, room).values(bytes_committed=after, **newest)
     spending = spending.execution_options(synchronize_session=False)
-    fits = changed(session, spending, touches=())
-    committed = session.scalars(select(Budget.bytes_committed).where(ours)).one()
-    if fits:
-        return "", committed - bytes_worst
+    spent = select(Budget.bytes_committed).where(ours)
+    before = session.scalars(spent).one()
+    if changed(session, spending, touches=()):
+        return "", before
+    committed = session.scalars(spent).one()
     full = budget.bytes_max is not None and committed + bytes_worst > budget.bytes_max
     return "bytes" if full else "per_minute", committed
 
@@ -207,7 +208,10 @@ def finish(
         outcome |= {"failures": before + 1, "retry_at": now + pause if again else None}
     touches = [of_device(deployment.device_id)]
     ended = changed(session, still_open.values(outcome), touches)
-    session.refresh(deployment)
+    if not ended:
+        session.refresh(deployment)
+    for name in outcome if ended else ():
+        set_committed_value(deployment, name, outcome[name])
     if ended and state in COUNTED[deployment.direction]:
         more = {state: 1}
         if deployment.direction == "forward":
@@ -220,7 +224,7 @@ def finish(
         budget = update(Budget).where(Budget.rollout_id == deployment.rollout_id)
         if unspent:
             back = budget.values(bytes_committed=Budget.bytes_committed - unspent)
-            session.execute(back, execution_options={"touches": ()})
+            changed(session, back, touches=())
 
 
 def confirm_late(session: Session, deployment: Deployment) -> None:
@@ -261,4 +265,4 @@ def count(session: Session, rollout_id: str, number: int, **more: int) -> None:
     """Add to what a stage counts: devices, never events, and their bytes."""
     values = {name: getattr(Stage, name) + n for name, n in more.items() if n}
     stage = update(Stage).where(Stage.rollout_id == rollout_id, Stage.number == number)
-    session.execute(stage.values(values), execution_options={"touches": ()})
+    changed(session, stage.values(values), touches=())

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from service.core.device_bodies import DeviceEvent
 from service.db import queries
 from service.db.rollout_tables import Deployment
+from service.db.session import changed
 from service.db.tables import Device, DeviceModel, Patch
 
 NAMED = 16  # hexadecimal digits of a blob's name
@@ -66,8 +67,6 @@ def _patches(session: Session, deployment: Deployment, way: str) -> Sequence[Pat
 def _count(session: Session, patches: Sequence[Patch], counter: str) -> None:
     if patches:
         here = (Patch.model == patches[0].model, Patch.sha256.in_([p.sha256 for p in patches]))
-        session.execute(
-            update(Patch).where(*here).values({counter: getattr(Patch, counter) + 1}),
-            # It weighs in the next plan; no answer changes by it.
-            execution_options={"synchronize_session": False, "touches": ()},
-        )
+        counting = update(Patch).where(*here).values({counter: getattr(Patch, counter) + 1})
+        # It weighs in the next plan; no answer changes by it.
+        changed(session, counting.execution_options(synchronize_session=False), touches=())

@@ -2,13 +2,17 @@
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from service.core.access import SCOPES
+from service.db.rollout_tables import Budget, Deployment, Rollout, Stage
+from service.db.tables import Device, DeviceModel
 from tests.service.phone import Phone
 from tests.service.world import BASE, BETTER, MODEL, World, digest, refused
 
@@ -82,6 +86,32 @@ def test_explaining_changes_nothing_and_takes_no_place(world: World) -> None:
         world.ok("GET", f"/v1/rollouts/{rollout}/explain")
     assert world.rows() == before
     assert phone.offered()["release"] == "r2"
+
+
+def test_explaining_waits_for_no_writer_and_keeps_none_waiting(world: World) -> None:
+    stages = [{"share_bp": 9999}, {"share_bp": 10_000}]
+    world.publish_all()
+    new, again, there, back = (asked(world, f"s{number}") for number in range(4))
+    rollout = world.start_rollout("r2", "all", stages=stages, per_minute_max=5, bytes_max=1 << 30)
+    for phone in (again, there, back):
+        phone.etag = ""
+    again.say("failed", again.offered()["deployment"], reason="E_HTTP")
+    back.install(back.offered(), 5, 5)
+    there.say("activated", there.offered()["deployment"])
+    world.tick(3601)
+    paths = [f"/v1/devices/{phone.id}/explain" for phone in (new, again, there, back)]
+    paths.append(f"/v1/rollouts/{rollout}/explain")
+    world.ok("GET", paths[0])  # that the token was used is noted once in a minute
+    with world.app.state.database.writer() as session, ThreadPoolExecutor() as others:
+        for table in (Device, DeviceModel, Deployment, Rollout, Stage, Budget):
+            session.execute(select(table).with_for_update()).all()
+        asking = [others.submit(world.ok, "GET", path) for path in paths]
+        answers = [each.result(timeout=10) for each in asking]
+    rules = [[rule["rule"] for rule in found["rules"]] for found in answers[:-1]]
+    assert {"per_minute", "bytes"} <= set(rules[0]) & set(rules[1])
+    assert answers[1]["rules"][2]["compared"] == "its attempt is failed: E_HTTP"
+    assert [found["answer"] for found in answers[2:-1]] == ["backoff", "up_to_date"]
+    assert answers[1]["under_way"] is None, "it was not offered again, only supposed to be"
 
 
 @pytest.mark.parametrize(
