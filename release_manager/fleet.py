@@ -246,12 +246,14 @@ def collectable(args: Namespace, settings: Settings) -> Reply:
 def collect(args: Namespace, settings: Settings) -> Reply:
     """Delete what nothing has needed for the server's time of grace; an upload brings it back.
 
-    What nothing needs from now on becomes a candidate, which goes after that time.
+    What nothing needs from now on becomes a candidate, which goes after that time. What an earlier
+    run chose and the store did not let go is `undeleted`: then this ends with exit code 1.
 
     Example:
       fleetdiff gc run
     """
-    return Reply(connect(settings).post("/v1/artifacts/collect", {}))
+    told = connect(settings).post("/v1/artifacts/collect", {})
+    return Reply(told, exit_code=int(told["undeleted"]["artifacts"] > 0))
 
 
 def _set_status(args: Namespace, settings: Settings, status: str) -> Reply:

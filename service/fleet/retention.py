@@ -7,6 +7,7 @@ process that ends in between leaves nothing half done. Its row stays, for releas
 who uploads it again has it back.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from service.core.chain import between
 from service.core.errors import NotFound
 from service.core.words import counted
 from service.db import documents, queries
+from service.db.artifacts import undeleted
 from service.db.changes import touched
 from service.db.entries import EVERYTHING
 from service.db.pipelines import Upload
@@ -34,6 +36,7 @@ from service.publishing.manifest import read_manifest
 from service.publishing.sight import SILENT
 from trust.roles import Family, family_role, read_family
 
+logger = logging.getLogger(__name__)
 YOUNG = SILENT  # devices come with a release for so long after it was published
 SWEPT_AT_ONCE = 100
 FORGOTTEN_AT_ONCE = 5_000  # reports in one transaction; others write in between
@@ -68,6 +71,8 @@ def collect(
 ) -> dict[str, dict[str, int]]:
     """Mark what nothing has needed for the time of grace to be deleted; count what is unneeded.
 
+    And what was marked before and could not be deleted.
+
     The rows are locked before the reasons are looked at: who makes a rollout locks its target's.
     """
     rows = select(Artifact).filter_by(state="stored").order_by(Artifact.sha256)
@@ -86,14 +91,19 @@ def collect(
             touched(session).add(EVERYTHING)  # plans lead along it no more
             idle = since.isoformat()
             audit.record(session, "artifact.delete", row.sha256, now, bytes=row.bytes, since=idle)
-    return told
+    return told | {"undeleted": undeleted(session, now)}
 
 
 def sweep(database: Database, blobs: Blobs) -> None:
-    """Delete the bytes of what was marked; an upload that brings it back goes first."""
+    """Delete the bytes of what was marked; an upload that brings it back goes first.
+
+    What the store refuses to delete is logged, tried again at the next beat, and holds up nothing.
+    """
     with database.reader() as session:
-        rows = select(Artifact.sha256).filter_by(state="deleting").limit(SWEPT_AT_ONCE)
-        marked = session.scalars(rows).all()
+        # By chance: many that cannot be deleted must not stand before the others each time.
+        rows = select(Artifact.sha256).filter_by(state="deleting").order_by(func.random())
+        marked = session.scalars(rows.limit(SWEPT_AT_ONCE)).all()
+    failed: dict[str, str] = {}
     for sha256 in marked:
         with database.writer() as session:
             take_turns(session, "uploads")
@@ -102,8 +112,16 @@ def sweep(database: Database, blobs: Blobs) -> None:
                 Upload.sha256 == sha256, Upload.at >= row.deleted_at
             )
             if row.state == "deleting" and session.scalars(on_its_way).first() is None:
-                blobs.delete(sha256)
-                row.state = "deleted"
+                try:
+                    blobs.delete(sha256)
+                except OSError as error:
+                    failed[sha256] = str(error)
+                else:
+                    row.state = "deleted"
+    if failed:
+        first, why = next(iter(failed.items()))
+        more = {"artifacts": len(failed), "for_example": first, "why": why}
+        logger.error("artifacts cannot be deleted", extra=more)
 
 
 def forget_reports(database: Database, kept: timedelta, now: datetime) -> None:

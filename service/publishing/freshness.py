@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.core.words import counted
 from service.db import documents, queries
+from service.db.artifacts import undeleted
 from service.db.tables import PublisherState
 from trust.roles import ONLINE_ROLES, TOP_LEVEL_ROLES, family_role
 
@@ -91,6 +92,10 @@ def metrics(session: Session, now: datetime, reports: Tally) -> str:
         "fleetdiff_sums_disagree": (
             "Rollouts that are paused since their sums are not what their reports add up to.",
             {"": sum("sums_disagree" in rollout.reasons for rollout in paused)},
+        ),
+        "fleetdiff_artifacts_undeleted": (
+            "Artifacts that nothing needs, and that the store does not let go.",
+            {"": undeleted(session, now)["artifacts"]},
         ),
         "fleetdiff_canary_reports_total": (
             "Canary reports that this process took or refused, by outcome.",

@@ -22,7 +22,7 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "service/db": 1200,
     "service/blobs": 300,
     "device_agent": 2189,
-    "release_manager": 2320,
+    "release_manager": 2321,
 }
 
 

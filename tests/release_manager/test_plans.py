@@ -1,9 +1,11 @@
 """Patches, floors and plans at the command line, against a real server."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from service.core.access import SCOPES
 from tests.release_manager.town import Town
 from tests.service.world import digest
 
@@ -128,3 +130,15 @@ def test_what_nothing_needs_is_listed_and_collected(linked: Town) -> None:
     (listed,) = anne.out.splitlines()[1:]
     assert listed.startswith(digest(body)) and "stored" in listed
     assert all(r["needed"] or r["sha256"] == digest(body) for r in anne.json("gc", "plan")["items"])
+
+
+def test_what_could_not_be_deleted_fails_the_run_that_comes_after(linked: Town) -> None:
+    anne, world = linked.anne, linked.world
+    world.upload(b"an orphan")
+    for later in (timedelta(0), timedelta(days=7), timedelta(minutes=15)):
+        world.now += later
+        world.token = world.token_with(*SCOPES)
+        told = world.ok("POST", "/v1/artifacts/collect")  # and no beat
+    assert told["undeleted"]["artifacts"] == 1
+    assert anne.run("gc", "run") == 1
+    assert "undeleted" in anne.out

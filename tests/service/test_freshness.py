@@ -101,7 +101,10 @@ def test_a_trouble_of_the_publisher_is_a_state_of_health_until_it_ends(pinned: W
 
 
 def test_a_server_that_nothing_was_published_to_has_metrics_too(unpublished: World) -> None:
-    assert gauges(unpublished) == {"fleetdiff_sums_disagree": 0}
+    assert gauges(unpublished) == {
+        "fleetdiff_sums_disagree": 0,
+        "fleetdiff_artifacts_undeleted": 0,
+    }
     assert ready(unpublished)["reasons"] == ["publisher_silent"]
 
 
@@ -176,7 +179,7 @@ def test_promtool_takes_the_alerts_and_the_metrics(pinned_sqlite: World) -> None
     promtool = command("prometheus", "promtool")
     rules = [promtool, "check", "rules", str(ALERTS)]
     assert (
-        "12 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
+        "13 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
     )
     text = pinned_sqlite.call("GET", "/metrics").text
     check = [promtool, "check", "metrics"]
