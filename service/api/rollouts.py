@@ -249,8 +249,8 @@ def resume_rollout(
 ) -> dict[str, Any]:
     """Go on; where the gate was undecided, this passes the stage on the caller's word.
 
-    Failures count from here on. What ends with its cause alone (`budget`, `metadata_expiring`,
-    `patches_missing`) is named in the refusal, and nothing changes.
+    Failures count from here on. What ends with its cause alone (`budget`, `edge_ended`,
+    `metadata_expiring`, `patches_missing`) is named in the refusal, and nothing changes.
     """
     timeout = timedelta(seconds=config.deployment_timeout_s)
     who = (reason, caller.name, now, timeout, accept_full_downloads)

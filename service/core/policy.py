@@ -21,6 +21,7 @@ SUMS_DISAGREE = "sums_disagree"
 # Why a rollout is paused, and what ends that; every other reason takes a person.
 PASSING = {
     "budget": "somebody raises its byte budget",
+    "edge_ended": "the family signs the way back again",
     "metadata_expiring": "people sign again what runs out",
     "patches_missing": "its patches are published, or somebody accepts full downloads",
 }
@@ -46,6 +47,7 @@ class Observation:
         bytes_left, bytes_each: of its budget, and what one more device takes at the least.
         signed_s: how much longer what people signed holds than an update may take.
         lacking: from which releases patches are missing, as a sentence.
+        edge_ended: that no way of a rollback is signed any more, as a sentence.
         signals: what devices tell without a reference; nothing in it makes a release look safe.
     """
 
@@ -68,6 +70,7 @@ class Observation:
     bytes_each: int = 0
     signed_s: float | None = None
     lacking: str = ""
+    edge_ended: str = ""
     signals: Mapping[str, Sums] = field(default_factory=dict)
 
     @property
@@ -136,8 +139,9 @@ def held_by(seen: Observation) -> dict[str, str]:
     found = {}
     if seen.signed_s is not None and seen.signed_s <= 0:
         found["metadata_expiring"] = "what people signed runs out before an update would be done"
-    if seen.lacking:
-        found["patches_missing"] = seen.lacking
+    for name, told in (("patches_missing", seen.lacking), ("edge_ended", seen.edge_ended)):
+        if told:
+            found[name] = told
     if seen.bytes_left is not None and seen.bytes_left < seen.bytes_each:
         left = ("byte of its budget is left", "bytes of its budget are left")
         takes = f"and a device takes {seen.bytes_each}"

@@ -247,12 +247,15 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
     """Return how many devices of a cohort have yet to take a release, `most` if there are more.
 
     Not counted are those that are past it, refused or failed, were not seen since `silent`, or
-    have other hardware or an older agent than the release asks for.
+    have other hardware or an older agent than the release asks for. If no way of a rollback is
+    signed any more, whoever runs a later release has yet to take it.
     """
     release = rollout.release
-    back = Release.name.in_(release.rollback_from if rollout.rollback else ())
-    before = select(Release.id).where(Release.model == rollout.model)
-    before = before.where(or_(Release.seq < release.seq, back))
+    behind = Release.seq < release.seq
+    if rollout.rollback:
+        signed = Release.name.in_(release.rollback_from)
+        behind = or_(behind, signed if release.rollback_from else Release.seq > release.seq)
+    before = select(Release.id).where(Release.model == rollout.model, behind)
     out = select(Deployment.device_id).where(
         Deployment.rollout_id == rollout.id,
         Deployment.direction == "forward",

@@ -27,7 +27,7 @@ from service.db.rollout_tables import LIVE, Rollout
 from service.db.session import Database
 from service.db.tables import DeviceModel
 from service.engine import approvals, rollouts
-from service.fleet import deployments, plans, rules, sample, sums
+from service.fleet import deployments, edges, plans, rules, sample, sums
 
 logger = logging.getLogger(__name__)
 OVERDUE_PER_TICK_MAX = 1000
@@ -196,6 +196,7 @@ def _obstacles(
 ) -> dict[str, Any]:
     """Return what may stand in the way of a rollout, beside what its devices say."""
     found: dict[str, Any] = {"under_way": sum(stage.in_flight for stage in rollout.stages)}
+    found["edge_ended"] = edges.ended(session, rollout, now)
     if rollout.state == "running" and now - (rollout.started_at or now) > timeout / 2:
         found["silent"] = due.silent(session, rollout, now, timeout / 2)
     budget = rollout.budget

@@ -36,6 +36,14 @@ def check_edges(session: Session, rollout: Rollout, now: datetime) -> None:
         )
 
 
+def ended(session: Session, rollout: Rollout, now: datetime) -> str:
+    """Return, in words, that no way of a rollback is signed any more; nothing while one is."""
+    target, releases = rollout.release, queries.releases_of(session, rollout.model)
+    if not rollout.rollback or any(target.takes_back(r, now) for r in releases):
+        return ""
+    return f"the family signs no way back to {target.name} any more"
+
+
 def undone_floor(floors: Sequence[Floor], target: Release, running: Release) -> Floor | None:
     """Return a floor that a way back would undo."""
     return next((f for f in floors if target.seq < f.release.seq <= running.seq), None)

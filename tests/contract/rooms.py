@@ -18,7 +18,7 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "service/engine": 1300,
     "service/fleet": 1800,
     "service/publishing": 800,
-    "service/core": 1603,
+    "service/core": 1606,
     "service/db": 1200,
     "service/blobs": 300,
     "device_agent": 2189,

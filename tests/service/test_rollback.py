@@ -30,6 +30,13 @@ def body(name: str = "r1") -> dict[str, Any]:
     return asked | {"rollback": True}
 
 
+def sign_back(world: World, **changes: Any) -> None:
+    """Let the family say something else of the ways back to r1."""
+    assert world.family is not None
+    before = read_family(MODEL, world.family).releases["r1"]
+    world.sign_family(sign.target_of(MODEL, replace(before, **changes)))
+
+
 def refused_start(world: World, name: str = "r1") -> Any:
     rollout = world.ok("POST", "/v1/rollouts", json=body(name))["id"]
     return refused(world.call("POST", at(rollout, "/start")), 409, "no-edge")
@@ -105,13 +112,45 @@ def test_without_a_signed_edge_nothing_starts(world: World) -> None:
 def test_an_edge_that_has_ended_is_none(world: World) -> None:
     world.publish_all()
     world.fleet(2, digest(BETTER))
-    assert world.family is not None
-    before = read_family(MODEL, world.family).releases["r1"]
-    until = int((world.now + timedelta(days=1)).timestamp())
-    world.sign_family(sign.target_of(MODEL, replace(before, rollback_until=until)))
+    sign_back(world, rollback_until=int((world.now + timedelta(days=1)).timestamp()))
     world.ok("POST", at(back(world), "/halt"))
     world.now += timedelta(days=1)
     refused_start(world)
+
+
+@pytest.mark.parametrize("how", ["expired", "withdrawn"])
+def test_a_rollback_whose_way_is_signed_no_more_is_paused_until_it_is_again(
+    world: World, how: str
+) -> None:
+    world.publish_all()
+    phones = world.fleet(12, digest(BETTER))
+    stages = [{"share_bp": 9999}, {"share_bp": 10_000}]
+    rollout = back(world, stages=stages, gate=SMALL_GATE)
+    for phone in phones[:11]:
+        phone.install(phone.offered(), 20, 10)
+    world.tick()
+    world.tick()
+    assert held(world, rollout) == ("running", [])
+    assert shown(world, rollout)["health"]["waiting_for"].startswith("safe; 1 device")
+    until = {"rollback_until": int(world.now.timestamp()) + 60}
+    sign_back(world, **(until if how == "expired" else {"rollback_from": ()}))
+    world.tick(61)
+    assert held(world, rollout) == ("paused", ["edge_ended"])
+    told = world.ok("GET", at(rollout, "/explain"))
+    assert told["reasons"] == ["edge_ended"]
+    assert told["next"]["because"] == "the family signs the way back again"
+    problem = refused(world.call("POST", at(rollout, "/resume")), 409, "still-held")
+    assert "signs no way back to r1 any more" in problem["detail"]
+    (late,) = phones[11:]
+    late.etag = ""
+    assert late.poll()["hold"] == "paused"
+    sign_back(world, rollback_until=0, rollback_from=("r2",))
+    world.tick()
+    assert held(world, rollout) == ("running", [])
+    late.etag = ""
+    late.install(late.offered(), 20, 10)
+    world.tick()
+    assert held(world, rollout) == ("completed", [])
 
 
 def test_where_nobody_runs_what_an_edge_leads_from_nothing_starts(world_sqlite: World) -> None:

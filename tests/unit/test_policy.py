@@ -156,6 +156,8 @@ ROWS: list[tuple[str, dict[str, Any], tuple[str, str]]] = [
     ("a signature runs out when all is done", {"stage": 3, "signed_s": -1.0}, ("finish", "done")),
     ("no stage opens without its patches", {"lacking": "none from r1"},
      ("pause", "patches_missing")),
+    ("a way back ended", {"stage": 3, "remaining": 1, "edge_ended": "it"}, ("pause", "edge_ended")),
+    ("its way ended when all was done", {"stage": 3, "edge_ended": "none"}, ("finish", "done")),
     ("what went wrong comes before what is missing",
      {"pairs": WORSE, "signed_s": 0.0, "lacking": "none from r1"}, ("halt", "wer")),
     ("paused, and worse", {"reasons": ("operator",), "pairs": WORSE}, ("halt", "wer")),
@@ -196,13 +198,10 @@ def test_a_pause_ends_only_when_each_of_its_reasons_did(
     reasons: tuple[str, ...], left: int, signed_s: float, lacking: str, pairs: Pairs
 ) -> None:
     asked = {"bytes_left": left, "bytes_each": 10, "signed_s": signed_s, "lacking": lacking}
-    seen = replace(QUIET, reasons=reasons, pairs=pairs, **asked)
+    seen = replace(QUIET, reasons=reasons, pairs=pairs, edge_ended=lacking, **asked)
     decision = decide(seen)
-    ended = {
-        "budget": left >= 10,
-        "metadata_expiring": signed_s > 0,
-        "patches_missing": not lacking,
-    }
+    ended = {"budget": left >= 10, "metadata_expiring": signed_s > 0}
+    ended |= dict.fromkeys(("patches_missing", "edge_ended"), not lacking)
     holds = {reason for reason in reasons if not ended.get(reason, False)}
     holds |= {"metadata_expiring"} if signed_s <= 0 else set()
     assert {*decision.reasons} == holds
