@@ -16,7 +16,7 @@ from service.publishing import catalog
 router = for_people("rollouts")
 
 
-@router.post("/cohorts", status_code=201, responses=document(404, 409, 422))
+@router.post("/cohorts", status_code=201, responses=document(404, 409))
 def create_cohort(_caller: CanWrite, body: NewCohort, session: Tx, now: Now) -> dict[str, Any]:
     """Add a cohort: a list of devices, or a filter that devices match."""
     chosen = body.filter.model_dump() if body.filter else None
@@ -33,7 +33,7 @@ def list_cohorts(
     return page([cohort_view(session, cohort) for cohort in rows], "name", limit)
 
 
-@router.get("/cohorts/{name}", responses=document(404, 422))
+@router.get("/cohorts/{name}", responses=document(404))
 def get_cohort(
     _caller: CanRead, name: Name, session: Reader, exact: bool = False
 ) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def get_cohort(
     return cohort_view(session, catalog.cohort_named(session, name), exact=exact)
 
 
-@router.put("/cohorts/{name}/devices/{device_id}", responses=document(404, 422))
+@router.put("/cohorts/{name}/devices/{device_id}", responses=document(404))
 def put_member(
     _caller: CanWrite, name: Name, device_id: Label, session: Tx, now: Now
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from service.fleet import devices, reports
 from service.fleet.bundle import root_digest
 
 router = APIRouter(
-    prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(429)
+    prefix="/device/v1", route_class=StrictRoute, tags=["device"], responses=document(401, 422, 429)
 )
 UNCHANGED = {"description": "Nothing changed; asked again in the same words, it costs no database"}
 
@@ -25,7 +25,7 @@ UNCHANGED = {"description": "Nothing changed; asked again in the same words, it 
 @router.post(
     "/enroll",
     status_code=201,
-    responses=document(401, 408, 409, 413, 422),
+    responses=document(408, 409, 413),
     dependencies=[Depends(limit_address("enrolls"))],
 )
 def enroll(
@@ -49,7 +49,7 @@ def enroll(
     return {"device_id": device.id, "credential": credential, "root_sha256": root}
 
 
-@router.get("/poll", responses={**document(401, 422, 503), 304: UNCHANGED})
+@router.get("/poll", responses={**document(503), 304: UNCHANGED})
 def poll(
     request: Request,
     device: Caller,
@@ -68,14 +68,14 @@ def poll(
     return Response(reply.body, reply.status, reply.headers, media)
 
 
-@router.post("/key", status_code=202, responses=document(401, 408, 409, 413, 422))
+@router.post("/key", status_code=202, responses=document(408, 409, 413))
 def post_key(device: Caller, body: NewKey, session: Tx) -> dict[str, str]:
     """Take the next key of a device that signs; both are good until this one is first used."""
     devices.take_key(device, body.public_key)
     return {"device_id": device.id}
 
 
-@router.get("/artifacts/{sha256}", responses=ARTIFACT | document(401), response_class=Response)
+@router.get("/artifacts/{sha256}", responses=ARTIFACT, response_class=Response)
 @router.head("/artifacts/{sha256}", include_in_schema=False)
 def get_artifact(
     sha256: Sha256, request: Request, store: Store, config: Config, _device: Fetcher
@@ -84,20 +84,20 @@ def get_artifact(
     return send_artifact(sha256, request, store, config)
 
 
-@router.post("/events", responses=document(401, 408, 413, 422))
+@router.post("/events", responses=document(408, 413))
 def post_events(device: Caller, body: DeviceEvents, session: Tx, now: Now) -> dict[str, int]:
     """Store a batch of events; repeats are no-ops."""
     return {"acknowledged": reports.record_events(session, device, body.events, now)}
 
 
-@router.post("/capacity", status_code=202, responses=document(401, 408, 413, 422))
+@router.post("/capacity", status_code=202, responses=document(408, 413))
 def post_capacity(device: Caller, body: Capacity, session: Tx) -> dict[str, str]:
     """Store what the device has for an update; plans keep within it."""
     reports.record_capacity(session, device, body)
     return {"result": "stored"}
 
 
-@router.post("/canary-reports", status_code=202, responses=document(401, 408, 409, 413, 422))
+@router.post("/canary-reports", status_code=202, responses=document(408, 409, 413))
 def post_canary_report(
     device: Caller, body: NewCanaryReport, session: Tx, now: Now, wake: Wake, tally: Reports
 ) -> dict[str, str]:

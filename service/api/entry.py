@@ -34,10 +34,7 @@ def create_token(caller: CanAdmit, body: NewToken, session: Tx, now: Now) -> dic
 
 @router.get("/tokens")
 def list_tokens(
-    _caller: CanAdmit,
-    session: Reader,
-    cursor: Label | None = None,
-    limit: Limit = LIMIT,
+    _caller: CanAdmit, session: Reader, cursor: Label | None = None, limit: Limit = LIMIT
 ) -> dict[str, Any]:
     """List the API tokens by id, and when each was used; pass `next` as `cursor`."""
     items = [row.shown(SHOWN) for row in queries.tokens_page(session, cursor or "", limit)]

@@ -109,10 +109,7 @@ def get_health(_caller: CanReadHealth, session: Reader, now: Now) -> dict[str, A
 
 
 @router.post(
-    "/enrollment-tokens",
-    status_code=201,
-    responses=document(404, 422),
-    openapi_extra=SHOWN_ONCE,
+    "/enrollment-tokens", status_code=201, responses=document(404), openapi_extra=SHOWN_ONCE
 )
 def create_enrollment_token(
     _caller: CanEnroll, body: NewEnrollmentToken, session: Tx, now: Now
@@ -123,7 +120,7 @@ def create_enrollment_token(
     return {"token": token, "id": row.id, "uses": row.uses_left, "expires_at": row.expires_at}
 
 
-@router.get("/devices", responses=document(404, 422))
+@router.get("/devices", responses=document(404))
 def list_devices(
     _caller: CanReadDevices,
     session: Reader,
@@ -139,7 +136,7 @@ def list_devices(
     return page(items, "id", limit)
 
 
-@router.get("/devices/{device_id}", responses=document(404, 422))
+@router.get("/devices/{device_id}", responses=document(404))
 def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> dict[str, Any]:
     """Show a device with its deployments and its last events."""
     row = registry.device_named(session, device_id)
@@ -154,7 +151,7 @@ def get_device(_caller: CanReadDevices, device_id: Label, session: Reader) -> di
     }
 
 
-@router.get("/devices/{device_id}/explain", responses=document(404, 422))
+@router.get("/devices/{device_id}/explain", responses=document(404))
 def explain_device(
     _caller: CanReadDevices,
     device_id: Label,
@@ -173,7 +170,7 @@ def explain_device(
     return explain.device(session, row, chosen, timeout, now)
 
 
-@router.post("/devices/{device_id}/retry", responses=document(404, 422))
+@router.post("/devices/{device_id}/retry", responses=document(404))
 def retry_device(
     _caller: CanWriteDevices, device_id: Label, session: Tx, now: Now
 ) -> dict[str, int]:
@@ -182,7 +179,7 @@ def retry_device(
     return {"retried": registry.retry_device(session, row, now)}
 
 
-@router.patch("/devices/{device_id}", responses=document(404, 409, 422))
+@router.patch("/devices/{device_id}", responses=document(404, 409))
 def change_device(
     _caller: CanWriteDevices, device_id: Label, body: DeviceChange, session: Tx, now: Now
 ) -> dict[str, Any]:

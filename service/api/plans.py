@@ -4,20 +4,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
 
-from service.api.deps import Now, Reader, Tx, operator
+from service.api.deps import Now, Reader, Tx
 from service.api.problems import document
+from service.api.rollouts import CanRead, CanWrite
 from service.api.strict import for_people
 from service.core.bodies import Label, Name, Why
 from service.core.chain import HASHED_HOPS_MAX, Limits
 from service.core.errors import InvalidRequest
 from service.db import queries
-from service.db.tables import ApiToken
 from service.fleet import plans, registry
 from service.publishing import catalog
 
 router = for_people("plans")
-CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
-CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
 AtLeastNothing = Annotated[int | None, Query(ge=0, le=1 << 53)]
 
 
@@ -32,7 +30,7 @@ def limits(
     return Limits(network, memory_bytes, room_bytes, hashed_hops, goes_back)
 
 
-@router.get("/models/{model}/plan", responses=document(404, 422))
+@router.get("/models/{model}/plan", responses=document(404))
 def get_plan(
     _caller: CanRead,
     model: Name,
@@ -58,13 +56,13 @@ def get_plan(
     return plans.explain(session, row.release, target, row.running_sha256, plans.limits_of(row))
 
 
-@router.get("/models/{model}/bases", responses=document(404, 422))
+@router.get("/models/{model}/bases", responses=document(404))
 def list_bases(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List the releases that devices run, and from which of them the next one needs patches."""
     return {"items": plans.bases(session, model)}
 
 
-@router.post("/models/{model}/patches/{source}/{target}/withdraw", responses=document(404, 422))
+@router.post("/models/{model}/patches/{source}/{target}/withdraw", responses=document(404))
 def withdraw_patch(
     _caller: CanWrite, model: Name, source: Name, target: Name, body: Why, session: Tx, now: Now
 ) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def withdraw_patch(
     return plans.patch_view(patch)
 
 
-@router.post("/models/{model}/patches/{source}/{target}/restore", responses=document(404, 422))
+@router.post("/models/{model}/patches/{source}/{target}/restore", responses=document(404))
 def restore_patch(
     _caller: CanWrite, model: Name, source: Name, target: Name, session: Tx, now: Now
 ) -> dict[str, Any]:
@@ -84,14 +82,14 @@ def restore_patch(
     return plans.patch_view(patch)
 
 
-@router.get("/models/{model}/floors", responses=document(404, 422))
+@router.get("/models/{model}/floors", responses=document(404))
 def list_floors(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """List the releases that a device must have run before it gets a later one."""
     catalog.model_named(session, model)
     return {"items": [plans.floor_view(floor) for floor in queries.floors_of(session, model)]}
 
 
-@router.put("/models/{model}/floors/{release}", responses=document(404, 422))
+@router.put("/models/{model}/floors/{release}", responses=document(404))
 def put_floor(
     _caller: CanWrite, model: Name, release: Name, body: Why, session: Tx, now: Now
 ) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def put_floor(
     return plans.floor_view(plans.set_floor(session, model, release, body.reason, now))
 
 
-@router.delete("/models/{model}/floors/{release}", status_code=204, responses=document(404, 422))
+@router.delete("/models/{model}/floors/{release}", status_code=204, responses=document(404))
 def delete_floor(_caller: CanWrite, model: Name, release: Name, session: Tx, now: Now) -> None:
     """Take a floor away."""
     plans.lift_floor(session, model, release, now)

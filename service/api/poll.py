@@ -91,18 +91,15 @@ def unchanged(app: ASGIApp, state: State) -> ASGIApp:
 
 def _read(scope: Scope) -> Asked | None:
     """Return what is asked; no more of it is looked into than a known answer takes."""
-    credential = condition = None
+    sent: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name == CREDENTIAL:
-            if credential is not None:
+        if name in (CREDENTIAL, CONDITION):
+            if name in sent:
                 return None
-            credential = value
-        elif name == CONDITION:
-            if condition is not None:
-                return None
-            condition = value
-    kind, _, rest = (credential or b"").partition(b"_")
-    if credential is None or kind != KIND:
+            sent[name] = value
+    credential, condition = sent.get(CREDENTIAL, b""), sent.get(CONDITION)
+    kind, _, rest = credential.partition(b"_")
+    if kind != KIND:
         return None
     query = scope["query_string"]
     digest = hashlib.sha256(b"\n".join((credential, query, condition or b""))).digest()

@@ -73,16 +73,8 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Make every error of an app a problem."""
-    for kind in (Refusal, RequestValidationError, HTTPException, DBAPIError, Exception):
+    for kind in (Refusal, Repeated, RequestValidationError, HTTPException, DBAPIError, Exception):
         app.add_exception_handler(kind, counted)
-    app.add_exception_handler(Repeated, repeat)
-
-
-async def repeat(_request: Request, repeated: Exception) -> JSONResponse:
-    """Return what was answered to the same request before."""
-    assert isinstance(repeated, Repeated)
-    headers = {"Idempotent-Replayed": "true"}
-    return JSONResponse(repeated.body, repeated.status, headers=headers)
 
 
 async def counted(request: Request, error: Exception) -> JSONResponse:
@@ -95,8 +87,11 @@ async def counted(request: Request, error: Exception) -> JSONResponse:
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
-    """Return the problem that an error is."""
+    """Return the problem that an error is; to a repeated request, what was answered before."""
     match error:
+        case Repeated():
+            headers = {"Idempotent-Replayed": "true"}
+            return JSONResponse(error.body, error.status, headers=headers)
         case Refusal():
             return of_refusal(await denied(request, error) if error.audited else error)
         case RequestValidationError():

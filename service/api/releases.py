@@ -25,10 +25,14 @@ CanRead = Annotated[ApiToken, Depends(operator("releases:read"))]
 CanWrite = Annotated[ApiToken, Depends(operator("releases:write"))]
 OfflineRole = Annotated[str, Path(pattern=r"^(root|targets|family-[a-z0-9][a-z0-9._-]{0,63})$")]
 Filename = Annotated[str, Path(max_length=120)]
-RAW_JSON = {"requestBody": {"required": True, "content": {"application/json": {}}}}
+UPLOAD: dict[str, Any] = {  # of a document, whose signatures are on these very bytes
+    "status_code": 201,
+    "responses": document(408, 409, 413),
+    "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {}}}},
+}
 
 
-@router.post("/models", status_code=201, responses=document(409, 422))
+@router.post("/models", status_code=201, responses=document(409))
 def create_model(_caller: CanWrite, body: NewModel, session: Tx, now: Now) -> dict[str, Any]:
     """Add a line of speech models."""
     return model_view(session, catalog.create_model(session, body.name, now))
@@ -41,13 +45,13 @@ def list_models(_caller: CanRead, session: Reader) -> dict[str, Any]:
     return {"items": [model_view(session, catalog.model_named(session, name)) for name in names]}
 
 
-@router.get("/models/{model}", responses=document(404, 422))
+@router.get("/models/{model}", responses=document(404))
 def get_model(_caller: CanRead, model: Name, session: Reader) -> dict[str, Any]:
     """Show one model."""
     return model_view(session, catalog.model_named(session, model))
 
 
-@router.get("/models/{model}/releases", responses=document(404, 422))
+@router.get("/models/{model}/releases", responses=document(404))
 def list_releases(
     _caller: CanRead,
     model: Name,
@@ -65,13 +69,9 @@ def list_releases(
     return page(later[:limit], "seq", limit)
 
 
-@router.get("/models/{model}/patches", responses=document(404, 422))
+@router.get("/models/{model}/patches", responses=document(404))
 def list_patches(
-    _caller: CanRead,
-    model: Name,
-    session: Reader,
-    cursor: Sha256 = "0" * 64,
-    limit: Limit = LIMIT,
+    _caller: CanRead, model: Name, session: Reader, cursor: Sha256 = "0" * 64, limit: Limit = LIMIT
 ) -> dict[str, Any]:
     """List a model's patches by digest: edges between releases, and how they do in the field.
 
@@ -88,7 +88,7 @@ def list_metadata(_caller: CanRead, session: Reader) -> dict[str, int]:
     return documents.newest_versions(session)
 
 
-@router.get("/metadata/{filename}", responses=document(404, 422))
+@router.get("/metadata/{filename}", responses=document(404))
 def get_metadata(_caller: CanRead, filename: Filename, session: Reader) -> Response:
     """Return a signed document, byte for byte."""
     return Response(catalog.metadata_file(session, filename), media_type="application/json")
@@ -131,12 +131,7 @@ async def checked_patches(
 Checked = Annotated[None, Depends(checked_patches)]
 
 
-@router.put(
-    "/metadata/{role}",
-    status_code=201,
-    responses=document(408, 409, 413, 422),
-    openapi_extra=RAW_JSON,
-)
+@router.put("/metadata/{role}", **UPLOAD)
 def put_metadata(
     _caller: CanWrite,
     role: OfflineRole,
@@ -161,18 +156,13 @@ def list_drafts(_caller: CanRead, session: Reader, store: Store, now: Now) -> di
     }
 
 
-@router.get("/drafts/{role}", responses=document(404, 422))
+@router.get("/drafts/{role}", responses=document(404))
 def get_draft(_caller: CanRead, role: OfflineRole, session: Reader) -> Response:
     """Return a draft with its signatures so far, byte for byte."""
     return Response(drafts.draft_of(session, role).body, media_type="application/json")
 
 
-@router.put(
-    "/drafts/{role}",
-    status_code=201,
-    responses=document(408, 409, 413, 422),
-    openapi_extra=RAW_JSON,
-)
+@router.put("/drafts/{role}", **UPLOAD)
 def put_draft(
     caller: CanWrite,
     role: OfflineRole,
@@ -186,13 +176,13 @@ def put_draft(
     return drafts.stage(session, store, role, body, caller.name, now)
 
 
-@router.delete("/drafts/{role}", status_code=204, responses=document(404, 422))
+@router.delete("/drafts/{role}", status_code=204, responses=document(404))
 def delete_draft(_caller: CanWrite, role: OfflineRole, session: Tx, now: Now) -> None:
     """Drop a draft; its signatures are gone with it."""
     drafts.drop(session, role, now)
 
 
-@router.put("/drafts/{role}/signatures/{keyid}", responses=document(404, 409, 422))
+@router.put("/drafts/{role}/signatures/{keyid}", responses=document(404, 409))
 def put_signature(
     _caller: CanWrite,
     role: OfflineRole,

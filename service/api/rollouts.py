@@ -47,27 +47,19 @@ def reason(_seen: AsSeen, body: Why | None = None) -> str:
 
 Reason = Annotated[str, Depends(reason)]
 Limits = Annotated[RolloutLimits | None, Depends(of_app("rollout_limits"))]
-State = Literal[
-    "draft",
-    "awaiting_approval",
-    "scheduled",
-    "running",
-    "paused",
-    "completed",
-    "halted",
-    "canceled",
-]
+Ended = Literal["completed", "halted", "canceled"]
+State = Literal["draft", "awaiting_approval", "scheduled", "running", "paused", Ended]
 WAIT_STEP_S = 0.25
 
 
-@router.post("/rollouts", status_code=201, responses=document(404, 409, 422))
+@router.post("/rollouts", status_code=201, responses=document(404, 409))
 def create_rollout(caller: CanWrite, body: NewRollout, session: Tx, now: Now) -> dict[str, Any]:
     """Add a rollout as a draft; its gate is fixed from here on."""
     rollout = rollouts.create_rollout(session, actor=caller.name, now=now, **vars(body))
     return rollout_view(session, rollout, now)
 
 
-@router.post("/rollouts/simulate", responses=document(404, 409, 422))
+@router.post("/rollouts/simulate", responses=document(404, 409))
 def simulate_rollout(
     caller: CanWrite, body: NewRollout, session: Rehearsal, config: Config, now: Now
 ) -> dict[str, Any]:
@@ -79,7 +71,7 @@ def simulate_rollout(
     return simulate.rollout(session, asked, config.poll_after_s, config.poll_soon_s, now)
 
 
-@router.get("/rollouts", responses=document(404, 422))
+@router.get("/rollouts", responses=document(404))
 def list_rollouts(
     _caller: CanRead,
     session: Reader,
@@ -96,7 +88,7 @@ def list_rollouts(
     return page([rollout_view(session, row, now) for row in rows], "id", limit)
 
 
-@router.get("/rollouts/{rollout_id}", responses=document(404, 422))
+@router.get("/rollouts/{rollout_id}", responses=document(404))
 def get_rollout(
     _caller: CanRead, rollout_id: Label, session: Reader, now: Now, response: Response
 ) -> dict[str, Any]:
@@ -109,7 +101,7 @@ def get_rollout(
     return rollout_view(session, rollout, now)
 
 
-@router.patch("/rollouts/{rollout_id}", responses=document(404, 409, 412, 422))
+@router.patch("/rollouts/{rollout_id}", responses=document(404, 409, 412))
 def change_rollout(
     caller: CanWrite,
     rollout_id: Label,
@@ -125,7 +117,7 @@ def change_rollout(
     return rollout_view(session, rollout, now)
 
 
-@router.get("/rollouts/{rollout_id}/explain", responses=document(404, 422))
+@router.get("/rollouts/{rollout_id}/explain", responses=document(404))
 def explain_rollout(
     _caller: CanRead, rollout_id: Label, session: Supposed, config: Config, now: Now
 ) -> dict[str, Any]:
@@ -138,7 +130,7 @@ def explain_rollout(
     return explain.rollout(session, rollout, timeout, now)
 
 
-@router.get("/rollouts/{rollout_id}/decisions", responses=document(404, 422))
+@router.get("/rollouts/{rollout_id}/decisions", responses=document(404))
 def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
     """List why a rollout moved or stopped, with the sums each decision rests on."""
     rollouts.rollout_named(session, rollout_id)
@@ -146,7 +138,7 @@ def list_decisions(_caller: CanRead, rollout_id: Label, session: Reader) -> dict
     return {"items": [row.shown("seq at stage decision reason actor evidence") for row in rows]}
 
 
-@router.get("/patches/missing", responses=document(404, 422))
+@router.get("/patches/missing", responses=document(404))
 def missing_patches(
     _caller: CanRead,
     session: Reader,
@@ -160,7 +152,7 @@ def missing_patches(
     return plans.missing(session, rollouts.rollout_named(session, rollout), over_bp)
 
 
-@router.get("/rollouts/{rollout_id}/wait", responses=document(404, 422))
+@router.get("/rollouts/{rollout_id}/wait", responses=document(404))
 async def wait_for_rollout(
     _caller: CanRead,
     rollout_id: Label,
@@ -187,7 +179,7 @@ async def wait_for_rollout(
         await asyncio.sleep(WAIT_STEP_S)
 
 
-@router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/start", responses=document(404, 409, 412))
 def start_rollout(
     caller: CanWrite,
     rollout_id: Label,
@@ -207,21 +199,16 @@ def start_rollout(
     return rollout_view(session, rollout, now)
 
 
-@router.get("/rollouts/{rollout_id}/plan", responses=document(404, 422))
+@router.get("/rollouts/{rollout_id}/plan", responses=document(404))
 def get_plan(_caller: CanRead, rollout_id: Label, session: Reader) -> dict[str, Any]:
     """Show all that a rollout is going to do, as it is approved, and the digest of that."""
     plan = approvals.plan_of(rollouts.rollout_named(session, rollout_id))
     return {"plan": plan, "sha256": plan_digest(plan)}
 
 
-@router.post("/rollouts/{rollout_id}/approve", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/approve", responses=document(404, 409, 412))
 def approve_rollout(
-    caller: CanApprove,
-    rollout_id: Label,
-    body: NewApproval,
-    session: Tx,
-    now: Now,
-    limits: Limits,
+    caller: CanApprove, rollout_id: Label, body: NewApproval, session: Tx, now: Now, limits: Limits
 ) -> dict[str, Any]:
     """Approve a plan that somebody else made; the last approval that it takes starts it."""
     given = body.model_dump()
@@ -229,7 +216,7 @@ def approve_rollout(
     return rollout_view(session, rollout, now)
 
 
-@router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/pause", responses=document(404, 409, 412))
 def pause_rollout(
     caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:
@@ -237,7 +224,7 @@ def pause_rollout(
     return rollout_view(session, rollouts.pause(session, rollout_id, reason, caller.name, now), now)
 
 
-@router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/resume", responses=document(404, 409, 412))
 def resume_rollout(
     caller: CanWrite,
     rollout_id: Label,
@@ -257,7 +244,7 @@ def resume_rollout(
     return rollout_view(session, pauses.resume(session, rollout_id, *who), now)
 
 
-@router.post("/rollouts/{rollout_id}/retry", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/retry", responses=document(404, 409, 412))
 def retry_rollout(
     _caller: CanWrite, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, int]:
@@ -265,7 +252,7 @@ def retry_rollout(
     return {"retried": rollouts.retry(session, rollout_id, reason, now)}
 
 
-@router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 412, 422))
+@router.post("/rollouts/{rollout_id}/halt", responses=document(404, 409, 412))
 def halt_rollout(
     caller: CanHalt, rollout_id: Label, session: Tx, now: Now, reason: Reason
 ) -> dict[str, Any]:

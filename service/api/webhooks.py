@@ -10,27 +10,25 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx2
-from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
-from service.api.deps import Config, Now, Reader, Tx, operator
+from service.api.deps import Config, Now, Reader, Tx
 from service.api.once import SHOWN_ONCE
 from service.api.problems import document
+from service.api.rollouts import CanRead, CanWrite
 from service.api.strict import for_people
 from service.core import webhooks
 from service.core.bodies import EventName, Label, NewWebhook
 from service.core.errors import Forbidden, TooManyRequests
 from service.core.webhooks import Delivery, Sender
 from service.db.pipelines import Webhook
-from service.db.tables import ApiToken
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 router = for_people("webhooks")
-CanRead = Annotated[ApiToken, Depends(operator("rollouts:read"))]
-CanWrite = Annotated[ApiToken, Depends(operator("rollouts:write"))]
 SHOWN = "id url events state attempts next_at failing_since last_error created_by created_at"
 CALL_S_MAX = 10.0  # for one call, whatever drips
 PAUSE_S = 1
