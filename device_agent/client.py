@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from device_agent.config import Config
-from device_agent.credential import Credential, Identity, signing
+from device_agent.credential import Identity, signing
 from device_agent.deadline import Deadline
 from device_agent.disk import hash_file
 from device_agent.errors import Rejected, Unavailable, one_line
@@ -62,14 +62,13 @@ class Client:
 
     Args:
         config: the server, the blob hosts and the limits.
-        identity: who calls; the server is told so, and nobody else. None before enrollment.
+        identity: who calls; the server is told so, and nobody else.
     """
 
-    def __init__(self, config: Config, identity: Identity | None = None) -> None:
+    def __init__(self, config: Config, identity: Identity) -> None:
         self._limits, self._blob_hosts = config.limits, config.blob_hosts
         self._api = config.server.rstrip("/") + "/device/v1/"
-        self.identity = identity or Identity(Credential("", ""), config.state_dir)
-        self._clock_was_wrong = False
+        self.identity, self._clock_was_wrong = identity, False
         secure = config.server.startswith("https:")
         self._tls = ssl.create_default_context(cafile=config.ca_file or None) if secure else None
         if self._tls and config.client_cert:

@@ -39,6 +39,3 @@ class Conditions:
         ):
             return f"{local:%H:%M} is outside of the window"
         return ""
-
-
-ANYTIME = Conditions()

@@ -10,6 +10,8 @@ way was tried), E_BASE (the model file is not what was promised), E_PATCH, E_RES
 E_HTTP, E_REDIRECT, E_CANARY, E_ENGINE, E_SLOW (a drip, an engine), E_GATE, E_STATE_LOOP.
 """
 
+from dataclasses import dataclass
+
 
 class Rejected(Exception):
     """Something that must not be acted on, however often it is tried.
@@ -29,6 +31,7 @@ class Rejected(Exception):
         self.about = about
 
 
+@dataclass(eq=False)
 class Unavailable(OSError):
     """A server that cannot be reached or does not answer as promised; try later.
 
@@ -40,21 +43,15 @@ class Unavailable(OSError):
         later_s: how long it wants to be left alone at least.
     """
 
-    def __init__(
-        self,
-        message: str,
-        status: int = 0,
-        poll_after_s: float | None = None,
-        code: str = "",
-        refused: bool = False,
-        later_s: float = 0.0,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.poll_after_s = poll_after_s
-        self.refused = refused
-        self.later_s = later_s
+    message: str
+    status: int = 0
+    poll_after_s: float | None = None
+    code: str = ""
+    refused: bool = False
+    later_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
 
 
 class Misconfigured(ValueError):

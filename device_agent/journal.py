@@ -22,6 +22,7 @@ from device_agent.errors import Misconfigured
 from device_agent.states import Idle, State, give_up
 from device_agent.strict import read
 from trust.floors import Floors
+from trust.order import write_time
 
 SAVES_MAX = 28  # journal saves and resumes of one attempt
 KEPT_MAX = 16  # deployments given up, good models
@@ -131,9 +132,8 @@ class Journal:
 
     def _write(self, state: State, saves: int, memory: Memory) -> None:
         generation = self._generation + 1
-        known = {**asdict(memory), "floors": memory.floors.to_json()}
-        entry = {"generation": generation, "saves": saves, "state": encode(state), "memory": known}
-        body = json.dumps(entry).encode()
+        entry = {"generation": generation, "saves": saves, "state": encode(state)}
+        body = json.dumps(entry | {"memory": asdict(memory)}, default=write_time).encode()
         file = self._files[generation % 2]
         file.write_bytes(sha256(body).hexdigest().encode() + b"\n" + body)
         sync(file)

@@ -6,10 +6,10 @@ every way must end in the bytes that the order names. Pure: values in, verdict o
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from device_agent.conditions import ANYTIME, Conditions
+from device_agent.conditions import Conditions
 from trust.errors import Untrusted
 from trust.order import Order
 from trust.roles import BYTES_MAX, NAME, SHA256, Component, Family
@@ -96,7 +96,7 @@ class Plan:
     pipelines: Annotated[tuple[Annotated[tuple[Step, ...], STEPS_MAX], ...], PIPELINES_MAX]
     canary: Canary | None
     gate: Gate
-    conditions: Conditions = ANYTIME
+    conditions: Conditions = field(default_factory=Conditions)  # none: at any time
     components: tuple[Component, ...] = ()
     order_seq: int = 0
     base: Annotated[str, DIGEST_OR_NOTHING] = ""

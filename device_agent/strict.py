@@ -9,11 +9,13 @@ are never negative. Keys that nobody asks for are ignored, unless the reading is
 import json
 import re
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from device_agent.errors import Rejected
+from trust.order import read_time
 
 T = TypeVar("T")
 
@@ -41,8 +43,6 @@ def read(kind: type[T], value: Any, *, exact: bool = False) -> T:
 
 def _read(kind: Any, value: Any, where: str, exact: bool) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
-    if hasattr(kind, "from_json"):
-        return kind.from_json(value)
     if is_dataclass(kind) and isinstance(value, dict):
         return _record(kind, value, where, exact)
     if origin is Annotated:
@@ -74,6 +74,8 @@ def _record(kind: Any, value: dict[str, Any], where: str, exact: bool) -> Any:
 def _plain(kind: Any, value: Any, where: str) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is datetime:
+        return read_time(value)
     if kind is float and type(value) is int:
         value = float(value)
     fits = kind is Any or type(value) is kind

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,9 @@ def test_two_damaged_files_are_said_and_not_guessed(tmp_path: Path) -> None:
 
 
 def test_the_whole_memory_comes_back_as_it_was(tmp_path: Path) -> None:
+    heard_at = datetime(2026, 11, 27, 1, 2, 3, tzinfo=UTC)
     memory = Memory(
-        floors=Floors({"root": ("", 3), "timestamp": ("ab", 9)}, 4, NEW),
+        floors=Floors({"root": ("", 3), "timestamp": ("ab", 9)}, 4, NEW, heard_at),
         given_up=("dep1",),
         back_edges=((NEW, OLD),),
         good={OLD: "r1", NEW: ""},
