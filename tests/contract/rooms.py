@@ -12,7 +12,7 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "neural_diff": 3349,
     "trust": 924,
     "service": 600,  # what stands at the door: the program, its wiring, its settings
-    "service/api": 1605,
+    "service/api": 1609,
     "service/dashboard": 400,
     "service/signing": 650,
     "service/engine": 1300,
