@@ -151,15 +151,15 @@ def _replace(section: Section, region: Region, streams: Sequence[bytes]) -> Chan
 def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Change:
     tokens, bits, signs = streams
     tokens = codec.bucket_tokens(section, tokens)
-    buckets = signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
-    check_bucket(int(buckets.max()))
+    found = signed(tokens, bits, signs, 0, np.dtype(np.uint32), 16).view(np.int32)
+    check_bucket(int(found.max()))
+    buckets = found.astype(np.int16)
     seed, fraction_bits = section.params["seed"], section.params["fraction_bits"]
     mask, half = (1 << region.width) - 1, 1 << (region.width - 1)
     # What is looked up at random should fit the processor's cache, and what is added a register:
     # two bytes hold any sum of an 8-bit code, dither and a bucket of up to 2^14.
     small = region.width <= 8 and max(int(buckets.max()), -int(buckets.min())) <= 1 << 14
     wide = np.dtype(np.int16 if small else np.int64 if region.width == 32 else np.int32)
-    narrow = buckets.astype(np.int16)
     as_stored = region.bias == 0 and region.width >= 8
 
     def change(elements: bytearray, first: int) -> None:
@@ -169,7 +169,7 @@ def _hashed(section: Section, region: Region, streams: Sequence[bytes]) -> Chang
             at = (seed, first + low, len(some), len(buckets), fraction_bits)
             place, sign, dither = locate(*at, wide)
             # No place is out of bounds; "wrap" is the way that does not look twice.
-            code = narrow.take(place, mode="wrap").astype(wide, copy=False)
+            code = buckets.take(place, mode="wrap").astype(wide, copy=False)
             code *= sign
             if fraction_bits:
                 code += dither
