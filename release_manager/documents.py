@@ -92,8 +92,7 @@ def update_family(
             return family, Update(family.version, changed)
         following = next_family(_without_replaced(previous, entries), entries, desk.now)
         after = accept_family(model, following.signed, family)
-        draft = _put(desk, repository, role, following, held)
-        return after, Update(after.version, changed, draft)
+        return after, _put(desk, repository, role, following, held)
 
     return _unless_overtaken(attempt)
 
@@ -121,8 +120,7 @@ def update_targets(desk: Desk, changes: Callable[[Repository], Mapping[str, Hold
         director = director or Holders((desk.folder.signer(DIRECTOR).public_key,))
         families = {role.removeprefix("family-"): holders for role, holders in given.items()}
         following = next_targets(held.signed if held else None, families, director, desk.now)
-        draft = _put(desk, repository, "targets", following, held)
-        return Update(following.signed.version, True, draft)
+        return _put(desk, repository, "targets", following, held)
 
     return _unless_overtaken(attempt)
 
@@ -138,8 +136,7 @@ def update_root(desk: Desk, changes: Mapping[str, Holders]) -> Update:
     def attempt() -> Update:
         repository = fetch(desk)
         following = next_root(repository.root.signed, changes, desk.now)
-        draft = _put(desk, repository, "root", following, repository.root)
-        return Update(following.signed.version, True, draft)
+        return _put(desk, repository, "root", following, repository.root)
 
     return _unless_overtaken(attempt)
 
@@ -171,10 +168,10 @@ def _put(
     role: str,
     following: Metadata[Any],
     held: Metadata[Any] | None,
-) -> Mapping[str, Any] | None:
-    """Judge a document as the server will, then publish or stage it; return the draft if staged."""
+) -> Update:
+    """Judge a document as the server will, then publish or stage it."""
     before, beside = canonical(held) if held else None, repository.beside(role)
-    body = canonical(following)
+    body, version = canonical(following), following.signed.version
     try:
         review(role, body, beside, before, desk.now)
     except Untrusted as error:
@@ -184,11 +181,11 @@ def _put(
     alone = set.intersection(*({key.keyid for key in holders.keys} for holders in asked))
     several = not alone or any(holders.threshold > 1 for holders in asked)
     if several or not desk.folder.key_file(role).exists():
-        return _stage(desk, role, body)
+        return Update(version, True, _stage(desk, role, body))
     body = sign(following, [desk.folder.signer(role, alone)])
     desk.client.put(f"/v1/metadata/{role}", body)
-    desk.folder.check_seen(role, following.signed.version, body)
-    return None
+    desk.folder.check_seen(role, version, body)
+    return Update(version, True)
 
 
 def _stage(desk: Desk, role: str, body: bytes) -> Mapping[str, Any]:
