@@ -38,7 +38,7 @@ _ADVICE = {
 }
 _WHOSE = "check that the address is that of a Fleetdiff server, not of something in front of it"
 _Read = Callable[[HTTPResponse], Any]
-_Body = bytes | Path | None
+_Body = bytes | Path | Mapping[str, Any] | None
 
 
 def connect(settings: Settings) -> "Client":
@@ -91,14 +91,14 @@ class Client:
 
     def post(self, path: str, document: Mapping[str, Any], none_for: int = 0) -> Any:
         """Return the JSON answer to a POST, which is done once however often it is sent."""
-        return self._call("POST", path, _read_json, json.dumps(document).encode(), none_for)
+        return self._call("POST", path, _read_json, document, none_for)
 
     def patch(self, path: str, document: Mapping[str, Any]) -> Any:
         """Return the JSON answer to a change that may be made twice."""
-        return self._call("PATCH", path, _read_json, json.dumps(document).encode())
+        return self._call("PATCH", path, _read_json, document)
 
-    def put(self, path: str, body: bytes | Path) -> Any:
-        """Send exact bytes of JSON, or stream a file, and return the JSON answer."""
+    def put(self, path: str, body: bytes | Path | Mapping[str, Any]) -> Any:
+        """Send a document, exact bytes of JSON or a streamed file, and return the JSON answer."""
         return self._call("PUT", path, _read_json, body)
 
     def delete(self, path: str) -> None:
@@ -178,7 +178,7 @@ class Client:
             request.add_header("Content-Type", "application/octet-stream")
             request.add_header("Content-Length", str(size))
         elif body is not None:
-            request.data = body
+            request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
         return request
 

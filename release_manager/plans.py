@@ -54,7 +54,7 @@ def floor(args: Namespace, settings: Settings) -> Reply:
     elif args.lift:
         connect(settings).delete(f"{path}/{args.release}")
     else:
-        because = show.json_text({"reason": args.reason}).encode()
+        because = {"reason": args.reason}
         return Reply(connect(settings).put(f"{path}/{args.release}", because))
     return read_list(settings, path, "release reason created_at")
 

@@ -9,7 +9,8 @@ FLEETDIFF_PASSPHRASE where there is none; it is never an argument, which other u
 import getpass
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -20,6 +21,7 @@ from securesystemslib.signer import (
     GCPSigner,
     HSMSigner,
     Key,
+    Signature,
     Signer,
     VaultSigner,
 )
@@ -29,6 +31,7 @@ from trust.keys import read_key
 from trust.sign import Holders, load_signer
 
 SECRET_VARIABLE = "FLEETDIFF_PASSPHRASE"
+INSTALL = "check the URI, and that the library for its scheme is there: securesystemslib[SCHEME]"
 
 
 def open_signer(uri: str, allowed: Iterable[Key] | None = None) -> Signer:
@@ -41,10 +44,8 @@ def open_signer(uri: str, allowed: Iterable[Key] | None = None) -> Signer:
         signer: Signer = load_file(path)
     else:
         uri, public = _import(uri)
-        try:
+        with _asking(uri, "cannot be opened", INSTALL):
             signer = Signer.from_priv_key_uri(uri, public, ask_secret)
-        except Exception as error:  # the libraries behind the schemes share no class of errors
-            raise _not_opened(uri, error) from error
     if allowed is None:
         return signer
     for key in allowed:
@@ -54,6 +55,16 @@ def open_signer(uri: str, allowed: Iterable[Key] | None = None) -> Signer:
         f"the key at {uri} ({signer.public_key.keyid[:12]}…) may not sign this",
         "give the URI of one of the keys that fleetdiff draft list names",
     )
+
+
+def signature_of(uri: str, signer: Signer, payload: bytes) -> Signature:
+    """Return the signature that the key at a URI makes.
+
+    Raises:
+        Refused: it makes none.
+    """
+    with _asking(uri, "did not sign", "check the PIN, the token or the service"):
+        return signer.sign(payload)
 
 
 def public_key(uri: str) -> tuple[str, Key]:
@@ -141,7 +152,7 @@ def _import(uri: str) -> tuple[str, Key]:
     """Ask a token or a service for its public key; the URI that comes back names all it takes."""
     parts = urlsplit(uri)
     label = dict(parse_qsl(parts.query)).get("label")
-    try:
+    with _asking(uri, "cannot be opened", INSTALL):
         match parts.scheme:
             case "hsm":
                 keyid = int(parts.path) if parts.path else None
@@ -155,17 +166,17 @@ def _import(uri: str) -> tuple[str, Key]:
                 return AzureSigner.import_(parts.netloc.partition(".")[0], name)
             case "hv":
                 return VaultSigner.import_(parts.path.partition("/")[0])
-    except Refused:
-        raise
-    except Exception as error:  # as above
-        raise _not_opened(uri, error) from error
     schemes = "file, awskms, azurekms, gcpkms, hsm, hv"
     raise Usage(f"{uri!r} is not the URI of a key", f"its scheme is one of {schemes}")
 
 
-def _not_opened(uri: str, error: Exception) -> Refused:
-    why = f"{type(error).__name__}: {error}".rstrip(": ")
-    return Refused(
-        f"the key at {uri} cannot be opened ({why})",
-        "check the URI, and that the library for its scheme is there: securesystemslib[SCHEME]",
-    )
+@contextmanager
+def _asking(uri: str, failure: str, advice: str) -> Iterator[None]:
+    """Refuse what a token or a service does not do; their libraries share no class of errors."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise Refused(f"the key at {uri} {failure} ({why})", advice) from error

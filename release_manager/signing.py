@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
 from release_manager import rollouts, show
@@ -27,7 +26,7 @@ from release_manager.fleet import read_list
 from release_manager.keys import KeyFolder, read_signed
 from release_manager.metadata import Desk, desk_of, fetch, newest, utc_now
 from release_manager.show import Reply
-from release_manager.signers import open_signer
+from release_manager.signers import open_signer, signature_of
 from trust.accept import Delegator, accept_family, canonical, delegators, review, signatures_of
 from trust.approval import approval, plan_digest
 from trust.roles import ONLINE_ROLES, read_family
@@ -80,12 +79,7 @@ def approve(args: Namespace, settings: Settings) -> Reply:
     _ask(args.yes, "approve this?", "end it if it is wrong: fleetdiff rollout halt")
     body = {"plan": plan_digest(plan)}
     if args.key:
-        try:
-            signed = approval(plan).sign(open_signer(args.key))
-        except Refused:
-            raise
-        except Exception as error:  # from whatever the library of the token raises
-            raise _not_signed(args.key, error) from error
+        signed = signature_of(args.key, open_signer(args.key), approval(plan).pae())
         body |= {"keyid": signed.keyid, "sig": signed.signature}
     rollout = client.post(f"/v1/rollouts/{args.id}/approve", body)
     return Reply(rollout, rollouts.text(rollout))
@@ -158,21 +152,13 @@ def _sign(
     _ask(yes, "sign this?", "drop it if it is wrong: fleetdiff draft drop")
     allowed = [key for named in asked for key in holders_of(named, role).keys]
     signer = open_signer(uri, allowed)
-    try:
-        document.sign(signer, append=True)
-    except UnsignedMetadataError as error:  # from whatever the library of the token raised
-        raise _not_signed(uri, error.__cause__) from error
-    keyid, signed = signer.public_key.keyid, signatures_of(role, document, asked)
+    keyid = signer.public_key.keyid
+    document.signatures[keyid] = signature_of(uri, signer, document.signed_bytes)
+    signed = signatures_of(role, document, asked)
     if keyid not in signed.given:
         raise Refused(f"the key at {uri} made a wrong signature", "check the token or the service")
     done = {"role": role, "version": document.signed.version, "keyid": keyid}
     return document, done | {"missing": signed.missing, "changes": rows}
-
-
-def _not_signed(uri: str, error: BaseException | None) -> Refused:
-    why = f"{type(error).__name__} {error or ''}".strip()
-    advice = "check the PIN, the token or the service"
-    return Refused(f"the key at {uri} did not sign: {why}", advice)
 
 
 def _ask(yes: bool, question: str, otherwise: str) -> None:
@@ -185,11 +171,10 @@ def _ask(yes: bool, question: str, otherwise: str) -> None:
 
 def _upload(desk: Desk, role: str, keyid: str, document: Metadata[Any]) -> int:
     """Upload a signature and return how many are missing."""
-    signed = {"sha256": sha256(document.signed_bytes).hexdigest()}
-    signed["sig"] = document.signatures[keyid].signature
+    digest = sha256(document.signed_bytes).hexdigest()
+    signed = {"sha256": digest, "sig": document.signatures[keyid].signature}
     try:
-        path = f"/v1/drafts/{role}/signatures/{keyid}"
-        return int(desk.client.put(path, json.dumps(signed).encode())["missing"])
+        return int(desk.client.put(f"/v1/drafts/{role}/signatures/{keyid}", signed)["missing"])
     except Refused as error:
         # The reply to the last signature may be lost; what it signed is published then.
         if error.status in (404, 409):
