@@ -11,8 +11,7 @@ from argparse import Namespace
 
 from release_manager import metadata
 from release_manager.client import connect
-from release_manager.config import Settings, config_file, replace_file
-from release_manager.errors import Refused
+from release_manager.config import Settings, config_file, recall, replace_file
 from release_manager.fleet import PAGE_MAX, read_list
 from release_manager.keys import KeyFolder
 from release_manager.show import Reply
@@ -40,12 +39,8 @@ def verify(args: Namespace, settings: Settings) -> Reply:
     """
     client, head = connect(settings), Head()
     file = config_file(os.environ).with_name("audit.json")
-    try:
-        remembered = json.loads(file.read_bytes()) if file.exists() else {}
-        known = Head(*remembered.get(client.server, Head()))
-        known_seq = int(known.seq)
-    except (ValueError, TypeError, AttributeError):
-        raise Refused(f"{file} is damaged", "remove it, then the log is checked afresh") from None
+    remembered = recall(file, "remove it, then the log is checked afresh")
+    known = Head(*remembered.get(client.server, Head()))
     end, signed = Head(1), Head()
     trusted = KeyFolder(settings.keys).root_file.exists()
     targets = metadata.fetch(metadata.desk_of(settings)).targets if trusted else None
@@ -64,8 +59,8 @@ def verify(args: Namespace, settings: Settings) -> Reply:
                 require(same, "E_AUDIT", f"entry {head.seq} of the audit log is not the one {who}")
         gone = f"the audit log ends after entry {head.seq}, but its end names entry {end.seq}"
         require(bool(page["items"]) or head.seq >= end.seq, "E_AUDIT", gone)
-    gone = f"the audit log ends after entry {head.seq}, but this machine saw entry {known_seq}"
-    require(head.seq >= known_seq, "E_AUDIT", gone)
+    gone = f"the audit log ends after entry {head.seq}, but this machine saw entry {known.seq}"
+    require(head.seq >= known.seq, "E_AUDIT", gone)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_file(file, json.dumps(remembered | {client.server: head}).encode())
     found = {"entries": head.seq, "whole": True, "sha256": head.sha256}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from release_manager.errors import Usage
+from release_manager.errors import Refused, Usage
 
 PUBLIC = 0o644  # mode of a file that is for everybody, as a root is
 _FIELDS = ("server", "token", "keys")
@@ -84,6 +84,19 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def recall(file: Path, advice: str) -> dict[str, tuple[int, str]]:
+    """Return what this machine remembers of servers in a file: how far what went, and a digest.
+
+    Raises:
+        Refused: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_bytes()) if file.exists() else {}
+        return {name: (int(number), str(digest)) for name, (number, digest) in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise Refused(f"{file} is damaged", advice) from None
 
 
 def _checked_address(address: str) -> str:

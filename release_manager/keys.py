@@ -20,7 +20,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets
 
-from release_manager.config import PUBLIC, replace_file
+from release_manager.config import PUBLIC, recall, replace_file
 from release_manager.errors import Refused
 from release_manager.signers import load_file
 from trust.accept import check_signed, read_metadata
@@ -87,16 +87,10 @@ class KeyFolder:
             Refused: the memory is damaged.
         """
         file = self.path / "seen.json"
-        try:
-            seen = json.loads(file.read_bytes()) if file.exists() else {}
-            known, digest = seen.get(role, (0, ""))
-            newer = version > known
-        except (ValueError, TypeError, AttributeError):
-            raise Refused(
-                f"{file} is damaged", "remove it if you are sure that the server was not set back"
-            ) from None
+        seen = recall(file, "remove it if you are sure that the server was not set back")
+        known, digest = seen.get(role, (0, ""))
         found = sha256(body).hexdigest() if version else ""
-        if newer:
+        if version > known:
             document = json.dumps(seen | {role: (version, found)}, sort_keys=True)
             replace_file(file, document.encode())
         elif version < known:

@@ -115,6 +115,16 @@ def test_a_tail_cut_off_with_its_head_is_missed_by_whoever_saw_it(
     assert verify()[0] == 1, "what was seen is not forgotten by looking again"
 
 
+@pytest.mark.parametrize("memory", [b"[]", b"{", b'{"http://s": 7}', b'{"http://s": ["x", ""]}'])
+def test_a_damaged_memory_of_the_log_is_not_taken_for_an_empty_one(
+    verify: Verify, tmp_path: Path, memory: bytes
+) -> None:
+    assert verify()[0] == 0
+    (tmp_path / "auditor" / "fleetdiff" / "audit.json").write_bytes(memory)
+    code, said = verify()
+    assert code == 1 and "audit.json is damaged" in said and "remove it" in said
+
+
 def test_a_whole_log_of_several_pages_is_verified_and_grows(
     world_sqlite: World, verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
