@@ -16,11 +16,10 @@ from release_manager.rollouts import STATES, WAITABLE
 from trust.fields import NAME, NAME_FORM, VERSION
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_Match = re.Match[str]
 
 
 def _reader(
-    pattern: str, expected: str, value: Callable[[_Match], Any] = itemgetter(0)
+    pattern: str, expected: str, value: Callable[[re.Match[str]], Any] = itemgetter(0)
 ) -> Callable[[str], Any]:
     """Return the reader of texts that match a pattern and whose value is not zero."""
 
@@ -121,9 +120,8 @@ def _arg(text: str, read: Callable[[str], Any] | None = None, **options: Any) ->
     return {"help": text + default, **kind, **options}
 
 
-def _many(text: str, read: Callable[[str], Any], metavar: str) -> dict[str, Any]:
-    text = f"{text}; may be repeated"
-    return _arg(text, read, metavar=metavar, action="append", default=[])
+def _many(text: str, read: Callable[[str], Any], **options: Any) -> dict[str, Any]:
+    return _arg(f"{text}; may be repeated", read, action="append", default=[], **options)
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -147,8 +145,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--key": _arg("where the key is; sign looks in the folder of keys", str, metavar="URI"),
     "--yes": _arg("sign without asking"),
     "--passphrase": _arg("protect the file with a passphrase, which is asked for"),
-    "--add": _many("a public key of somebody who may sign", Path, "FILE"),
-    "--remove": _many("a key that signs no more, by its id", identity, "KEYID"),
+    "--add": _many("a public key of somebody who may sign", Path, metavar="FILE"),
+    "--remove": _many("a key that signs no more, by its id", identity, metavar="KEYID"),
     "--threshold": _arg("how many must sign", count),
     "--fallback": _arg("the release that devices may go back to", name, metavar="RELEASE"),
     "--ceremony": _arg("who holds the keys", Path, metavar="FILE"),
@@ -157,10 +155,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--out": _arg("the file to write", Path),
     "--buckets": _arg("trained buckets, instead of TARGET", Path, metavar="FILE"),
     "--result": _arg("with --buckets: the new file to write", Path, metavar="FILE"),
-    "--patch": _many("a patch that leads to FILE", Path, "FILE"),
-    "--hardware": _many("only for this hardware", name, "NAME"),
+    "--patch": _many("a patch that leads to FILE", Path, metavar="FILE"),
+    "--hardware": _many("only for this hardware", name, metavar="NAME"),
     "--format": _arg("of the model file", name, default="safetensors"),
-    "--component": _many("a file that goes with FILE", component, "NAME=FILE"),
+    "--component": _many("a file that goes with FILE", component, metavar="NAME=FILE"),
     "--recogniser": _arg("run as CMD --model FILE --canary DIR", str, metavar="CMD"),
     "--margin": _arg("harmless rise, as a share of the old rate", share_bp, default="2%"),
     "--evaluation": _arg("what release evaluate wrote for FILE", Path, metavar="FILE"),
@@ -172,35 +170,29 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--no-rollback": _arg("allow no way back (default: to the releases that patches start from)"),
     "--model": _arg("whose devices or rollouts", name),
     "--cohort": _arg("the cohort", name),
-    "--device": _many("a device, by id", identity, "ID"),
-    "--filter": _many("what its devices are, as hardware=h1", filter_entry, "KEY=VALUE"),
+    "--device": _many("a device, by id", identity, metavar="ID"),
+    "--filter": _many("what its devices are, as hardware=h1", filter_entry, metavar="KEY=VALUE"),
     "--exact": _arg("count each device, which takes seconds where there are millions"),
     "--limit": _arg("at most so many", count, default=100),
     "--uses": _arg("how many devices", count, default=1),
     "--ttl": _arg("how long it is good", duration_s, default="24h"),
     "--stages": _arg("shares, each at least so long", stages, default="5%:24h,25%:24h,100%"),
-    "--gate": _many("a field of the gate", gate_entry, "KEY=VALUE"),
+    "--gate": _many("a field of the gate", gate_entry, metavar="KEY=VALUE"),
     "--on-halt": _arg("what devices do then", str, choices=("revert", "keep"), default="revert"),
-    "--on-network": _arg(
-        "only there; may be repeated",
-        str,
-        choices=("fast", "slow", "metered"),
-        action="append",
-        default=[],
-    ),
+    "--on-network": _many("only there", str, choices=("fast", "slow", "metered")),
     "--idle": _arg("only while a device is idle"),
     "--charging": _arg("only while a device is charging"),
     "--window": _arg("only then, by a device's own clock", window, metavar="HH:MM-HH:MM"),
-    "--priority": _arg("1 to 9: it goes before rollouts with less", count, metavar="N"),
+    "--priority": _arg("1 to 9: it goes before rollouts with less", count, default=0, metavar="N"),
     "--no-new": _arg("not to devices that enroll after the start"),
     "--per-minute": _arg("so many devices may begin in a minute", count, metavar="N"),
     "--bytes": _arg("so much may be sent in all, as 500GB", size, metavar="SIZE"),
     "--at": _arg("not before, as 2026-12-01T03:00Z", moment, metavar="TIME"),
     "--reason": _arg("why; kept with the rollout", str, default=""),
-    "--scope": _many("what it opens, as releases:read", str, "SCOPE"),
+    "--scope": _many("what it opens, as releases:read", str, metavar="SCOPE"),
     "--lifetime": _arg("how long it is good", duration_s, default="90d"),
-    "--network": _many("the only network it may come from, as 10.0.0.0/8", str, "CIDR"),
-    "--event": _many("what it is told (default: rollout.*)", str, "NAME"),
+    "--network": _many("the only network it may come from, as 10.0.0.0/8", str, metavar="CIDR"),
+    "--event": _many("what it is told (default: rollout.*)", str, metavar="NAME"),
     "--rollout": _arg("only by the rules of this rollout", identity, metavar="ID"),
     "--state": _arg("only in this state", str, choices=STATES),
     "--until": _arg("the state to wait for", str, choices=WAITABLE, default="completed"),

@@ -206,8 +206,8 @@ def create_token(args: Namespace, settings: Settings) -> Reply:
       fleetdiff token create ci --scope releases:write --network 10.1.0.0/16
     """
     document = {"name": args.name, "scopes": args.scope, "ttl_s": args.lifetime}
-    networks = {"networks": args.network} if args.network else {}
-    return Reply(connect(settings).post("/v1/tokens", document | networks))
+    document |= {"networks": args.network or None}
+    return Reply(connect(settings).post("/v1/tokens", document))
 
 
 def list_tokens(args: Namespace, settings: Settings) -> Reply:

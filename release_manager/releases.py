@@ -38,6 +38,7 @@ from trust.roles import (
 from trust.sign import target_of
 
 Releases = dict[str, Release]
+_Change = Callable[[Family | None], list[Release]]
 DAY_S = 86_400
 EVALUATIONS_MAX = 8  # up to 10 kB each, of the megabyte of a family
 
@@ -150,13 +151,7 @@ def refresh(args: Namespace, settings: Settings) -> Reply:
     return _change(args, settings, lambda family: [], renew=True)
 
 
-def _change(
-    args: Namespace,
-    settings: Settings,
-    change: Callable[[Family | None], list[Release]],
-    *,
-    renew: bool = False,
-) -> Reply:
+def _change(args: Namespace, settings: Settings, change: _Change, *, renew: bool = False) -> Reply:
     """Sign releases with another status or other ways back."""
 
     def entries(family: Family | None) -> Entries:

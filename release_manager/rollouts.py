@@ -12,12 +12,9 @@ from release_manager.config import Settings
 from release_manager.errors import Refused, Usage
 from release_manager.show import Reply
 
-STATES = (
-    *("draft", "awaiting_approval", "scheduled", "running", "paused"),
-    *("completed", "halted", "canceled"),
-)
-WAITABLE = ("running", "paused", "completed", "halted")
 TERMINAL = ("completed", "halted", "canceled")
+STATES = ("draft", "awaiting_approval", "scheduled", "running", "paused", *TERMINAL)
+WAITABLE = ("running", "paused", "completed", "halted")
 REACHED, ENDED_OTHERWISE, TIME_OVER = 0, 3, 4
 # How long the server may hold one question, and the least pause between two.
 WAIT_S_MAX = 2
@@ -200,15 +197,12 @@ def changes(
 
 def _asked(args: Namespace) -> dict[str, Any]:
     """Return the rollout that somebody asks for, as the server takes it."""
-    plan = {name: getattr(args, name) for name in "model release cohort stages on_halt".split()}
-    asked = {"networks": args.on_network, "idle": args.idle, "charging": args.charging}
-    asked |= {"window": args.window}
-    plan |= {"gate": dict(args.gate), "conditions": {n: v for n, v in asked.items() if v}}
-    plan |= {"include_new": False} if args.no_new else {}
-    plan |= {"rollback": True} if args.rollback else {}
-    costs = {"per_minute_max": args.per_minute, "bytes_max": args.bytes}
-    costs |= {"priority": args.priority, "start_at": args.at}
-    return plan | {name: value for name, value in costs.items() if value}
+    same = "model release cohort stages on_halt rollback".split()
+    plan = {name: getattr(args, name) for name in same} | {"gate": dict(args.gate)}
+    conditions = {name: getattr(args, name) for name in ("idle", "charging", "window")}
+    plan |= {"conditions": conditions | {"networks": args.on_network}}
+    plan |= {"priority": args.priority, "include_new": not args.no_new}
+    return plan | {"per_minute_max": args.per_minute, "bytes_max": args.bytes, "start_at": args.at}
 
 
 def _accepting(args: Namespace, verb: str) -> str:

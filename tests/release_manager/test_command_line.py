@@ -132,7 +132,7 @@ def test_a_token_is_asked_for_with_its_scopes_and_its_end(desk: Desk) -> None:
     desk.server.answers["POST /v1/tokens"] = lambda _query, body: json.loads(body)
     words = "token create ci --scope releases:write --scope releases:read --lifetime 30d"
     scopes = ["releases:write", "releases:read"]
-    asked = {"name": "ci", "scopes": scopes, "ttl_s": 30 * 86400}
+    asked = {"name": "ci", "scopes": scopes, "ttl_s": 30 * 86400, "networks": None}
     assert desk.json(*words.split()) == asked
     networks = {"networks": ["10.0.0.0/8"], "ttl_s": 90 * 86400}
     words = words.replace("--lifetime 30d", "--network 10.0.0.0/8")
