@@ -4,8 +4,8 @@ Nobody imports this module before there is such a key: it needs `fleetdiff[signa
 """
 
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -13,13 +13,6 @@ from http_message_signatures import HTTPMessageSigner, MappingKeyResolver, algor
 
 KIND = "fs_"  # what a key is written down as; a secret that is sent is `fc_...`
 COVERED = ("@method", "@target-uri", "content-digest")
-
-
-@dataclass
-class _Message:
-    method: str
-    url: str
-    headers: dict[str, str]
 
 
 def new_key() -> str:
@@ -45,7 +38,9 @@ def sign(
         body: its body, which may be empty.
         number: the time by the server's clock in microseconds, higher in each request.
     """
-    message, keyid = _Message(method, url, {}), f"{device_id}.{public_of(key)}"
+    headers: dict[str, str] = {}
+    message = SimpleNamespace(method=method, url=url, headers=headers)
+    keyid = f"{device_id}.{public_of(key)}"
     resolver = MappingKeyResolver(public_keys={}, private_keys={keyid: _read(key)})
     signer = HTTPMessageSigner(signature_algorithm=algorithms.ED25519, key_resolver=resolver)
     signer.sign(
@@ -58,7 +53,7 @@ def sign(
         covered_component_ids=COVERED,
         body=body,
     )
-    return message.headers
+    return headers
 
 
 def _read(key: str) -> Ed25519PrivateKey:

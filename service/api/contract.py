@@ -10,20 +10,11 @@ from fastapi.openapi.utils import get_openapi
 
 from service.api import artifacts, cohorts, device, entry, ops, plans, releases, rollouts, webhooks
 
+FOR_PEOPLE = (releases, artifacts, cohorts, rollouts, plans, ops, entry, webhooks)
 AUDIENCES: dict[str, tuple[str, list[APIRouter]]] = {
     "admin.json": (
         "Fleetdiff: for people and pipelines",
-        [
-            releases.router,
-            artifacts.router,
-            cohorts.router,
-            rollouts.router,
-            plans.router,
-            ops.router,
-            entry.router,
-            webhooks.router,
-            ops.public,
-        ],
+        [*(part.router for part in FOR_PEOPLE), ops.public],
     ),
     "device.json": ("Fleetdiff: for device agents", [device.router]),
 }

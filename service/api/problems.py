@@ -7,7 +7,7 @@ each field. A bug answers 500 without a stack trace; the trace goes to the log.
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -63,7 +63,7 @@ def problem(
     name: str,
     title: str,
     detail: str,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     **more: Any,
 ) -> JSONResponse:
     """Return a problem response."""
@@ -137,8 +137,7 @@ def _pointer(loc: Sequence[str | int]) -> str:
 def _http(error: HTTPException) -> JSONResponse:
     names = {404: "not-found", 405: "method-not-allowed", 416: "range-not-satisfiable"}
     name = names.get(error.status_code, "http")
-    headers = dict(error.headers) if error.headers else None
-    return problem(error.status_code, name, str(error.detail), str(error.detail), headers)
+    return problem(error.status_code, name, str(error.detail), str(error.detail), error.headers)
 
 
 def _lost_race(request: Request) -> JSONResponse:

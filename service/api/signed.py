@@ -7,8 +7,8 @@ highest one so far is all that has to be remembered of a device, whichever proce
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -33,15 +33,6 @@ _KEYID = re.compile(r"([0-9a-f]{0,32})\.([0-9a-f]{64})\Z")
 _NUMBER = re.compile(r"[1-9]\d{0,17}\Z", re.ASCII)
 _HEADERS = ("content-digest", "signature-input", "signature")
 _HOW = "sign the request with this device's key and the server's time, as docs/protocol.md says"
-
-
-@dataclass(frozen=True)
-class _Message:
-    """A request as the library reads one; of a header that came twice, both."""
-
-    method: str
-    url: str
-    headers: dict[str, str]
 
 
 class _NamedKeys(HTTPSignatureKeyResolver):
@@ -77,7 +68,9 @@ async def read_signature(request: Request, now: datetime) -> Shown:
     headers = {name: ", ".join(values) for name, values in lines.items() if values}
     if max(map(len, headers.values()), default=0) > HEADER_LETTERS_MAX:
         raise Unauthorized(_HOW)  # before anybody reads it
-    message, body = _Message(request.method, url, headers), await request.body()
+    # As the library reads a request; of a header that came twice, it gets both.
+    message = SimpleNamespace(method=request.method, url=url, headers=headers)
+    body = await request.body()
     try:
         (found,) = _Verifier(now).verify(message, max_age=None, body=body)
         covered = [name.strip('"') for name in found.covered_components]
