@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import ec
-from securesystemslib.signer import Signature, SSlibKey
+from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 
 from release_manager.errors import Refused, Usage
-from release_manager.signers import SECRET_VARIABLE, open_signer, public_key
+from release_manager.signers import (
+    SECRET_VARIABLE,
+    ask_secret,
+    open_signer,
+    public_key,
+    signature_of,
+)
 from tests.real.softhsm import PIN, Token
 from tests.release_manager.desk import Desk
 from tests.release_manager.key_service import run_key_service
@@ -159,6 +165,21 @@ def test_a_token_signs_and_keeps_its_key(
     assert asked == ["pin: "]
     with pytest.raises(Refused, match="may not sign this"):
         open_signer(token.uri, [])
+
+
+def test_a_pin_that_nobody_can_give_is_wrong_usage_and_no_broken_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    token = CryptoSigner.generate_ed25519()
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    monkeypatch.setattr(token, "sign", lambda payload: ask_secret("the pin"))
+    with pytest.raises(Usage, match="the pin is needed"):
+        signature_of("hsm:2", token, b"payload")
+    monkeypatch.setattr(token, "sign", lambda payload: {}["session"])
+    with pytest.raises(Refused, match=r"hsm:2 did not sign \(KeyError: 'session'\)") as caught:
+        signature_of("hsm:2", token, b"payload")
+    assert "check the PIN" in caught.value.advice
 
 
 @pytest.mark.real
