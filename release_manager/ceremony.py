@@ -138,7 +138,8 @@ def rotate(args: Namespace, settings: Settings) -> Reply:
 def _prepare(folder: KeyFolder, held: dict[str, Holders], now: datetime) -> list[str]:
     """Write the first root and targets, unsigned, and return their names."""
     top = {role: held[role] for role in TOP_LEVEL_ROLES}
-    root, targets = new_root(top, now, dev=False), next_targets(None, {}, held[DIRECTOR], now)
+    director = {DIRECTOR: held[DIRECTOR]}
+    root, targets = new_root(top, now, dev=False), next_targets(None, director, now)
     bodies = {"root": canonical(root), "targets": canonical(targets)}
     try:
         review("root", bodies["root"], targets.signed, None, now)

@@ -116,10 +116,9 @@ def update_targets(desk: Desk, changes: Callable[[Repository], Mapping[str, Hold
         given = dict(changes(repository))
         if held and not given:
             return Update(held.signed.version, False)
-        director = given.pop(DIRECTOR, None) or repository.holders(DIRECTOR)
-        director = director or Holders((desk.folder.signer(DIRECTOR).public_key,))
-        families = {role.removeprefix("family-"): holders for role, holders in given.items()}
-        following = next_targets(held.signed if held else None, families, director, desk.now)
+        if repository.holders(DIRECTOR) is None:
+            given = {DIRECTOR: Holders((desk.folder.signer(DIRECTOR).public_key,)), **given}
+        following = next_targets(held.signed if held else None, given, desk.now)
         return _put(desk, repository, "targets", following, held)
 
     return _unless_overtaken(attempt)

@@ -148,25 +148,17 @@ def next_root(
 
 
 def next_targets(
-    previous: tuf.Targets | None,
-    families: Mapping[str, Key | Holders],
-    director: Key | Holders,
-    now: datetime,
+    previous: tuf.Targets | None, changes: Mapping[str, Key | Holders], now: datetime
 ) -> tuf.Metadata[tuf.Targets]:
-    """Return the next top-level targets, which delegate to every family and the director.
+    """Return the next top-level targets, in which these roles have new holders, unsigned.
 
-    Args:
-        previous: the last version, whose families are kept.
-        families: model -> who signs it, added or replaced; a key alone is 1 of 1.
-        director: the key that signs orders.
-        now: the moment it is made.
+    They delegate to every family and the director; whom the last version names is kept.
     """
     before = (previous.delegations if previous else None) or tuf.Delegations({}, {})
     keys, named = dict(before.keys), dict(before.roles or {})
-    added = [(roles.DIRECTOR, roles.DIRECTOR, director)]
-    added += [(roles.family_role(model), model, given) for model, given in families.items()]
-    for name, folder, given in added:
+    for name, given in changes.items():
         keyids, threshold = _hold(given, keys)
+        folder = name.removeprefix("family-")
         named[name] = tuf.DelegatedRole(name, keyids, threshold, True, paths=[f"{folder}/*"])
     expires = now + LIFETIME["targets"]
     delegations = tuf.Delegations(_used(keys, named), named)

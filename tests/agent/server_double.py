@@ -281,8 +281,9 @@ class ServerDouble:
     def _make_root(self) -> None:
         publics = {n: self.keys[n].public_key for n in "root targets snapshot timestamp".split()}
         self.put("root", sign.new_root(publics, self.now, dev=False))
-        family, director = self.keys["family"].public_key, self.keys["director"].public_key
-        self.put("targets", sign.next_targets(None, {MODEL: family}, director, self.now))
+        holders = {FAMILY: self.keys["family"].public_key}
+        holders |= {roles.DIRECTOR: self.keys["director"].public_key}
+        self.put("targets", sign.next_targets(None, holders, self.now))
 
     def _signed(self, role: str) -> Any:
         return self.documents[role].signed if role in self.documents else None

@@ -100,9 +100,9 @@ def family_of_before(lab: Lab) -> None:
 def new_director(lab: Lab) -> None:
     """The next targets name another director; the old one goes on giving orders."""
     server = lab.server
-    family = {MODEL: server.keys["family"].public_key}
     before: Targets = server.documents["targets"].signed
-    server.put("targets", sign.next_targets(before, family, MALLORY.public_key, server.now))
+    stolen = {"director": MALLORY.public_key}
+    server.put("targets", sign.next_targets(before, stolen, server.now))
     server.sign_online()
     server.offer("r2")
 

@@ -168,9 +168,8 @@ def test_a_threshold_of_managers_still_needs_an_order(lab: Lab) -> None:
 def another_family(lab: Lab) -> None:
     """Mallory holds the keys of the family tts."""
     server = lab.server
-    before, director = server.documents["targets"].signed, server.keys["director"].public_key
-    tts = {"tts": MALLORY.public_key}
-    server.put("targets", sign.next_targets(before, tts, director, server.now))
+    before, tts = server.documents["targets"].signed, {"family-tts": MALLORY.public_key}
+    server.put("targets", sign.next_targets(before, tts, server.now))
 
 
 def for_this_family(lab: Lab) -> None:

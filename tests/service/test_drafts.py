@@ -22,7 +22,7 @@ MANAGERS = Holders(tuple(s.public_key for s in (ANNE, BEN, CARL)), 2)
 def delegate(world: World, family: Holders) -> None:
     """Let the family be signed by these people."""
     current = Metadata[Targets].from_bytes(world.newest_metadata("targets")).signed
-    following = sign.next_targets(current, {MODEL: family}, world.public["director"], world.now)
+    following = sign.next_targets(current, {FAMILY: family}, world.now)
     world.put_metadata("targets", sign.sign(following, [world.signers["targets"]]))
 
 
@@ -169,7 +169,7 @@ def test_what_could_never_be_published_is_not_staged(team: World) -> None:
     missing = sign.next_family(
         None, [sign.target_of(MODEL, team.release("r9", b"never uploaded"))], team.now
     )
-    nested = sign.next_targets(None, {}, team.public["director"], team.now).signed.delegations
+    nested = sign.next_targets(None, {"director": BEN.public_key}, team.now).signed.delegations
     for body, status in (
         (changed(version=2), 409),
         (changed(expires=team.now.replace(year=2036)), 422),
@@ -210,7 +210,7 @@ def test_a_signature_of_a_key_that_was_revoked_meanwhile_does_not_count(team: Wo
 
 def test_a_draft_whose_role_vanished_says_so(team: World) -> None:
     stage(team, release(team))
-    targets = sign.next_targets(None, {}, team.public["director"], team.now)
+    targets = sign.next_targets(None, {"director": team.public["director"]}, team.now)
     targets.signed.version = 3
     team.put_metadata("targets", sign.sign(targets, [team.signers["targets"]]))
     (shown,) = drafts(team)
@@ -266,7 +266,7 @@ def test_targets_that_would_leave_a_published_family_unsigned_are_refused(team: 
         Holders((ANNE.public_key, CARL.public_key, DORA.public_key), 2),
         Holders((ANNE.public_key, BEN.public_key, CARL.public_key), 3),
     ):
-        following = sign.next_targets(current, {MODEL: family}, team.public["director"], team.now)
+        following = sign.next_targets(current, {FAMILY: family}, team.now)
         for path, by in (("drafts", []), ("metadata", [team.signers["targets"]])):
             body = sign.sign(following, by)
             found = refused(team.call("PUT", f"/v1/{path}/targets", content=body), 422)

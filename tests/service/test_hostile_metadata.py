@@ -91,7 +91,7 @@ def with_p256(world: World, role: str) -> bytes:
     key = CryptoSigner.generate_ecdsa().public_key
     now = Metadata[Any].from_bytes(world.newest_metadata(role)).signed
     if role == "targets":
-        document = sign.next_targets(now, {MODEL: world.public["family"]}, key, world.now)
+        document = sign.next_targets(now, {"director": key}, world.now)
         return sign.sign(document, [world.signers["targets"]])
     root: Root = now
     old = root.roles["timestamp"].keyids

@@ -49,7 +49,7 @@ def rotate_online(world: World, folder: Path) -> OnlineKeys:
     new = {"director": sign.generate_key(folder / "director.pem")}
     with world.app.state.database.reader() as session:
         targets = Metadata[Any].from_bytes(session.get_one(MetadataFile, ("targets", 1)).body)
-    document = sign.next_targets(targets.signed, {}, new["director"], world.now)
+    document = sign.next_targets(targets.signed, new, world.now)
     world.put_metadata("targets", sign.sign(document, [world.signers["targets"]]))
     return OnlineKeys.load(folder)
 

@@ -197,7 +197,7 @@ def documents(world: World) -> dict[str, tuple[bytes, int]]:
     future, past, nested = (Metadata[Targets].from_bytes(right) for _ in range(3))
     future.signed.expires = world.now.replace(year=2036)
     past.signed.expires = world.now
-    top = sign.next_targets(None, {}, world.public["director"], world.now)
+    top = sign.next_targets(None, {"director": world.public["director"]}, world.now)
     nested.signed.delegations = top.signed.delegations
     skipped, replayed = (Metadata[Targets].from_bytes(right) for _ in range(2))
     skipped.signed.version += 1

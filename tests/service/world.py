@@ -158,9 +158,9 @@ class World:
         top = ("root", "targets", "snapshot", "timestamp")
         root = sign.new_root({name: self.public[name] for name in top}, self.now, dev=True)
         self.put_metadata("root", sign.sign(root, [self.signers["root"]]))
-        targets = sign.next_targets(
-            None, {MODEL: self.public["family"]}, self.public["director"], self.now
-        )
+        holders = {role: self.public[role] for role in ("family", "director")}
+        holders[f"family-{MODEL}"] = holders.pop("family")
+        targets = sign.next_targets(None, holders, self.now)
         self.put_metadata("targets", sign.sign(targets, [self.signers["targets"]]))
 
     def put_metadata(self, role: str, body: bytes) -> Any:

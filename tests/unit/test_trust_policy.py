@@ -25,7 +25,7 @@ from trust.accept import (
 )
 from trust.errors import Untrusted
 from trust.keys import check_key
-from trust.roles import TARGETS_PER_FAMILY_MAX, read_family
+from trust.roles import TARGETS_PER_FAMILY_MAX, family_role, read_family
 from trust.sign import Holders
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -48,7 +48,8 @@ def root(**changes: Holders) -> Metadata[Any]:
 
 def targets(family: Holders, director: Any = None, **more: Holders) -> Metadata[Any]:
     director = director or signer("director").public_key
-    return sign.next_targets(None, {MODEL: family, **more}, director, NOW)
+    families = {family_role(model): people for model, people in {MODEL: family, **more}.items()}
+    return sign.next_targets(None, families | {"director": director}, NOW)
 
 
 def unsigned(document: Metadata[Any]) -> bytes:
@@ -226,14 +227,10 @@ def test_a_root_that_no_new_device_could_reach_is_refused() -> None:
 
 @pytest.mark.attack("M52")
 def test_more_families_than_devices_are_made_for_are_refused() -> None:
-    families = {f"m{n}": people(f"m{n}", 2, 2) for n in range(FAMILIES_MAX + 1)}
-    first = families.pop("m0")
-    document = sign.next_targets(None, families, signer("director").public_key, NOW)
-    review("targets", unsigned(document), root().signed, None, NOW)
-    document = sign.next_targets(
-        None, {**families, "m0": first}, signer("director").public_key, NOW
-    )
-    refused("E_SIZE", "targets", document, root().signed)
+    first, *more = (people(f"m{n}", 2, 2) for n in range(FAMILIES_MAX + 1))
+    families = {f"m{n}": held for n, held in enumerate(more[1:])}
+    review("targets", unsigned(targets(more[0], **families)), root().signed, None, NOW)
+    refused("E_SIZE", "targets", targets(more[0], **families, last=first), root().signed)
 
 
 @pytest.mark.attack("M52")

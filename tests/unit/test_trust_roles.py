@@ -194,13 +194,14 @@ def test_a_file_that_is_no_key_is_refused_by_name(tmp_path: Path, body: bytes) -
 
 def test_the_next_targets_keep_the_families_and_drop_the_keys_that_nobody_uses() -> None:
     keys = {n: CryptoSigner.generate_ed25519().public_key for n in ("a", "b", "a2", "d", "d2")}
-    first = sign.next_targets(None, {"a": keys["a"], "b": keys["b"]}, keys["d"], NOW).signed
-    second = sign.next_targets(first, {"a": keys["a2"]}, keys["d2"], NOW).signed
+    of = {"family-a": keys["a"], "family-b": keys["b"], "director": keys["d"]}
+    first = sign.next_targets(None, of, NOW).signed
+    second = sign.next_targets(first, {"family-a": keys["a2"], "director": keys["d2"]}, NOW).signed
     assert second.version == 2 and second.delegations is not None
     assert set(second.delegations.roles or {}) == {"director", "family-a", "family-b"}
     assert set(second.delegations.keys) == {keys[n].keyid for n in ("a2", "b", "d2")}
     # A model of the director's name is not taken for the director: the server can refuse it.
-    odd = sign.next_targets(first, {"director": keys["a2"]}, keys["d"], NOW).signed
+    odd = sign.next_targets(first, {"family-director": keys["a2"]}, NOW).signed
     assert odd.delegations is not None
     assert {"director", "family-director"} <= set(odd.delegations.roles or {})
     assert first.delegations is not None
