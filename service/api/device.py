@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from service.api.answers import Question, reply_to
 from service.api.artifacts import ARTIFACT, send_artifact
 from service.api.deps import Caller, Config, Fetcher, Now, Reports, SignedOrNot, Store, Tx, Wake
-from service.api.origin import certificate_of, limit_address
+from service.api.origin import certificate_of, limit_enrolls
 from service.api.problems import document
 from service.api.strict import StrictRoute
 from service.core.bodies import Sha256
@@ -26,7 +26,7 @@ UNCHANGED = {"description": "Nothing changed; asked again in the same words, it 
     "/enroll",
     status_code=201,
     responses=document(408, 409, 413),
-    dependencies=[Depends(limit_address("enrolls"))],
+    dependencies=[Depends(limit_enrolls)],
 )
 def enroll(
     request: Request, body: Enrollment, signed: SignedOrNot, session: Tx, now: Now
@@ -38,12 +38,9 @@ def enroll(
             raise Unauthorized("sign this request with the key, to prove that you have it")
     described = body.model_dump(exclude={"enrollment_token", "public_key"})
     described["certificate_sha256"] = certificate_of(request)
+    proof = signed if body.public_key else None
     device, credential = devices.enroll(
-        session,
-        body.enrollment_token,
-        now=now,
-        signed=signed if body.public_key else None,
-        **described,
+        session, body.enrollment_token, now=now, signed=proof, **described
     )
     root = root_digest(session)
     return {"device_id": device.id, "credential": credential, "root_sha256": root}

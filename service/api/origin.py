@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -78,16 +78,12 @@ def limit(request: Request, kind: str, caller: str) -> None:
         raise TooManyRequests(detail, retry_after_s=wait_s)
 
 
-def limit_address(kind: str) -> Callable[[Request], Awaitable[None]]:
-    """Return the dependency that counts requests by where they come from.
+async def limit_enrolls(request: Request) -> None:
+    """Count an enrollment by where it comes from.
 
-    Only for who is nobody yet: behind one address there may be a whole fleet.
+    Only who is nobody yet is counted so: behind one address there may be a whole fleet.
     """
-
-    async def counted(request: Request) -> None:
-        limit(request, kind, site_of(origin_of(request).ip))
-
-    return counted
+    limit(request, "enrolls", site_of(origin_of(request).ip))
 
 
 async def denied(request: Request, refusal: Refusal) -> Refusal:

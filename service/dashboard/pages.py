@@ -90,12 +90,9 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(visitor)])
 def page(request: Request) -> Response:
     """Show the whole page."""
     fragment, etag = _look(request)
-    body = TEMPLATES.get_template("page.html").render(
-        fragment=Markup(fragment),  # rendered and escaped already
-        etag=etag,
-        style=STYLE,
-        script=SCRIPT,
-    )
+    # The fragment is rendered and escaped already.
+    shown = {"fragment": Markup(fragment), "etag": etag, "style": STYLE, "script": SCRIPT}
+    body = TEMPLATES.get_template("page.html").render(shown)
     return Response(body, media_type="text/html", headers=HEADERS)
 
 
