@@ -26,7 +26,8 @@ from trust.roles import NAME
 ENDS: dict[type[Exception], int] = {Rejected: 1, Misconfigured: 2, NothingToDo: 3, OSError: 75}
 EXIT_CODES = (
     "exit codes: 0 done or nothing to do; 1 refused or failed; 2 usage, configuration or damaged "
-    "state; 3 nothing to roll back to; 75 transient: no answer, no space, another agent; try later"
+    "state; 3 nothing to roll back to; 75 transient: no answer, no space, another agent: later; "
+    "with --json an error is one JSON object, the last line of stderr: detail and exit"
 )
 
 
@@ -37,10 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         answer = options.command(load_config(options.config), options)
     except tuple(ENDS) as error:
-        print(f"fleetdiff-agent: {error}", file=sys.stderr)
-        return next(code for kind, code in ENDS.items() if isinstance(error, kind))
-    told = {name.replace("_", " "): _text(value) for name, value in answer.items()}
-    lines = [f"{name}: {value}" for name, value in told.items() if value]
+        code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
+        told = json.dumps({"detail": str(error), "exit": code})
+        print(told if options.json else f"fleetdiff-agent: {error}", file=sys.stderr)
+        return code
+    texts = {name.replace("_", " "): _text(value) for name, value in answer.items()}
+    lines = [f"{name}: {value}" for name, value in texts.items() if value]
     if options.json and answer:
         lines = [json.dumps(answer)]
     try:

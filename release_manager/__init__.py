@@ -17,4 +17,7 @@ exit codes:
   3   the rollout ended otherwise (for example halted)
   4   the time was over first
   75  the server could not be reached; try again
+
+with --json an error is one JSON object, the last line of stderr: detail, advice and exit, and
+type, title and status too where a server refused (RFC 9457)
 """

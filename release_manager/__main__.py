@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 import release_manager
@@ -139,35 +140,39 @@ _DO_NOT_PUBLISH = "do not publish through this server until you know why; nothin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    args = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    _Parser.as_json = "--json" in words
+    args = build_parser().parse_args(words)
+    failed = partial(show.failure, as_json=args.json)
     try:
         answer: Reply = args.run(args, read_settings(vars(args), os.environ))
         show.reply(answer, args.json)
         sys.stdout.flush()
         return answer.exit_code
     except Refused as error:
-        show.failure(str(error), error.advice)
-        return error.exit_code
+        return failed(str(error), error.advice, error.exit_code, error.problem)
     except Untrusted as error:
-        show.failure(str(error), _WHAT_TO_DO.get(error.code, _DO_NOT_PUBLISH))
+        return failed(str(error), _WHAT_TO_DO.get(error.code, _DO_NOT_PUBLISH))
     except NeuralDiffError as error:
-        show.failure(str(error), "check that these are the files that were meant")
+        return failed(str(error), "check that these are the files that were meant")
     except BrokenPipeError:
         # The reader of our output left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         advice = "check the path, its permissions and the free space"
-        show.failure(f"{where}{error.strerror or error}", advice)
+        return failed(f"{where}{error.strerror or error}", advice)
     except KeyboardInterrupt:
-        show.failure("interrupted", "run the same command again; it goes on where it was left")
-        return INTERRUPTED
+        advice = "run the same command again; it goes on where it was left"
+        return failed("interrupted", advice, INTERRUPTED)
     return FAILED
 
 
 class _Parser(argparse.ArgumentParser):
+    as_json = False
+
     def error(self, message: str) -> NoReturn:
-        show.failure(message, f"see {self.prog} --help")
+        show.failure(message, f"see {self.prog} --help", 2, as_json=self.as_json)
         raise SystemExit(2)
 
 

@@ -207,7 +207,7 @@ def _raise_if_final(error: HTTPError) -> None:
     ]
     advice = _ADVICE.get(error.code, "correct what the message names, then run the command again")
     advice = "use a token with the scope that the message names" if "scope" in told else advice
-    raise Refused(f"{message} ({', '.join(more)})" if more else message, advice, error.code)
+    raise Refused(f"{message} ({', '.join(more)})" if more else message, advice, error.code, told)
 
 
 def _retry_after_s(headers: Message) -> float:

@@ -96,9 +96,14 @@ def json_text(document: Any) -> str:
     return json.dumps(document, indent=1)
 
 
-def failure(message: str, advice: str) -> None:
-    """Print what was wrong and what to do, one line each, on stderr."""
-    print(f"fleetdiff: {_clean(message)}\n  {_clean(advice)}", file=sys.stderr)
+def failure(
+    message: str, advice: str, code: int = 1, more: Any = None, as_json: bool = False
+) -> int:
+    """Print what was wrong and what to do on stderr, a line each or JSON; return the exit code."""
+    told = {"detail": message, **(more or {}), "advice": advice, "exit": code}
+    text = f"fleetdiff: {_clean(message)}\n  {_clean(advice)}"
+    print(json.dumps(told) if as_json else text, file=sys.stderr)
+    return code
 
 
 def as_text(document: Mapping[str, Any]) -> str:

@@ -270,3 +270,15 @@ def test_a_killed_agent_goes_on_where_it_was(lab: Lab, toml: Path) -> None:
         process.kill()
     assert status(lab.config)["state"] == "Trying"
     assert lab.once().kind == "committed"
+
+
+def test_an_error_is_one_json_object_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "agent.toml"
+    assert main(["status", "--config", str(missing)]) == 2
+    plain = capsys.readouterr()
+    assert main(["status", "--config", str(missing), "--json"]) == 2
+    found = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert plain.err == f"fleetdiff-agent: {found['detail']}\n" and str(missing) in plain.err
+    assert found["exit"] == 2 and plain.out == ""
