@@ -18,6 +18,7 @@ from typing import Any
 
 from device_agent import agent
 from device_agent.config import Config, load_config
+from device_agent.disk import FULL, tell_if_full
 from device_agent.errors import Misconfigured, NothingToDo, Rejected
 from device_agent.states import Reporting
 from device_agent.status import status
@@ -36,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _log_to_stderr(options.verbose)
     try:
-        answer = options.command(load_config(options.config), options)
+        config = load_config(options.config)
+        answer = options.command(config, options)
     except tuple(ENDS) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            tell_if_full(error, config.state_dir)
         code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
         told = json.dumps({"detail": str(error), "exit": code})
         print(told if options.json else f"fleetdiff-agent: {error}", file=sys.stderr)

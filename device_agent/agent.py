@@ -32,7 +32,7 @@ from device_agent.credential import (
 )
 from device_agent.deadline import backoff_s
 from device_agent.device import LocalDevice
-from device_agent.disk import Slots
+from device_agent.disk import Slots, tell_if_full
 from device_agent.errors import Busy, Misconfigured, Rejected, Unavailable
 from device_agent.factory import Files, install_factory_model
 from device_agent.outbox import Event
@@ -127,6 +127,7 @@ def advance(device: LocalDevice, state: State) -> State:
     try:
         following = step(state, device)
     except OSError as error:
+        tell_if_full(error, device.config.state_dir)
         device.tell_trouble(error)
         raise
     device.journal.remember(trouble="")

@@ -11,6 +11,7 @@ model; a slot in which that is not so never has the digest of its model. The eng
 `current/model` and what lies in `current/components`.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -24,6 +25,15 @@ from neural_diff.link import open_regular, sha256_of
 from trust.roles import Component
 
 COMPONENTS, LIST = "components", "components.sha256"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def tell_if_full(error: OSError, folder: Path) -> None:
+    """Let the error of a full disk say where that is, how much is free there, and what to do."""
+    if error.errno in FULL and "make room" not in str(error):
+        error.filename = error.filename or str(folder)
+        free = shutil.disk_usage(folder).free
+        error.strerror = f"{error.strerror}, {free} bytes are free; make room there"
 
 
 def write_durably(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -7,11 +7,15 @@ was wrong, what to do.
 """
 
 import argparse
+import errno
 import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from shutil import disk_usage
+from tempfile import gettempdir
 from typing import NoReturn
 
 import release_manager
@@ -161,11 +165,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         advice = "check the path, its permissions and the free space"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where, advice = _full_disk(error.filename or vars(args).get("out"))
         return failed(f"{where}{error.strerror or error}", advice)
     except KeyboardInterrupt:
         advice = "run the same command again; it goes on where it was left"
         return failed("interrupted", advice, INTERRUPTED)
     return FAILED
+
+
+def _full_disk(path: str | Path | None) -> tuple[str, str]:
+    """Return which disk is full, or else the fuller of those written to, and what to do."""
+    folders = [Path(path).absolute().parent] if path else [Path.cwd(), Path(gettempdir())]
+    free, where = min((disk_usage(folder).free, str(path or folder)) for folder in folders)
+    advice = "make room there or write elsewhere (--out; TMPDIR), then run the same command again"
+    return f"{where} ({free} bytes are free on its disk): ", advice
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,15 +1,19 @@
 """Halts, rot, full disks, second agents and long silences: the model that runs goes on running."""
 
+import errno
 import os
+import re
 import threading
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from device_agent import agent
+from device_agent.__main__ import main
 from device_agent.errors import Busy, Unavailable
 from device_agent.states import Committing, Downloading, Idle
 from tests.agent.conftest import Lab
@@ -245,3 +249,23 @@ def test_refusals_in_a_row_slow_the_polling_down(lab: Lab) -> None:
             agent.run_once(device)
             delays.append(agent.poll_delay_s(device))
     assert delays[0] > 100 and delays[1] > 200 and delays[2] > 400
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")  # as `write` says it: of no file
+
+
+def test_a_full_disk_is_named_with_what_is_free_and_what_to_do(
+    lab: Lab, toml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.server.offer("r2")
+    told = rf"No space left on device, [0-9]+ bytes are free; make room there: '{lab.folder}/state'"
+    with lab.device() as device, monkeypatch.context() as patched:
+        patched.setattr(device.client, "fetch", full)
+        with pytest.raises(OSError, match=told):
+            agent.run_once(device)
+        assert re.search(told, device.journal.memory.trouble)
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["once", "--config", str(toml)]) == 75
+    said = capsys.readouterr().err
+    assert re.search(told, said) and said.count("make room") == 1

@@ -1,6 +1,8 @@
 """With `--json` an error is one JSON object on stderr, and the exit code is what it was."""
 
+import errno
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,20 @@ def test_a_server_that_is_not_there_is_said_last(desk: Desk) -> None:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     found = error(desk, "status", "--server", address)
     assert found["exit"] == 75 and "cannot be reached" in found["detail"]
+
+
+def test_a_full_disk_is_named_with_what_is_free_and_what_to_do(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("base", "target", "patch")]
+    for file in files[:2]:
+        file.write_bytes(file.name.encode() * 1000)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as `write` says it: of no file
+
+    monkeypatch.setattr("neural_diff.make.make_patch", full)
+    found = error(desk, "diff", "make", *files[:2], "--out", files[2])
+    assert found["exit"] == 1 and found["detail"].endswith(": No space left on device")
+    assert re.match(rf"{files[2]} \([0-9]+ bytes are free on its disk\)", found["detail"])
+    assert "make room there" in found["advice"]
