@@ -73,9 +73,10 @@ class Tally:
 
 
 def metrics(session: Session, now: datetime, reports: Tally) -> str:
-    """Return Prometheus' text format; labels are roles, as many as models, and outcomes."""
+    """Return Prometheus' text format; labels are roles, as many as models, and words."""
     ends, last = _ends(session), session.get(PublisherState, 1)
     paused = queries.recent_rollouts(session, states=["paused"])
+    why = Counter(reason for rollout in paused for reason in rollout.reasons)
     gauges: dict[str, tuple[str, dict[str, float]]] = {
         "fleetdiff_metadata_expiry_seconds": (
             "Until the newest signed document of a role expires.",
@@ -89,9 +90,13 @@ def metrics(session: Session, now: datetime, reports: Tally) -> str:
             "What the publisher could not sign in its last round.",
             {"": len(last.problems)} if last else {},
         ),
+        "fleetdiff_rollouts_paused": (
+            "Rollouts that are paused, by each reason for it.",
+            {f'{{reason="{reason}"}}': n for reason, n in sorted(why.items())},
+        ),
         "fleetdiff_sums_disagree": (
             "Rollouts that are paused since their sums are not what their reports add up to.",
-            {"": sum("sums_disagree" in rollout.reasons for rollout in paused)},
+            {"": why["sums_disagree"]},
         ),
         "fleetdiff_artifacts_undeleted": (
             "Artifacts that nothing needs, and that the store does not let go.",

@@ -171,15 +171,49 @@ def test_the_alerts_are_at_the_days_of_the_code_and_over_metrics_that_exist(pinn
     assert {role: tuple(found) for role, found in days.items()} == ALARM_DAYS
     assert f"> {SILENT.seconds // 60} * 60" in " ".join(rules)
     refused(pinned.client.post("/device/v1/canary-reports"), 401)  # a counter begins with one
+    rollout = pinned.start_rollout("r2", "all")
+    assert not any("paused" in name for name in gauges(pinned))
+    pinned.ok("POST", f"/v1/rollouts/{rollout}/pause")
+    assert gauges(pinned)['fleetdiff_rollouts_paused{reason="operator"}'] == 1
     named = {name for rule in rules for name in re.findall(r"fleetdiff_\w+", rule)}
     assert named == {name.partition("{")[0] for name in gauges(pinned)}
+
+
+@pytest.mark.parametrize(
+    ("reason", "minutes", "rings"),
+    [
+        ("budget", 4, []),
+        ("budget", 6, ["FleetdiffRolloutPaused"]),
+        ("operator", 23 * 60, []),
+        ("operator", 25 * 60, ["FleetdiffRolloutPausedForADay"]),
+        ("budget", 25 * 60, ["FleetdiffRolloutPaused", "FleetdiffRolloutPausedForADay"]),
+    ],
+)
+def test_a_paused_rollout_rings(
+    tmp_path: Path, reason: str, minutes: int, rings: list[str]
+) -> None:
+    test: dict[str, Any] = {"interval": "1m", "promql_expr_test": []}
+    series = f'fleetdiff_rollouts_paused{{reason="{reason}"}}'
+    test["input_series"] = [{"series": series, "values": "1x1600"}]
+    for name in ("FleetdiffRolloutPaused", "FleetdiffRolloutPausedForADay"):
+        firing = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+        found = [{"labels": "{}", "value": 1}] if name in rings else []
+        asked = {"expr": firing, "eval_time": f"{minutes}m", "exp_samples": found}
+        test["promql_expr_test"].append(asked)
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [test]}))
+    promtool = command("prometheus", "promtool")
+    done = subprocess.run(
+        [promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_promtool_takes_the_alerts_and_the_metrics(pinned_sqlite: World) -> None:
     promtool = command("prometheus", "promtool")
     rules = [promtool, "check", "rules", str(ALERTS)]
     assert (
-        "13 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
+        "15 rules found" in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
     )
     text = pinned_sqlite.call("GET", "/metrics").text
     check = [promtool, "check", "metrics"]
