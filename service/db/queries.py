@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from service.db.columns import Table
@@ -256,23 +266,29 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
         signed = Release.name.in_(release.rollback_from)
         behind = or_(behind, signed if release.rollback_from else Release.seq > release.seq)
     before = select(Release.id).where(Release.model == rollout.model, behind)
-    out = select(Deployment.device_id).where(
-        Deployment.rollout_id == rollout.id,
-        Deployment.direction == "forward",
-        Deployment.state.in_(("refused", "failed")),
-    )
-    running = DeviceModel.running_release
-    rows = rollout_devices(rollout).where(
-        or_(running.is_(None), running.in_(before)),
-        or_(Device.last_seen_at.is_(None), Device.last_seen_at >= silent),
-        Device.id.not_in(out),
-    )
+    heard = or_(Device.last_seen_at.is_(None), Device.last_seen_at >= silent)
+    rows = rollout_devices(rollout).where(heard, not_out(rollout))
     if release.hardware:
         rows = rows.where(Device.hardware.in_(release.hardware))
     if release.min_agent:
         known = session.scalars(select(Device.agent_version).distinct())
         fit = [version for version in known if is_at_least(version, release.min_agent)]
         rows = rows.where(Device.agent_version.in_(fit))
-    return session.execute(
-        select(func.count()).select_from(rows.limit(most).subquery())
-    ).scalar_one()
+    some = running_one_of(rows, before).limit(most).subquery()
+    return session.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def not_out(rollout: Rollout) -> ColumnElement[bool]:
+    """Return that a device did not refuse or fail in a rollout."""
+    same = (Deployment.rollout_id == rollout.id, Deployment.device_id == Device.id)
+    failed = (Deployment.direction == "forward", Deployment.state.in_(("refused", "failed")))
+    return ~select(Deployment.id).where(*same, *failed).exists()
+
+
+def running_one_of(rows: Select[str], releases: Select[int]) -> CompoundSelect[str]:
+    """Return those of some devices that run one of these releases, or unknown bytes.
+
+    Apart, so that an index leads to the few, and not past all that run something else.
+    """
+    running = DeviceModel.running_release
+    return union_all(rows.where(running.is_(None)), rows.where(running.in_(releases)))

@@ -122,9 +122,7 @@ def fleet_view(session: Session, now: datetime) -> dict[str, Any]:
     """Return the fleet by model and release, the live rollouts, and the state of publishing."""
     models = []
     for name in queries.model_names(session):
-        releases = release_views(session, name, "name status bytes")
-        devices = sum(queries.devices_by_release(session, DeviceModel.model == name).values())
-        unknown = devices - sum(release["devices"] for release in releases)
+        releases, unknown = _on_releases(session, name, "name status bytes")
         models.append({"name": name, "releases": releases, "unknown": unknown})
     live = queries.recent_rollouts(session, states=LIVE)
     others = queries.recent_rollouts(session, states=(*UNSTARTED, *ENDED), limit=ROLLOUTS_MAX)
@@ -135,9 +133,15 @@ def fleet_view(session: Session, now: datetime) -> dict[str, Any]:
 
 def release_views(session: Session, model: str, names: str) -> list[dict[str, Any]]:
     """Return a model's releases, the oldest first, with the number of devices that run each."""
+    return _on_releases(session, model, names)[0]
+
+
+def _on_releases(session: Session, model: str, names: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the releases with their devices, and how many devices run none of them."""
     running = queries.devices_by_release(session, DeviceModel.model == model)
     releases = queries.releases_of(session, model)
-    return [r.shown(names) | {"devices": running.get(r.id, 0)} for r in releases]
+    shown = [r.shown(names) | {"devices": running.get(r.id, 0)} for r in releases]
+    return shown, running.get(None, 0)
 
 
 def model_view(session: Session, model: Model) -> dict[str, Any]:

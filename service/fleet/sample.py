@@ -14,7 +14,7 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.db import queries
-from service.db.rollout_tables import Cohort, CohortMember, Deployment, Rollout
+from service.db.rollout_tables import Cohort, CohortMember, Rollout
 from service.db.tables import Device, DeviceModel, Release
 
 EXAMINED_MAX = (2_000, 20_000)  # the second where a filter chose fewer than `CHOSEN_MIN`
@@ -93,19 +93,16 @@ def without_outcome(
 
     Where the sample has too few of them to show, they are looked for by what they run.
     """
-    out = select(Deployment.device_id).filter_by(rollout_id=rollout.id, direction="forward")
-    out = out.where(Deployment.state.in_(("refused", "failed")))
     others = select(Release.id).where(
         Release.model == rollout.model, Release.id != rollout.release_id
     )
-    running = DeviceModel.running_release
-    elsewhere = (or_(running.is_(None), running.in_(others)), Device.id.not_in(out))
-    rest = seen.members.where(*elsewhere)
+    running, going = DeviceModel.running_release, queries.not_out(rollout)
+    rest = seen.members.where(or_(running.is_(None), running.in_(others)), going)
     count = session.scalar(select(func.count()).select_from(rest.subquery())) or 0
     ids = session.scalars(rest.order_by(Device.id).limit(most)).all()
     if len(ids) == most or seen.times == 1:
         return seen.about(count), ids
-    everywhere = queries.rollout_devices(rollout).where(*elsewhere)
+    everywhere = queries.running_one_of(queries.rollout_devices(rollout).where(going), others)
     ids = session.scalars(everywhere.limit(most)).all()
     return max(seen.about(count), most) if len(ids) == most else len(ids), ids
 

@@ -3,19 +3,22 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from service.db import queries
-from service.db.rollout_tables import Deployment
+from service.db.rollout_tables import Deployment, Rollout
 from service.db.session import Database
+from service.db.tables import Release
 from tests.service.memory import before_each
 from tests.service.world import BASE, BETTER, World, digest
 
 WHOLE_FLEET = re.compile(
     r"SCAN (device|device_model|deployment|event|canary_report)\b"
-    r"|INDEX ix_device_model_model_running_release"
+    r"|INDEX ix_device_model_model_running_release \(model=\?\)"
 )
 WHOLE_ROLLOUT = re.compile(r"SEARCH deployment USING \S* ?INDEX \S+ \(rollout_id=\?\)")
 
@@ -56,6 +59,19 @@ def test_a_tick_and_a_round_of_the_publisher_scan_no_table_of_the_fleet(rolling:
         rolling.tick(0.7 * timeout)
     assert len(found) > 20, "they were asked"
     assert [plan for plan in found if WHOLE_FLEET.search(plan)] == []
+
+
+def test_what_a_last_stage_waits_for_is_found_by_what_it_runs(rolling: World) -> None:
+    database = rolling.app.state.database
+    with plans(database) as found, database.reader() as session:
+        rollout = session.scalars(select(Rollout)).one()
+        assert queries.remaining(session, rollout, rolling.now - timedelta(days=1), 1000) == 6
+        everywhere = queries.rollout_devices(rollout).where(queries.not_out(rollout))
+        others = select(Release.id).where(Release.id != rollout.release_id)
+        assert len(session.scalars(queries.running_one_of(everywhere, others)).all()) == 6
+    ways = [plan.partition("   of ")[0] for plan in found if plan.startswith("SEARCH device_model")]
+    assert len(ways) == 4
+    assert all(way.endswith("(model=? AND running_release=?)") for way in ways)
 
 
 def test_no_device_on_its_way_has_the_server_look_through_the_others(rolling: World) -> None:
