@@ -65,10 +65,10 @@ def floors_of(session: Session, model: str) -> Sequence[Floor]:
     return session.scalars(rows.where(Release.model == model).order_by(Release.seq)).all()
 
 
-def devices_by_release(session: Session, *which: Any) -> dict[int | None, int]:
-    """Return release id (None: unknown bytes) -> number of devices, of those in question."""
+def devices_by_release(session: Session, model: str) -> dict[int | None, int]:
+    """Return release id (None: unknown bytes) -> number of a model's devices."""
     release = DeviceModel.running_release
-    rows = select(release, func.count()).where(*which).group_by(release)
+    rows = select(release, func.count()).where(DeviceModel.model == model).group_by(release)
     return {key: value for key, value in session.execute(rows)}
 
 

@@ -138,7 +138,7 @@ def release_views(session: Session, model: str, names: str) -> list[dict[str, An
 
 def _on_releases(session: Session, model: str, names: str) -> tuple[list[dict[str, Any]], int]:
     """Return the releases with their devices, and how many devices run none of them."""
-    running = queries.devices_by_release(session, DeviceModel.model == model)
+    running = queries.devices_by_release(session, model)
     releases = queries.releases_of(session, model)
     shown = [r.shown(names) | {"devices": running.get(r.id, 0)} for r in releases]
     return shown, running.get(None, 0)
@@ -146,7 +146,7 @@ def _on_releases(session: Session, model: str, names: str) -> tuple[list[dict[st
 
 def model_view(session: Session, model: Model) -> dict[str, Any]:
     """Return one model with its counts."""
-    running = queries.devices_by_release(session, DeviceModel.model == model.name)
+    running = queries.devices_by_release(session, model.name)
     canary_set = session.get(CanarySet, model.name)
     return model.shown("name created_at") | {
         "releases": len(queries.releases_of(session, model.name)),

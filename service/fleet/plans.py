@@ -190,7 +190,7 @@ def bases(session: Session, model: str) -> list[dict[str, Any]]:
     """
     catalog.model_named(session, model)
     releases = {r.id: r for r in queries.releases_of(session, model)}
-    running = queries.devices_by_release(session, DeviceModel.model == model)
+    running = queries.devices_by_release(session, model)
     total, rows = sum(running.values()), []
     chosen: list[tuple[Release, Planner]] = []
     for release_id, devices in sorted(running.items(), key=lambda item: -item[1]):

@@ -39,6 +39,7 @@ from trust.roles import Family, family_role, read_family
 logger = logging.getLogger(__name__)
 YOUNG = SILENT  # devices come with a release for so long after it was published
 SWEPT_AT_ONCE = 100
+COUNTED_MAX = 1_000  # devices that run a release: one is a reason, and all of a fleet take seconds
 FORGOTTEN_AT_ONCE = 5_000  # reports in one transaction; others write in between
 FORGOTTEN_WITHIN = timedelta(days=1)
 SHOWN = "sha256 bytes state unneeded_since deleted_at"
@@ -164,18 +165,17 @@ def reasons(session: Session, blobs: Blobs, now: datetime) -> dict[str, list[str
 
 
 def _of_model(session: Session, model: str, now: datetime) -> Iterator[tuple[str, str]]:
-    heard = func.coalesce(Device.last_seen_at, Device.enrolled_at)
-    recent = select(Device.id).where(Device.status != "revoked", heard >= now - SILENT)
-    mine = (DeviceModel.model == model, DeviceModel.device_id.in_(recent))
-    running = queries.devices_by_release(session, *mine)
     releases = queries.releases_of(session, model)
+    counts = {release.id: _running(session, release, now) for release in releases}
+    running = {release_id: devices for release_id, devices in counts.items() if devices}
     young = {release.id for release in releases if now - release.published_at < YOUNG}
     installed = [release for release in releases if release.id in young | running.keys()]
     goals = _goals(session, model, {release.name for release in installed})
     edges = [edge for edge in plans.edges_of(session, model) if not edge.withdrawn]
     for release in releases:
         if devices := running.get(release.id):
-            yield release.sha256, f"{release.name} runs on {counted(devices, 'device')}"
+            more = " or more" * (devices == COUNTED_MAX)
+            yield release.sha256, f"{release.name} runs on {counted(devices, 'device')}{more}"
         if release.id in young:
             yield release.sha256, f"{release.name} was published within {YOUNG.days} days"
         for why in goals.get(release.id, ()):
@@ -190,6 +190,15 @@ def _of_model(session: Session, model: str, now: datetime) -> Iterator[tuple[str
     signed = documents.newest_metadata(session, family_role(model))
     for component in _family(model, signed.body).components if signed else ():
         yield component.sha256, f"it goes with a release of {model}"
+
+
+def _running(session: Session, release: Release, now: datetime) -> int:
+    """Return how many devices that were heard of run a release, or as many as are counted."""
+    heard = func.coalesce(Device.last_seen_at, Device.enrolled_at)
+    rows = select(Device.id).join(DeviceModel, DeviceModel.device_id == Device.id)
+    rows = rows.where(DeviceModel.model == release.model, DeviceModel.running_release == release.id)
+    rows = rows.where(Device.status != "revoked", heard >= now - SILENT).limit(COUNTED_MAX)
+    return session.execute(select(func.count()).select_from(rows.subquery())).scalar_one()
 
 
 def _goals(session: Session, model: str, installed: set[str]) -> dict[int, list[str]]:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from service.app import flush_seen
@@ -96,13 +97,18 @@ def test_an_upload_that_no_release_took_goes_after_the_grace_and_not_before(worl
     refused(world.call("GET", f"/v1/artifacts/{digest(b'an orphan')}"), 404)
 
 
-def test_every_artifact_that_is_kept_says_for_what(world: World) -> None:
+def test_every_artifact_that_is_kept_says_for_what(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rollout = world.ready()
     old(world)
     world.enroll("s1", runs=digest(BASE)).poll()
     on_its_way = "r2 is where devices are on their way to"
     said = {name: item["needed"] for name, item in plan(world).items()}
     assert said[digest(BASE)] == ["r1 runs on 1 device"]
+    with monkeypatch.context() as patched:
+        patched.setattr(retention, "COUNTED_MAX", 1)
+        assert plan(world)[digest(BASE)]["needed"] == ["r1 runs on 1 device or more"]
     brought = f"r2 is what rollout {rollout} brings"
     assert said[digest(BETTER)] == ["r2 is the newest release", brought, on_its_way]
     assert said[digest(PATCH)] == ["it is on a way to r2"]
