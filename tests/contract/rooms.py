@@ -21,8 +21,8 @@ CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not
     "service/core": 1606,
     "service/db": 1200,
     "service/blobs": 300,
-    "device_agent": 2181,
-    "release_manager": 2284,
+    "device_agent": 2196,
+    "release_manager": 2306,
 }
 
 
