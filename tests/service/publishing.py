@@ -14,6 +14,7 @@ from service.db.rollout_tables import Cohort, Deployment, Rollout, Stage
 from service.db.tables import DeviceModel, Release
 from service.signing.keys import Publisher
 from service.signing.record import Record
+from tests.service import tally
 from tests.service.phone import Phone
 from tests.service.world import BASE, MODEL, World, digest
 from tests.unit.signed_world import tuf_clock
@@ -142,3 +143,4 @@ def forge_rollout(
             session.add(wish)
             session.flush()
             row.deployment_id = wish.id
+        tally.recount(session)
