@@ -38,10 +38,12 @@ def check_edges(session: Session, rollout: Rollout, now: datetime) -> None:
 
 def ended(session: Session, rollout: Rollout, now: datetime) -> str:
     """Return, in words, that no way of a rollback is signed any more; nothing while one is."""
-    target, releases = rollout.release, queries.releases_of(session, rollout.model)
-    if not rollout.rollback or any(target.takes_back(r, now) for r in releases):
+    if not rollout.rollback:
         return ""
-    return f"the family signs no way back to {target.name} any more"
+    target = rollout.release
+    releases = queries.releases_of(session, rollout.model)
+    signed = any(target.takes_back(release, now) for release in releases)
+    return "" if signed else f"the family signs no way back to {target.name} any more"
 
 
 def undone_floor(floors: Sequence[Floor], target: Release, running: Release) -> Floor | None:
