@@ -274,7 +274,7 @@ def remaining(session: Session, rollout: Rollout, silent: datetime, most: int) -
         known = session.scalars(select(Device.agent_version).distinct())
         fit = [version for version in known if is_at_least(version, release.min_agent)]
         rows = rows.where(Device.agent_version.in_(fit))
-    some = running_one_of(rows, before).limit(most).subquery()
+    some = running_one_of(rows, before, most).subquery()
     return session.execute(select(func.count()).select_from(some)).scalar_one()
 
 
@@ -285,10 +285,12 @@ def not_out(rollout: Rollout) -> ColumnElement[bool]:
     return ~select(Deployment.id).where(*same, *failed).exists()
 
 
-def running_one_of(rows: Select[str], releases: Select[int]) -> CompoundSelect[str]:
-    """Return those of some devices that run one of these releases, or unknown bytes.
+def running_one_of(rows: Select[str], releases: Select[int], most: int) -> CompoundSelect[str]:
+    """Return at most so many of some devices that run one of these releases, or unknown bytes.
 
-    Apart, so that an index leads to the few, and not past all that run something else.
+    Apart, so that an index leads to the few, and not past all that run something else; and each
+    part with the limit, without which PostgreSQL would join a million devices to give ten.
     """
     running = DeviceModel.running_release
-    return union_all(rows.where(running.is_(None)), rows.where(running.in_(releases)))
+    parts = [rows.where(which).limit(most) for which in (running.is_(None), running.in_(releases))]
+    return union_all(*(select(part.subquery().c[0]) for part in parts)).limit(most)

@@ -102,8 +102,8 @@ def without_outcome(
     ids = session.scalars(rest.order_by(Device.id).limit(most)).all()
     if len(ids) == most or seen.times == 1:
         return seen.about(count), ids
-    everywhere = queries.running_one_of(queries.rollout_devices(rollout).where(going), others)
-    ids = session.scalars(everywhere.limit(most)).all()
+    everywhere = queries.rollout_devices(rollout).where(going)
+    ids = session.scalars(queries.running_one_of(everywhere, others, most)).all()
     return max(seen.about(count), most) if len(ids) == most else len(ids), ids
 
 
