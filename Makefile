@@ -8,7 +8,7 @@ PACKAGES := neural_diff trust service device_agent release_manager
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: bench-patch bench-apply bench-poll help setup check format format-check lint types imports test fuzz attacks demo speech run openapi diagram lock size clean
+.PHONY: bench-patch bench-apply bench-poll help setup check format format-check lint types imports test fuzz big-endian attacks demo speech run openapi diagram lock size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(READY)  ## the tests, on every core; one file of them: make test T=tests
 fuzz: $(READY)  ## look for bytes that the kernel does not expect, for a time: make fuzz T=600
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	$(BIN)/python -m tests.fuzz $(if $(filter tests,$(T)),60,$(T))
+
+big-endian: $(READY)  ## the golden patches on an emulated s390x; needs qemu-user-static, fetches 20 MB from Debian
+	$(BIN)/python -m tests.contract.vectors.big_endian
 
 attacks: $(READY)  ## every row of the table of attacks and how it ends: make attacks A="--json M20"
 	$(BIN)/python -m tests.attacks $(A)
